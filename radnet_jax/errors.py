@@ -1,0 +1,29 @@
+"""The one exception for what a user can mend: a bad name, a missing folder, a broken contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import difflib
+
+
+class UserError(Exception):
+    """Something that the user can put right, told in one line: what, got, expected, how to mend.
+
+    `main` and `data_prep.build` print `str(error)` on one line and exit with code 2; no traceback is shown.
+    """
+
+    def __init__(self, what: str, *, got: object = None, expected: object = None, fix: str = ""):
+        parts = [what]
+        if got is not None:
+            parts.append(f"got {got}")
+        if expected is not None:
+            parts.append(f"expected {expected}")
+        if fix:
+            parts.append(fix)
+        super().__init__("; ".join(" ".join(p.split()) for p in parts))
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Returns ` (did you mean "x"?)` for the valid name nearest to `name`, or an empty string."""
+    match = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f' (did you mean "{match[0]}"?)' if match else ""

@@ -1,0 +1,84 @@
+"""Names for the kinds of part a config can ask for, with start-up checks of names and arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import importlib
+import inspect
+import pkgutil
+from typing import Any, TypeVar
+
+from radnet_jax.errors import UserError, nearest
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class Registry:
+    """Maps names to factories of one kind of part.
+
+    Modules of `package` register themselves with `@REGISTRY.register("name")`; the package is scanned at the first
+    look-up, so adding a file is all that a new part needs.
+    """
+
+    def __init__(self, kind: str, package: str):
+        self.kind = kind
+        self._package = package
+        self._factories: dict[str, Callable[..., Any]] = {}
+        self._scanned = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        def add(factory: T) -> T:
+            if name in self._factories:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._factories[name] = factory
+            return factory
+
+        return add
+
+    def _scan(self) -> None:
+        if self._scanned:
+            return
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+            importlib.import_module(f"{self._package}.{module.name}")
+        self._scanned = True
+
+    def names(self) -> list[str]:
+        self._scan()
+        return sorted(self._factories)
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """Returns the factory called `name`; an unknown name raises a UserError that gives the nearest valid one."""
+        self._scan()
+        if name not in self._factories:
+            raise UserError(
+                f"unknown {self.kind} {name!r}{nearest(str(name), self._factories)}",
+                expected=f"one of {', '.join(self.names())}",
+            )
+        return self._factories[name]
+
+    def build(self, name: str, kwargs: Mapping[str, Any] | None = None, **extra: Any) -> Any:
+        """Calls the factory with a config section as keyword arguments; an unknown or missing argument is refused.
+
+        `extra` is what the caller offers beside the config; a factory takes the ones that it names.
+        """
+        factory = self.get(name)
+        kwargs = dict(kwargs or {})
+        parameters = inspect.signature(factory).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            extra = {k: v for k, v in extra.items() if k in parameters}
+            valid = [k for k in parameters if k not in extra]
+            for key in kwargs:
+                if key not in valid:
+                    raise UserError(
+                        f"{self.kind} {name!r} has no argument {key!r}{nearest(key, valid)}",
+                        expected=f"of {', '.join(valid) or 'none'}",
+                    )
+            missing = [
+                k
+                for k, p in parameters.items()
+                if p.default is p.empty and k not in kwargs and k not in extra and p.kind is not p.VAR_POSITIONAL
+            ]
+            if missing:
+                raise UserError(f"{self.kind} {name!r} needs the argument(s) {', '.join(missing)}")
+        return factory(**kwargs, **extra)

@@ -1,0 +1,21 @@
+"""Shared set-up of the tests: 8 forced CPU devices and one compilation cache for all of them."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import pytest
+
+REAL_DATA = Path(os.environ.get("RADNET_JAX_TEST_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images; the test is skipped, and says so, where it is absent."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real images at {REAL_DATA}; RADNET_JAX_TEST_DATA names another folder")
+    return REAL_DATA
