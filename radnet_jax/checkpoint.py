@@ -1,0 +1,154 @@
+"""Atomic step folders: state, meta and a digest; nothing else is needed to go on exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+import jax
+from jaxtyping import PyTree
+import numpy as np
+import orbax.checkpoint as ocp
+
+from radnet_jax import trees
+from radnet_jax.errors import UserError
+
+FORMAT = 1
+FOLDER = "checkpoints"
+_digest = jax.jit(trees.digest)
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. A save is one folder that appears whole or not at all.
+
+    The folder holds `state` (sharded arrays) and `meta` (JSON: config, step, topology, contract, digest). Bytes that
+    change on disk are not noticed by the storage layer, hence the digest, which is checked at each restore.
+    """
+
+    def __init__(self, workdir: str | Path, *, keep: int = 2):
+        self.folder = Path(workdir).absolute() / FOLDER
+        policies = ocp.checkpoint_managers
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=True,
+                preservation_policy=policies.LatestN(keep),
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def save(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
+        """Writes a step folder in the background; returns as soon as the state was copied off the devices."""
+        full = {"format": FORMAT, "step": step, "digest": _digest_of(state), **meta}
+        self._manager.save(
+            step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(full))
+        )
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a complete folder, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def restore_latest(self, template: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """Restores the newest usable step into the shapes and shardings of `template`.
+
+        A step that is truncated, foreign or changed on disk is moved aside (`N.unusable`), with a warning, and the one
+        before is used.
+
+        Returns:
+          (state, meta), or None where there is no checkpoint at all.
+
+        Raises:
+          UserError: if there are checkpoints and none is usable; starting afresh would lose the run silently.
+        """
+        unusable = []
+        for step in reversed(self.steps()):
+            try:
+                return _restore(self.folder / str(step), template)
+            except Exception as error:  # storage layers raise many types for damaged files
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                logging.warning("checkpoint %d is not usable (%.200s): moved aside, trying the one before", step, reason)
+                unusable.append(step)
+                if jax.process_index() == 0:
+                    (self.folder / str(step)).rename(_free_name(self.folder / f"{step}.unusable"))
+                self._manager.reload()
+        if unusable or any(self.folder.glob("*.unusable*")):
+            raise UserError(
+                f"no checkpoint in {self.folder} is usable",
+                got=f"{len(list(self.folder.glob('*.unusable*')))} unusable one(s)",
+                fix="restore the folder from a backup, or delete the workdir to start afresh",
+            )
+        return None
+
+    def wait(self) -> None:
+        """Waits for the save that is under way."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _free_name(path: Path) -> Path:
+    number = 0
+    while (candidate := path.with_name(f"{path.name}{number or ''}")).exists():
+        number += 1
+    return candidate
+
+
+def _digest_of(state: PyTree) -> list[int]:
+    return [int(d) for d in np.asarray(_digest(state))]
+
+
+def _restore(folder: Path, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    meta = read_meta(folder)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), template)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        state = checkpointer.restore(
+            folder / "state",
+            args=ocp.args.PyTreeRestore(abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)),
+        )
+    if _digest_of(state) != meta["digest"]:
+        raise ValueError("its values are not those that were saved")
+    return state, meta
+
+
+def read_meta(folder: str | Path) -> dict[str, Any]:
+    """Reads the meta of one step folder."""
+    meta = json.loads(Path(folder, "meta", "metadata").read_text())
+    if meta.get("format") != FORMAT:
+        raise ValueError(f"its format is {meta.get('format')}, expected {FORMAT}")
+    return meta
+
+
+def latest_folder(workdir: str | Path) -> Path:
+    """Returns the newest step folder of a workdir; a UserError where there is none."""
+    folder = Path(workdir).absolute() / FOLDER
+    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit()) if folder.is_dir() else []
+    if not steps:
+        raise UserError(
+            f"no checkpoint in {workdir}",
+            expected="the workdir of a run that has saved at least once",
+            fix="check init_from, or finish the pretraining first",
+        )
+    return folder / str(steps[-1])
+
+
+def load_arrays(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Loads a step folder to the host: flat names to arrays, and the meta; a UserError where it is damaged."""
+    try:
+        meta = read_meta(folder)
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(Path(folder) / "state").item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            state = checkpointer.restore(
+                Path(folder) / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+            )
+    except Exception as error:  # storage layers raise many types for damaged files
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"checkpoint {folder} can't be read ({reason[:200]})", fix="use another checkpoint of that run"
+        ) from error
+    # Empty sub-trees come back as empty dictionaries: they hold no leaves.
+    return {name: np.asarray(leaf) for name, leaf in trees.named_leaves(state)}, meta

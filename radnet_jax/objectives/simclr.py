@@ -1,0 +1,78 @@
+"""SimCLR (Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, PyTree
+
+from radnet_jax.losses.ntxent import nt_xent
+from radnet_jax.models.heads import Projector
+from radnet_jax.objectives import OBJECTIVES, Batch, NoUpdateMixin, apply_eval, apply_train
+from radnet_jax.state import LossAux, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class SimCLR(NoUpdateMixin):
+    """Two views of an image agree, all other views of the global batch differ (section 2.1, equation 1).
+
+    Departures from the paper: none in the loss. Negatives are the whole global batch, wherever it is computed. Both
+    views go through the backbone in one pass, so that BatchNorm sees both (the paper's implementation does the same).
+
+    Attributes:
+      backbone: the network that is kept.
+      projector: MLP between features and loss (section 4.2).
+      temperature: tau of equation 1.
+    """
+
+    backbone: Any
+    projector: Any
+    temperature: float
+
+    requires = frozenset({"views"})
+    heads = r"projector/.*"
+
+    def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
+        rng_backbone, rng_projector = jax.random.split(rng)
+        image = batch["views"][:, 0]
+        backbone = self.backbone.init(rng_backbone, image, train=False)
+        features = jax.eval_shape(lambda v: self.backbone.apply(v, image, train=False)["pooled"], backbone)
+        projector = self.projector.init(rng_projector, jax.numpy.zeros(features.shape, features.dtype), train=False)
+        params = {"backbone": backbone["params"], "projector": projector["params"]}
+        batch_stats = {
+            "backbone": backbone.get("batch_stats", {}),
+            "projector": projector.get("batch_stats", {}),
+        }
+        return params, {"batch_stats": batch_stats}, {}
+
+    def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
+        del rng
+        stats = state.model_state["batch_stats"]
+        views = batch["views"]
+        b, v = views.shape[:2]
+        folded = views.reshape(b * v, *views.shape[2:])  # batch-major: stays sharded by example
+        out, backbone_stats = apply_train(self.backbone, params["backbone"], stats["backbone"], folded)
+        z, projector_stats = apply_train(self.projector, params["projector"], stats["projector"], out["pooled"])
+        loss, metrics = nt_xent(z.reshape(b, v, -1), temperature=self.temperature)
+        model_state = {"batch_stats": {"backbone": backbone_stats, "projector": projector_stats}}
+        return loss, LossAux(model_state, state.objective_state, metrics)
+
+    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
+        stats = model_state["batch_stats"]["backbone"]
+        return {"features": apply_eval(self.backbone, params["backbone"], stats, batch["image"])["pooled"]}
+
+
+@OBJECTIVES.register("simclr")
+def simclr(
+    *,
+    backbone: Any,
+    temperature: float = 0.1,
+    projector_layers: int = 2,
+    projector_hidden: int = 2048,
+    projector_dim: int = 128,
+) -> SimCLR:
+    """Makes the objective; the defaults are the paper's for ImageNet (section 4.2, appendix B.7)."""
+    projector = Projector(layers=projector_layers, hidden=projector_hidden, out=projector_dim)
+    return SimCLR(backbone=backbone, projector=projector, temperature=temperature)
