@@ -1,0 +1,133 @@
+"""What the configs share: the sections of a run with every field, model inputs, and how a variant is read.
+
+A section with a `name` is unpacked as keyword arguments of the registered part of that name; arguments that are not
+given keep the part's own defaults.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def parse_arg(arg: str, **defaults: object) -> ConfigDict:
+    """Reads a variant such as `smoke,domain=ct` against defaults, whose types it takes.
+
+    A bare word sets a boolean. An unknown word is refused.
+    """
+    values = dict(defaults)
+    for word in filter(None, arg.split(",")):
+        name, _, value = word.partition("=")
+        if name not in defaults:
+            raise ValueError(f"unknown variant {name!r}, expected one of {', '.join(defaults)}")
+        kind = type(defaults[name])
+        values[name] = (value or "true").lower() in ("1", "true", "yes") if kind is bool else kind(value)
+    return ConfigDict(values)
+
+
+def ct_input(size: int) -> ConfigDict:
+    """CT in a wide window (air to contrast-filled bone), repeated to three channels."""
+    return ConfigDict(
+        dict(
+            modality="CT",
+            channels=3,
+            size=(size, size),
+            windows=((0.0, 2000.0),),  # (centre, width) in HU
+            value_range=None,
+            mean=(0.35,) * 3,
+            std=(0.25,) * 3,
+        )
+    )
+
+
+def xray_input(size: int) -> ConfigDict:
+    """8-bit X-rays scaled to [0, 1], repeated to three channels."""
+    return ConfigDict(
+        dict(
+            modality="XR",
+            channels=3,
+            size=(size, size),
+            windows=(),
+            value_range=(0.0, 255.0),
+            mean=(0.5,) * 3,
+            std=(0.25,) * 3,
+        )
+    )
+
+
+def photo_input(size: int) -> ConfigDict:
+    """8-bit colour photographs with the usual ImageNet mean and standard deviation."""
+    return ConfigDict(
+        dict(
+            modality="photo",
+            channels=3,
+            size=(size, size),
+            windows=(),
+            value_range=(0.0, 255.0),
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+        )
+    )
+
+
+INPUTS = {"ct": ct_input, "xray": xray_input, "photo": photo_input}
+
+
+def base() -> ConfigDict:
+    """The fields that every run on one dataset has."""
+    config = ConfigDict()
+    config.run = "train"  # train | probe | study
+    config.name = ""  # shown in the progress line and the report
+    config.seed = 0
+    config.data = ConfigDict(
+        dict(
+            dir="",  # folder of a built dataset
+            split="train",
+            judge=(),  # splits that the run is judged on; () for pretraining
+        )
+    )
+    config.input = placeholder(ConfigDict)  # what the model sees; None with init_from, whose checkpoint says it
+    config.adapter = placeholder(ConfigDict)  # declared crossing of modalities: windows, channels
+    config.backbone = ConfigDict(dict(name="resnet50"))
+    config.init_from = ""  # workdir of a pretraining run; "" starts at random
+    config.primary_metric = "accuracy"
+    config.eval_batch_size = 256
+    # Where the run stands in a study; says nothing about the result.
+    config.tags = ConfigDict(
+        dict(kind="pretrain", task="", protocol="", start="", variant="", seed_varies=True)
+    )
+    config.log_every = 50
+    config.checkpoint = ConfigDict(dict(every=1000, keep=2))
+    return config
+
+
+def train() -> ConfigDict:
+    """A training run: `base` and what the loop needs; pretraining and fine-tuning configs fill it in."""
+    config = base()
+    config.total_steps = 0
+    config.batch_size = 256  # global
+    config.augment = ConfigDict(dict(name="none"))
+    config.objective = ConfigDict(dict(name="simclr"))
+    config.optimizer = ConfigDict(dict(name="adamw"))
+    config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=1e-3, warmup_steps=0))
+    return config
+
+
+def probe() -> ConfigDict:
+    """A probe of a frozen backbone."""
+    config = base()
+    config.run = "probe"
+    config.data.judge = ("val", "test")
+    config.tags.kind = "linear_probe"
+    config.tags.protocol = "linear_probe"
+    config.probe = ConfigDict(
+        dict(
+            name="linear_probe",  # linear_probe | knn
+            batch_stats="start",  # start; for a random backbone initial | reestimated
+            strengths=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # L2 penalties of linear_probe, chosen on val
+            neighbours=20,  # of knn
+            temperature=0.07,  # of knn
+            cache_dir="",  # features are kept here for other probes; "" keeps none
+        )
+    )
+    return config

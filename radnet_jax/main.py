@@ -1,0 +1,170 @@
+"""Command line: `python -m radnet_jax.main --config=configs/quickstart.py --workdir=DIR`. Flags, start-up, dispatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import importlib.util
+import logging as python_logging
+from pathlib import Path
+import re
+import sys
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from radnet_jax.errors import UserError, nearest
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "What to run: a file of configs/, as path[:variant].")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that is there already goes on.")
+
+_BUILTIN = Path(__file__).parent / "configs"  # where an installed package keeps configs/
+_EXIT_USER_ERROR = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    argv = list(sys.argv if argv is None else argv)
+    try:
+        if not {"--help", "-h", "--helpfull", "--helpshort"} & set(argv):
+            argv = _resolve(argv)
+        app.run(_dispatch, argv=argv, flags_parser=_parse)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _EXIT_USER_ERROR
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    return 0
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"command line: {error}", fix="see --help") from error
+
+
+def _dispatch(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError("command line: arguments without a flag", got=" ".join(argv[1:]), expected="--config, --workdir")
+    config: ConfigDict = _CONFIG.value
+    if not _WORKDIR.value:
+        raise UserError("--workdir is missing", expected="the folder that the run is written to")
+    logging.set_verbosity(logging.WARNING)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(_LogFormat())
+    handler.addFilter(lambda record: record.levelno >= python_logging.ERROR or "orbax" not in record.pathname)  # its internals
+    workdir = Path(_WORKDIR.value).absolute()
+    runners = _runners()
+    if config.run not in runners:
+        raise UserError(f"unknown config.run {config.run!r}{nearest(config.run, runners)}", expected=", ".join(runners))
+    _use_compilation_cache(workdir)
+    try:
+        runners[config.run](config, workdir)
+    except OSError as error:
+        if error.errno is None or error.filename is None and not error.strerror:
+            raise
+        raise UserError(
+            f"the file system refused ({error.strerror}: {error.filename})",
+            fix="free space or permissions there, then start the same command again: it goes on from its last save",
+        ) from error
+
+
+def _runners() -> dict[str, Callable[[ConfigDict, Path], Any]]:
+    from radnet_jax import probe, study, train  # slow to import: after the command line was found to be right
+
+    return {"train": train.run, "probe": probe.run, "study": study.run}
+
+
+def _use_compilation_cache(workdir: Path) -> None:
+    """Keeps compiled programs beside the workdir, so that every run of a study and every restart finds them."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(workdir.parent / ".radnet_jax_cache"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+class _LogFormat(logging.PythonFormatter):
+    def format(self, record: Any) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
+def _resolve(argv: list[str]) -> list[str]:
+    """Finds the config file, makes its `configs` package importable, and checks the names of all overrides."""
+    out, config_arg = [], None
+    tokens = iter(argv)
+    for token in tokens:
+        if token in ("--config", "-config"):
+            token = f"--config={next(tokens, '')}"
+        if match := re.fullmatch(r"--?config=(.*)", token):
+            config_arg = match[1]
+            token = f"--config={resolve_config(config_arg)}"
+        out.append(token)
+    if not config_arg:
+        raise UserError("--config is missing", expected="a file such as configs/quickstart.py")
+    path, _, variant = str(resolve_config(config_arg)).partition(":")
+    config = load_config(path, variant)
+    for token in out:
+        if match := re.match(r"--?(?:no)?config\.([^=]+)", token):
+            _check_override(config, match[1])
+    return out
+
+
+def resolve_config(config_arg: str) -> str:
+    """Returns the config argument with a path that exists: as given, or the package's own file of that name."""
+    path, colon, variant = config_arg.partition(":")
+    relative = Path(path).relative_to("configs") if Path(path).parts[:1] == ("configs",) else Path(path)
+    for candidate in (Path(path), _BUILTIN / relative):
+        if candidate.is_file():
+            _register_configs(candidate.absolute())
+            return f"{candidate}{colon}{variant}"
+    folder = Path(path).parent if Path(path).parent.is_dir() else _BUILTIN / relative.parent
+    names = [str(Path(path).parent / p.name) for p in sorted(folder.glob("*.py")) if p.name != "__init__.py"]
+    raise UserError(f"no config file {path}{nearest(path, names)}", expected=f"one of {', '.join(names) or 'configs/*.py'}")
+
+
+def _register_configs(file: Path) -> None:
+    """Lets config files say `from configs import common`, wherever the command is started and however it is installed."""
+    roots = [p for p in file.parents if p.name == "configs" and (p / "__init__.py").is_file()]
+    root = roots[-1] if roots else _BUILTIN
+    if "configs" in sys.modules or not root.is_dir():
+        return
+    spec = importlib.util.spec_from_file_location(
+        "configs", root / "__init__.py", submodule_search_locations=[str(root)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["configs"] = module
+    spec.loader.exec_module(module)
+
+
+def load_config(path: str | Path, variant: str = "") -> ConfigDict:
+    """Calls a config file's `get_config`, with its variant where there is one."""
+    _register_configs(Path(path).absolute())
+    spec = importlib.util.spec_from_file_location("radnet_jax_config", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def _check_override(config: ConfigDict, name: str) -> None:
+    section: Any = config
+    for i, key in enumerate(re.split(r"[.\[]", name.replace("]", ""))):
+        parent = ".".join(["config", *name.split(".")[:i]])
+        if isinstance(section, ConfigDict):
+            if key not in section:
+                raise UserError(
+                    f"--config.{name}: {parent} has no field {key!r}{nearest(key, section.keys())}",
+                    expected=f"one of {', '.join(section.keys())}",
+                )
+            section = section[key]
+        elif isinstance(section, list | tuple) and key.isdigit() and int(key) < len(section):
+            section = section[int(key)]
+        else:
+            raise UserError(f"--config.{name}: {parent} is a value, not a section", got=repr(section))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

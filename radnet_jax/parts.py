@@ -1,0 +1,144 @@
+"""From a config to the parts of a run, with every check that can be made before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import json
+import os
+from pathlib import Path
+import shutil
+import tempfile
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import optax
+
+from radnet_jax import sharding
+from radnet_jax.augment import AUGMENTATIONS, recipes
+from radnet_jax.data.dataset import Split, open_split
+from radnet_jax.errors import UserError
+from radnet_jax.evaluation.metrics import METRICS
+from radnet_jax.models import MODELS
+from radnet_jax.objectives import OBJECTIVES, Objective
+from radnet_jax.optim import make_optimizer
+from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
+from radnet_jax.schedules import SCHEDULES
+from radnet_jax.starts import Start, check_backbone, load_start
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run works with. `start` is None where weights are initialised at random."""
+
+    mesh: Mesh
+    split: Split
+    start: Start | None
+    adapter: Adapter
+    backbone: Any
+    backbone_config: Mapping[str, Any]
+
+    @property
+    def model_input(self) -> ModelInput:
+        return self.adapter.model_input
+
+
+def plain(section: Any) -> Any:
+    """A config section as plain JSON types: tuples become lists, as they do in a checkpoint's meta."""
+    if isinstance(section, ConfigDict):
+        section = section.to_dict()
+    return json.loads(json.dumps(section))
+
+
+def assemble(config: ConfigDict) -> Parts:
+    """Opens the dataset and the start, and settles the preprocessing contract between them."""
+    mesh = sharding.make_mesh()
+    split = open_split(config.data.dir, config.data.split)
+    backbone_config = plain(config.backbone)
+    start = load_start(config.init_from) if config.init_from else None
+    if start is not None:
+        check_backbone(start, backbone_config, config.init_from)
+        if config.input is not None:
+            raise UserError(
+                "config.input is given and so is config.init_from, whose checkpoint says what it expects to see",
+                fix="set config.input to None",
+            )
+        model_input = start.model_input
+    else:
+        if config.input is None:
+            raise UserError("config.input is missing", expected="what the model sees, for a run without init_from")
+        model_input = ModelInput.from_json(plain(config.input))
+    adapter = make_adapter(split.card.stored, model_input, plain(config.adapter) if config.adapter else None)
+    name, kwargs = _named(config.backbone)
+    return Parts(mesh, split, start, adapter, MODELS.build(name, kwargs), backbone_config)
+
+
+def make_objective(config: ConfigDict, parts: Parts) -> Objective:
+    """Builds the objective for the dataset at hand; refuses one that needs what the dataset hasn't got."""
+    name, kwargs = _named(config.objective)
+    return OBJECTIVES.build(name, kwargs, backbone=parts.backbone, card=parts.split.card)
+
+
+def make_recipe(config: ConfigDict, parts: Parts) -> recipes.Recipe:
+    """Returns the augmentation recipe: a registered name, and fields of it that the config overrides."""
+    name, kwargs = _named(config.augment)
+    recipe = AUGMENTATIONS.build(name, kwargs)
+    recipes.check(recipe, parts.adapter)
+    return recipe
+
+
+def make_tx(config: ConfigDict) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Returns the optimizer and its schedule; equal sections give the same objects, hence one compilation."""
+    sections = {"optimizer": plain(config.optimizer), "schedule": plain(config.schedule)}
+    return _make_tx(json.dumps(sections, sort_keys=True), config.total_steps)
+
+
+@functools.lru_cache(maxsize=32)
+def _make_tx(sections: str, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    parsed = json.loads(sections)
+    optimizer, schedule = parsed["optimizer"], parsed["schedule"]
+    built = SCHEDULES.build(schedule.pop("name"), schedule, total_steps=total_steps)
+    return make_optimizer(optimizer.pop("name"), built, **optimizer), built
+
+
+def _named(section: ConfigDict) -> tuple[str, dict[str, Any]]:
+    kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in section.to_dict().items()}
+    return kwargs.pop("name"), kwargs
+
+
+def check_names(config: ConfigDict, mesh: Mesh) -> None:
+    """Checks all that can be checked of a run before its dataset and start exist: names, arguments, batch sizes."""
+    MODELS.build(*_named(config.backbone))
+    METRICS.get(config.primary_metric)
+    sharding.check_batch_size(config.eval_batch_size, mesh, what="eval_batch_size")
+    if config.run == "train":
+        OBJECTIVES.get(config.objective.name)
+        AUGMENTATIONS.build(*_named(config.augment))
+        sharding.check_batch_size(config.batch_size, mesh)
+        make_tx(config)
+
+
+def check_workdir(workdir: str | Path, *, need_bytes: int) -> Path:
+    """Makes the workdir; refuses one that can't be written or has no room for what the run will save."""
+    folder = Path(workdir).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe") as probe:
+            probe.write(b"\0" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise UserError(
+            f"workdir {folder} can't be written ({error.strerror})", fix="choose another --workdir, or free space there"
+        ) from error
+    free = shutil.disk_usage(folder).free
+    if free < need_bytes:
+        raise UserError(
+            f"workdir {folder} has not enough room",
+            got=f"{free / 2**20:.0f} MiB free",
+            expected=f"at least {need_bytes / 2**20:.0f} MiB for checkpoints and logs",
+            fix="free space there, or choose another --workdir",
+        )
+    return folder

@@ -1,0 +1,267 @@
+"""The only train loop: pretraining, fine-tuning and training from scratch all run through `train_step`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+from pathlib import Path
+import time
+from typing import Any
+
+from absl import logging
+import jax
+from jax.sharding import Mesh
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+from ml_collections import ConfigDict
+import optax
+
+from radnet_jax import records, rng, sharding, starts, trees
+from radnet_jax.augment import recipes
+from radnet_jax.augment.views import augment_image, make_views
+from radnet_jax.checkpoint import Checkpoints
+from radnet_jax.data.pipeline import steps_per_epoch, train_batches
+from radnet_jax.errors import UserError
+from radnet_jax.evaluation import evaluators, ledger
+from radnet_jax.objectives import Batch, Objective
+from radnet_jax.parts import Parts, assemble, check_workdir, make_objective, make_recipe, make_tx, plain
+from radnet_jax.preprocessing import Adapter
+from radnet_jax.state import TrainState
+from radnet_jax.writer import Writer
+
+# A resumed run may differ in these; everything else that differs makes it another run.
+_FREE = ("log_every", "checkpoint", "tags")
+_LABEL_KEYS = frozenset({"labels", "label_mask"})
+
+
+def train_step(
+    state: TrainState, batch: Batch, seed: Int[Array, ""], *, objective: Objective, tx: optax.GradientTransformation
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update: loss and gradient over the global batch, optimizer, what the objective does after it."""
+    key = rng.stream(seed, "loss", state.step)
+
+    def loss_of(params: Any) -> tuple[Array, Any]:
+        return objective.loss(params, state, batch, key)
+
+    (loss, aux), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        model_state=aux.model_state,
+        objective_state=aux.objective_state,
+        opt_state=opt_state,
+    )
+    params, objective_state = objective.after_update(state)
+    metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradients), **aux.metrics}
+    return state.replace(params=params, objective_state=objective_state), metrics
+
+
+def prepare(
+    batch: Batch, seed: Int[Array, ""], step: Int[Array, ""], *, requires: frozenset[str], adapter: Adapter, recipe: recipes.Recipe
+) -> dict[str, Array]:
+    """Makes what an objective requires of a batch of stored pixels: a jitted stage of its own before the step.
+
+    Each example has its own draw, keyed by (seed, step, row of the global batch).
+    """
+    key = rng.stream(seed, "augment", step)
+    out = {k: batch[k] for k in requires if k in batch and k not in ("image", "views")}
+    if "views" in requires:
+        out["views"] = make_views(batch["image"], adapter, recipe, key, 2)
+    if "image" in requires:
+        out["image"] = augment_image(batch["image"], adapter, recipe, key)
+    return out
+
+
+# Equal arguments give the same compiled function, so that the runs of a study share their compilations.
+@functools.lru_cache(maxsize=32)
+def _compiled_step(objective: Objective, tx: optax.GradientTransformation, mesh: Mesh) -> Callable[..., Any]:
+    step = functools.partial(train_step, objective=objective, tx=tx)
+    return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_prepare(requires: frozenset[str], adapter: Adapter, recipe: recipes.Recipe, mesh: Mesh) -> Callable[..., Any]:
+    stage = functools.partial(prepare, requires=requires, adapter=adapter, recipe=recipe)
+    return jax.jit(stage, out_shardings=sharding.batch_sharding(mesh))
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_init(objective: Objective, tx: optax.GradientTransformation, mesh: Mesh) -> Callable[..., TrainState]:
+    def init(seed: Int[Array, ""], batch: Batch) -> TrainState:
+        params, model_state, objective_state = objective.init(rng.stream(seed, "init"), batch)
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(step, params, model_state, objective_state, tx.init(params), {})
+
+    return jax.jit(init, out_shardings=sharding.replicated(mesh))
+
+
+def initial_state(
+    config: ConfigDict, parts: Parts, objective: Objective, tx: optax.GradientTransformation, recipe: recipes.Recipe
+) -> TrainState:
+    """Returns the state at step 0: random, with the start's backbone in place where there is one."""
+    stored = parts.adapter.stored
+    k = len(parts.split.card.labels)
+    raw = {
+        "image": jax.ShapeDtypeStruct((1, *stored.size, stored.channels), stored.dtype),
+        "labels": jax.ShapeDtypeStruct((1, k), "float32"),
+        "label_mask": jax.ShapeDtypeStruct((1, k), "float32"),
+        "index": jax.ShapeDtypeStruct((1,), "int32"),
+    }
+    stage = functools.partial(prepare, requires=objective.requires, adapter=parts.adapter, recipe=recipe)
+    shapes = jax.eval_shape(stage, raw, 0, 0)
+    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    state = _compiled_init(objective, tx, parts.mesh)(config.seed, batch)
+    if parts.start is not None:
+        params, model_state = starts.fill(parts.start, state.params, state.model_state, heads=objective.heads)
+        # Optimizer states start at zero or one whatever the parameters are.
+        state = state.replace(params=params, model_state=model_state)
+    return sharding.replicate(state, parts.mesh)
+
+
+def run(config: ConfigDict, workdir: str | Path) -> Path:
+    """Trains as the config says, evaluates, and writes the run's folder; goes on from its last checkpoint.
+
+    Restore order: the workdir's own newest checkpoint, else `init_from`, else random initialisation. A finished run is
+    left as it is.
+
+    Returns:
+      The workdir.
+
+    Raises:
+      UserError: whatever a user can mend, before anything is trained.
+    """
+    began = time.perf_counter()
+    parts = assemble(config)
+    objective, recipe = make_objective(config, parts), make_recipe(config, parts)
+    tx, schedule = make_tx(config)
+    sharding.check_batch_size(config.batch_size, parts.mesh)
+    if config.eval_batch_size:
+        sharding.check_batch_size(config.eval_batch_size, parts.mesh, what="eval_batch_size")
+    steps_per_epoch(len(parts.split), config.batch_size)
+    if "labels" in objective.requires and not parts.split.all_labels()[1].any():
+        raise UserError(f"objective {config.objective.name!r} needs labels, and split {parts.split.name!r} has none")
+    judged = records.check_judged(config, parts)
+    workdir = check_workdir(workdir, need_bytes=0)
+    if records.is_finished(config, parts, workdir):
+        return workdir
+
+    state = initial_state(config, parts, objective, tx, recipe)
+    check_workdir(workdir, need_bytes=(config.checkpoint.keep + 1) * trees.size_bytes(state) + 2**24)
+    meta = records.checkpoint_meta(config, parts)
+    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    try:
+        restored = checkpoints.restore_latest(state)
+        if restored is not None:
+            _check_same_run(restored[1]["config"], plain(config), workdir)
+            state = restored[0]
+        start = int(state.step)
+        source = f"checkpoint {start}" if restored else (config.init_from or "random initialisation")
+        logging.info("%s: starting from %s", workdir, source)
+        state, seconds = _loop(config, parts, objective, tx, schedule, recipe, state, checkpoints, meta, workdir)
+        checkpoints.wait()
+    finally:
+        checkpoints.close()
+
+    predictions, metrics = None, {}
+    if judged:
+        predict = evaluators.predict_of(objective)
+        scores = {}
+        for split in judged:
+            out = evaluators.predict_split(
+                predict,
+                state.params,
+                state.model_state,
+                split,
+                adapter=parts.adapter,
+                batch_size=config.eval_batch_size,
+                mesh=parts.mesh,
+            )
+            scores[split] = evaluators.scores_of(out["logits"], split.card)
+        predictions, metrics = records.judge(scores)
+    timings = {"train_s": seconds, "total_s": time.perf_counter() - began, "first_step": start}
+    record = records.run_record(config, parts, timings=timings, metrics=metrics)
+    if jax.process_index() == 0:
+        ledger.write_run(workdir, record, predictions=predictions)
+    return workdir
+
+
+def _loop(
+    config: ConfigDict,
+    parts: Parts,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    recipe: recipes.Recipe,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    meta: dict[str, Any],
+    workdir: Path,
+) -> tuple[TrainState, float]:
+    """Runs the steps that are left; returns the final state and the seconds it took."""
+    start, total = int(state.step), config.total_steps
+    began = time.perf_counter()
+    if start >= total:
+        return state, 0.0
+    step_fn = _compiled_step(objective, tx, parts.mesh)
+    prepare_fn = _compiled_prepare(objective.requires, parts.adapter, recipe, parts.mesh)
+    batches = train_batches(
+        parts.split,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        start=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    wanted = {"image"} | (objective.requires - {"views"})
+    label = str(config.name)
+    writer = Writer(workdir, total_steps=total, batch_size=config.batch_size, start=start, label=label)
+    try:
+        previous = None
+        for step in range(start, total):
+            waiting = time.perf_counter()
+            batch = next(batches)
+            writer.add_input_wait(time.perf_counter() - waiting)
+            device_batch = sharding.put_batch({k: batch[k] for k in wanted}, parts.mesh)
+            prepared = prepare_fn(device_batch, config.seed, step)
+            state, metrics = step_fn(state, prepared, config.seed)
+            if previous is not None:
+                jax.block_until_ready(previous)  # at most two steps in flight, so that memory is bounded
+            previous = metrics["loss"]
+            done = step + 1
+            if done % config.log_every == 0 or done == total:
+                writer.write(done, {**metrics, "learning_rate": schedule(step)})
+            if done % config.checkpoint.every == 0 or done == total:
+                _check_finite(metrics["loss"], done, workdir)
+                checkpoints.save(done, state, meta)
+    finally:
+        writer.close()
+        getattr(batches, "close", lambda: None)()
+    return state, time.perf_counter() - began
+
+
+def _check_finite(loss: Array, step: int, workdir: Path) -> None:
+    """Stops a run before it overwrites its last good checkpoint by a state that is not finite."""
+    if not bool(jnp.isfinite(loss)):
+        raise UserError(
+            f"the loss is not finite at step {step} of {workdir}",
+            fix="lower the learning rate or lengthen the warm-up; earlier checkpoints were kept",
+        )
+
+
+def _check_same_run(saved: dict[str, Any], config: dict[str, Any], workdir: Path) -> None:
+    """Refuses to go on with a checkpoint under a config that makes another run."""
+    before, now = (dict(trees.named_leaves(_without_free(c))) for c in (saved, config))
+    differing = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"workdir {workdir} holds a run with another config ({len(differing)} field(s) differ)",
+            got=f"{name.replace('/', '.')}={now.get(name)}",
+            expected=before.get(name),
+            fix="use a new --workdir (more steps is a new run: give it init_from), or go back to the old config",
+        )
+
+
+def _without_free(config: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in config.items() if k not in _FREE}
