@@ -1,0 +1,97 @@
+"""Example images of a study's data, as the models see them, for the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+import numpy as np
+
+from radnet_jax import rng
+from radnet_jax.augment import AUGMENTATIONS
+from radnet_jax.augment.views import center, make_views
+from radnet_jax.data.dataset import Split, open_split
+from radnet_jax.parts import plain
+from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
+
+_COLUMNS = 8
+_GAP = 2  # pixels between tiles
+
+
+def write(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
+    """Writes one PNG for each pretraining (two views above each other) and task (a column a class).
+
+    Returns:
+      (caption, path) pairs.
+    """
+    folder = workdir / "examples"
+    folder.mkdir(exist_ok=True)
+    shown = []
+    for name, spec in config.pretraining.items():
+        split = open_split(workdir / "datasets" / spec.dataset, spec.config.data.split)
+        adapter = make_adapter(split.card.stored, ModelInput.from_json(plain(spec.config.input)))
+        path = folder / f"pretraining-{name}.png"
+        _write(path, _views(split, adapter, spec.config, _spread(len(split), _COLUMNS)))
+        shown.append((f"Pretraining on {name}: two views of each image, one above the other", path))
+    for name, spec in config.tasks.items():
+        split = open_split(workdir / "datasets" / spec.dataset, "train")
+        adapter = make_adapter(split.card.stored, ModelInput.from_json(plain(spec.input)))
+        rows = _by_class(split)
+        tiles = [_tiles(center(_images(split, indices), adapter), adapter) for indices in rows.values()]
+        path = folder / f"task-{name}.png"
+        _write(path, np.concatenate([_row(t) for t in tiles], axis=0))
+        shown.append((f"Task {name}, from top to bottom: {', '.join(rows)}", path))
+    return shown
+
+
+def _views(split: Split, adapter: Adapter, config: ConfigDict, indices: list[int]) -> UInt8[np.ndarray, "h w 3"]:
+    section = plain(config.augment)
+    recipe = AUGMENTATIONS.build(section.pop("name"), section)
+    views = make_views(_images(split, indices), adapter, recipe, rng.stream(config.seed, "augment", 0), 2)
+    return np.concatenate([_row(_tiles(views[:, v], adapter)) for v in range(2)], axis=0)
+
+
+def _images(split: Split, indices: list[int]) -> Array:
+    return jnp.asarray(np.stack([split[i]["image"] for i in indices]))
+
+
+def _spread(n: int, count: int) -> list[int]:
+    return [int(i) for i in np.linspace(0, n - 1, min(n, count))]
+
+
+def _by_class(split: Split) -> dict[str, list[int]]:
+    """Indices of examples for each class or finding, spread over the split; classes without examples are left out."""
+    labels, _ = split.all_labels()
+    rows = {}
+    for k, name in enumerate(split.card.labels):
+        having = np.flatnonzero(labels[:, k] > 0)
+        if len(having):
+            rows[name] = [int(having[i]) for i in _spread(len(having), _COLUMNS)]
+    return rows
+
+
+def _tiles(image: Float[Array, "n h w c"], adapter: Adapter) -> UInt8[np.ndarray, "n h w 3"]:
+    """Undoes the standardisation, so that 0 is black and 1 is white."""
+    x = np.asarray(jax.device_get(image), np.float64)
+    x = x * np.asarray(adapter.model_input.std) + np.asarray(adapter.model_input.mean)
+    if x.shape[-1] != 3:
+        x = np.repeat(x[..., :1], 3, axis=-1)
+    return (x.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _row(tiles: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "i j 3"]:
+    n, h, w, _ = tiles.shape
+    row = np.full((h + _GAP, _COLUMNS * (w + _GAP), 3), 255, np.uint8)
+    for i in range(n):
+        row[:h, i * (w + _GAP) : i * (w + _GAP) + w] = tiles[i]
+    return row
+
+
+def _write(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    image = np.repeat(np.repeat(image, 2, axis=0), 2, axis=1)  # small inputs are hard to see at their own size
+    if not cv2.imwrite(str(path), image[..., ::-1]):
+        raise OSError(f"can't write {path}")

@@ -1,0 +1,243 @@
+"""A study: datasets, pretrainings, and starts x tasks x protocols x seeds, run to a report; resumable.
+
+One process runs all of it, so that compiled functions, the compilation cache and features are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import dataclasses
+import gc
+from pathlib import Path
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from data_prep.build import build
+from data_prep.phantom import generate
+from radnet_jax import examples, probe, sharding, train
+from radnet_jax.data.card import DatasetCard
+from radnet_jax.errors import UserError, nearest
+from radnet_jax.evaluation import ledger, report
+from radnet_jax.evaluation.compare import compare
+from radnet_jax.parts import check_names, check_workdir, plain
+from radnet_jax.preprocessing import ModelInput, make_adapter
+
+_CONSOLE = Console(stderr=True, highlight=False)
+SCRATCH = ""  # a start without a pretraining
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run of a study: a resolved config and the folder it goes to."""
+
+    name: str
+    config: ConfigDict
+    workdir: Path
+
+    def run(self) -> None:
+        (probe.run if self.config.run == "probe" else train.run)(self.config, self.workdir)
+
+
+def run(config: ConfigDict, workdir: str | Path) -> Path:
+    """Builds what is missing, runs what is not finished, and writes `report/` in the workdir.
+
+    Returns:
+      The path of the report.
+    """
+    began = time.perf_counter()
+    _check_study(config)
+    workdir = check_workdir(workdir, need_bytes=2**28)
+    cards = {name: _build(name, spec, config.data_root, workdir) for name, spec in config.datasets.items()}
+    _say(began, f"{len(cards)} dataset(s) ready")
+    _check_contracts(config, cards)
+    jobs = [*pretraining_jobs(config, workdir), *downstream_jobs(config, workdir)]
+    for number, job in enumerate(jobs, 1):
+        finished = ledger.is_finished(job.workdir)
+        job.run()
+        gc.collect()  # a finished run's arrays are freed before the next allocates its own
+        outcome = "skipped: finished before" if finished else _outcome(job)
+        _say(began, f"[{number}/{len(jobs)}] {job.name}: {outcome}")
+    if jax.process_index() != 0:
+        return workdir / "report" / "index.html"
+    path = write_report(config, workdir)
+    _say(began, f"report: {path}")
+    return path
+
+
+def write_report(config: ConfigDict, workdir: Path) -> Path:
+    """Compares all finished runs of the workdir and writes the report; returns its path."""
+    runs = ledger.read_runs(workdir / "runs")
+    comparisons = compare([r for r in runs if r.judged], **plain(config.compare))
+    shown = examples.write(config, workdir) if config.report.images else []
+    return report.write_report(
+        workdir / "report", title=config.name, comparisons=comparisons, runs=runs, examples=shown
+    )
+
+
+def _say(began: float, text: str) -> None:
+    if jax.process_index() == 0:
+        seconds = int(time.perf_counter() - began)
+        _CONSOLE.print(f"{seconds // 60}:{seconds % 60:02d}  {text}", soft_wrap=True)
+
+
+def _outcome(job: Job) -> str:
+    record = ledger.read_run(job.workdir).record
+    seconds = f"{record['timings']['total_s']:.1f} s"
+    if record["kind"] == "pretrain":
+        return f"pretrained in {seconds}"
+    name = record["primary_metric"]
+    values = ", ".join(f"{split} {m[name]['value']:.3f}" for split, m in record["metrics"].items())
+    return f"{name} {values} ({seconds})"
+
+
+def dataset_dir(workdir: Path, name: str) -> Path:
+    return workdir / "datasets" / name
+
+
+def pretraining_dir(workdir: Path, name: str) -> Path:
+    return workdir / "runs" / "pretraining" / name
+
+
+def _build(name: str, spec: ConfigDict, data_root: str, workdir: Path) -> DatasetCard:
+    """Builds a dataset of the study; a finished build is opened as it is."""
+    if spec.generate is not None:
+        arguments = plain(spec.generate)
+        source = workdir / "generated" / name
+        generate(source, **arguments)
+    elif not data_root:
+        raise UserError(
+            f"config.data_root is missing, and dataset {name!r} is built from {spec.source!r} below it",
+            fix="--config.data_root=DIR",
+        )
+    else:
+        source = Path(data_root) / spec.source
+    return build(spec.dataset, source, dataset_dir(workdir, name), **plain(spec.options))
+
+
+def pretraining_jobs(config: ConfigDict, workdir: Path) -> Iterator[Job]:
+    for name, spec in config.pretraining.items():
+        resolved = _derived(
+            spec.config,
+            name=f"pretrain {name}",
+            data={"dir": str(dataset_dir(workdir, spec.dataset))},
+            tags={"kind": "pretrain", "start": name},
+        )
+        yield Job(f"pretrain {name}", resolved, pretraining_dir(workdir, name))
+
+
+def downstream_jobs(config: ConfigDict, workdir: Path) -> Iterator[Job]:
+    """Yields starts x tasks x protocols x seeds, without seeds that vary nothing.
+
+    A probe is convex, so on one checkpoint its seed varies nothing: it runs once. A random start's probe varies with its
+    initialisation, and is run with its initial and with re-estimated BatchNorm statistics, which differ much.
+    """
+    for task in config.tasks:
+        for protocol, spec in config.protocols.items():
+            for start, start_spec in config.starts.items():
+                random = start_spec.pretraining == SCRATCH
+                is_probe = spec.config.run == "probe"
+                varies = random or not is_probe
+                variants = ("initial", "reestimated") if random and is_probe else ("",)
+                for variant in variants:
+                    for seed in config.seeds if varies else config.seeds[:1]:
+                        yield _downstream_job(config, workdir, task, protocol, start, variant, seed, varies)
+
+
+def _downstream_job(
+    config: ConfigDict,
+    workdir: Path,
+    task: str,
+    protocol: str,
+    start: str,
+    variant: str,
+    seed: int,
+    varies: bool,
+) -> Job:
+    task_spec, template = config.tasks[task], config.protocols[protocol].config
+    pretraining = config.starts[start].pretraining
+    name = " ".join(filter(None, (task, protocol, start, f"bn_{variant}" if variant else "", f"seed {seed}")))
+    changes: dict[str, Any] = {
+        "name": name,
+        "seed": seed,
+        "primary_metric": task_spec.primary_metric,
+        "data": {"dir": str(dataset_dir(workdir, task_spec.dataset))},
+        "tags": {
+            "task": task,
+            "protocol": protocol,
+            "start": start,
+            "variant": f"bn_{variant}" if variant else "",
+            "seed_varies": varies,
+        },
+        "init_from": str(pretraining_dir(workdir, pretraining)) if pretraining else "",
+        "input": None if pretraining else plain(task_spec.input),
+        "adapter": _declared_adapter(config, task, start),
+    }
+    if template.run == "probe":
+        changes["probe"] = {"cache_dir": str(workdir / "features")} | ({"batch_stats": variant} if variant else {})
+    if template.run == "train":
+        changes["augment"] = _augmentation(config, task, start)
+    return Job(name, _derived(template, **changes), workdir / "runs" / name.replace(" ", "-"))
+
+
+def _start_modality(config: ConfigDict, task: str, start: str) -> str:
+    pretraining = config.starts[start].pretraining
+    model_input = config.pretraining[pretraining].config.input if pretraining else config.tasks[task].input
+    return model_input.modality
+
+
+def _declared_adapter(config: ConfigDict, task: str, start: str) -> dict[str, Any] | None:
+    """Returns the crossing that the task declares for starts of this modality, or None."""
+    declared = config.tasks[task].adapters.get(_start_modality(config, task, start))
+    return plain(declared) if declared is not None else None
+
+
+def _augmentation(config: ConfigDict, task: str, start: str) -> dict[str, Any]:
+    del start  # a fair comparison augments every start alike
+    return plain(config.tasks[task].augment)
+
+
+def _derived(template: ConfigDict, **changes: Any) -> ConfigDict:
+    """Returns a locked copy of a template with sections updated field by field."""
+    out = template.to_dict()
+    for key, value in changes.items():
+        merge = isinstance(value, dict) and isinstance(out.get(key), dict) and key in ("data", "tags", "probe")
+        out[key] = {**out[key], **value} if merge else value
+    return ConfigDict(out).lock()
+
+
+def _check_study(config: ConfigDict) -> None:
+    """Checks every name that a study uses before anything is built."""
+    mesh = sharding.make_mesh()
+    for name, spec in config.pretraining.items():
+        _known(f"dataset of pretraining {name!r}", spec.dataset, config.datasets)
+        check_names(spec.config, mesh)
+    for name, spec in config.starts.items():
+        if spec.pretraining != SCRATCH:
+            _known(f"pretraining of start {name!r}", spec.pretraining, config.pretraining)
+    for name, spec in config.tasks.items():
+        _known(f"dataset of task {name!r}", spec.dataset, config.datasets)
+    for job in downstream_jobs(config, Path()):
+        check_names(job.config, mesh)
+    if len(set(config.seeds)) != len(config.seeds) or not config.seeds:
+        raise UserError("config.seeds must be different numbers", got=tuple(config.seeds))
+
+
+def _known(what: str, name: str, valid: ConfigDict) -> None:
+    if name not in valid:
+        raise UserError(f"unknown {what}: {name!r}{nearest(name, valid)}", expected=f"one of {', '.join(valid)}")
+
+
+def _check_contracts(config: ConfigDict, cards: dict[str, DatasetCard]) -> None:
+    """Checks every crossing from stored pixels to a model's input before anything is trained."""
+    for spec in config.pretraining.values():
+        make_adapter(cards[spec.dataset].stored, ModelInput.from_json(plain(spec.config.input)))
+    for task, task_spec in config.tasks.items():
+        for start, start_spec in config.starts.items():
+            pretraining = start_spec.pretraining
+            model_input = config.pretraining[pretraining].config.input if pretraining else task_spec.input
+            declared = _declared_adapter(config, task, start)
+            make_adapter(cards[task_spec.dataset].stored, ModelInput.from_json(plain(model_input)), declared)
