@@ -1,0 +1,167 @@
+"""Networks over whole splits: features, logits, and the predictions that the ledger keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree
+import numpy as np
+from scipy.special import expit, softmax
+
+from radnet_jax import sharding
+from radnet_jax.augment.views import center
+from radnet_jax.data.card import DatasetCard
+from radnet_jax.data.dataset import Split
+from radnet_jax.data.pipeline import eval_batches
+from radnet_jax.evaluation.ledger import Predictions
+from radnet_jax.preprocessing import Adapter
+
+Predict = Callable[[PyTree, PyTree, dict[str, Array]], dict[str, Array]]
+"""(params, model_state, batch with "image") -> outputs by name, each [b ...]."""
+
+_NO_FACT = ("split", "index", "case_id", "patient", "series", "slice", "label", "labels", "label_mask")
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(predict: Predict, adapter: Adapter, mesh: Mesh) -> Callable[..., dict[str, Array]]:
+    def run(params: PyTree, model_state: PyTree, image: Array) -> dict[str, Array]:
+        return predict(params, model_state, {"image": center(image, adapter)})
+
+    # Replicated outputs: every process holds the whole split's scores, so metrics are computed on all of it at once.
+    return jax.jit(run, out_shardings=sharding.replicated(mesh))
+
+
+@functools.lru_cache(maxsize=64)
+def predict_of(objective: Any) -> Predict:
+    """Returns the objective's `predict`; equal objectives give the same function, hence one compilation."""
+    return objective.predict
+
+
+def predict_split(
+    predict: Predict,
+    params: PyTree,
+    model_state: PyTree,
+    split: Split,
+    *,
+    adapter: Adapter,
+    batch_size: int,
+    mesh: Mesh,
+) -> dict[str, np.ndarray]:
+    """Runs `predict` over a split, in record order, and adds its `labels` and `label_mask`.
+
+    Args:
+      predict: hashable; equal functions share one compilation.
+      params: of the network.
+      model_state: of the network.
+      split: the records.
+      adapter: the preprocessing contract.
+      batch_size: global.
+      mesh: where to compute.
+    """
+    compiled = _compiled(predict, adapter, mesh)
+    collected: list[dict[str, Array]] = []
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    for batch in eval_batches(split, batch_size=batch_size, **processes):
+        image = sharding.put_batch({"image": batch["image"]}, mesh)["image"]
+        collected.append(compiled(params, model_state, image))
+    n = len(split)
+    outputs = {k: np.concatenate([np.asarray(c[k]) for c in collected])[:n] for k in collected[0]}
+    labels, mask = split.all_labels()
+    return outputs | {"labels": labels, "label_mask": mask}
+
+
+def extract_features(
+    backbone: Any,
+    params: PyTree,
+    batch_stats: PyTree,
+    split: Split,
+    *,
+    adapter: Adapter,
+    batch_size: int,
+    mesh: Mesh,
+) -> Float[np.ndarray, "n d"]:
+    """Returns the backbone's features of every record of a split; the backbone in eval mode."""
+    outputs = predict_split(
+        _features_of(backbone), params, batch_stats, split, adapter=adapter, batch_size=batch_size, mesh=mesh
+    )
+    return outputs["features"]
+
+
+@functools.lru_cache(maxsize=64)
+def _features_of(backbone: Any) -> Predict:
+    def predict(params: PyTree, batch_stats: PyTree, batch: dict[str, Array]) -> dict[str, Array]:
+        out = backbone.apply({"params": params, "batch_stats": batch_stats}, batch["image"], train=False)
+        return {"features": out["pooled"]}
+
+    return predict
+
+
+def reestimate_batch_stats(
+    backbone: Any, params: PyTree, batch_stats: PyTree, split: Split, *, adapter: Adapter, batch_size: int, mesh: Mesh
+) -> PyTree:
+    """Returns BatchNorm statistics averaged over the whole batches of a split, as if the backbone had seen just it.
+
+    A randomly initialised backbone has mean 0 and variance 1 in every BatchNorm, which is not what its inputs are;
+    features of a random network depend much on which of the two is used.
+    """
+    step = _batch_stats_of(backbone, adapter, mesh)
+    total, count = None, 0
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    for batch in eval_batches(split, batch_size=min(batch_size, _whole(len(split), mesh)), **processes):
+        if batch["valid"].min() < 1 and count:
+            continue  # rows that fill up the last batch would be counted twice
+        image = sharding.put_batch({"image": batch["image"]}, mesh)["image"]
+        new = step(params, batch_stats, image)
+        total = new if total is None else jax.tree.map(jax.numpy.add, total, new)
+        count += 1
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def _whole(n: int, mesh: Mesh) -> int:
+    return max(n // mesh.size, 1) * mesh.size
+
+
+@functools.lru_cache(maxsize=16)
+def _batch_stats_of(backbone: Any, adapter: Adapter, mesh: Mesh) -> Callable[..., PyTree]:
+    memoryless = backbone.clone(norm_momentum=0.0)  # running statistics become those of the batch
+
+    def run(params: PyTree, batch_stats: PyTree, image: Array) -> PyTree:
+        variables = {"params": params, "batch_stats": batch_stats}
+        _, updates = memoryless.apply(variables, center(image, adapter), train=True, mutable=["batch_stats"])
+        return updates["batch_stats"]
+
+    return jax.jit(run, out_shardings=sharding.replicated(mesh))
+
+
+def scores_of(logits: Float[np.ndarray, "n k"], card: DatasetCard) -> Float[np.ndarray, "n k"]:
+    """Returns probabilities: softmax for single-label tasks, sigmoid by finding for multi-label ones; float64."""
+    logits = np.asarray(logits, np.float64)
+    return expit(logits) if card.task == "multi_label" else softmax(logits, axis=-1)
+
+
+def predictions_of(scores: dict[Split, Float[np.ndarray, "n k"]]) -> Predictions:
+    """Joins scores with the manifests: case ids, hashed patients, kept facts, labels and masks."""
+    tables, labels, masks = [], [], []
+    for split in scores:
+        tables.append(split.manifest())
+        split_labels, split_mask = split.all_labels()
+        labels.append(split_labels)
+        masks.append(split_mask)
+    facts = [c for c in tables[0].column_names if c not in _NO_FACT]
+
+    def column(name: str) -> list[Any]:
+        return [value for table in tables for value in table[name].to_pylist()]
+
+    return Predictions(
+        split=column("split"),
+        case_id=column("case_id"),
+        patient=column("patient"),
+        scores=np.concatenate(list(scores.values())),
+        labels=np.concatenate(labels),
+        label_mask=np.concatenate(masks),
+        facts={name: column(name) for name in facts},
+    )

@@ -1,0 +1,53 @@
+"""Metrics of a whole split: pure functions of scores, labels and mask, in float64; undefined is NaN with a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from radnet_jax.registry import Registry
+
+METRICS = Registry("metric", "radnet_jax.evaluation.metrics")
+"""Names to functions (scores [n k], labels [n k], label_mask [n k] or None) -> Metric."""
+
+REASONS = {
+    "no_cases": "no labelled case",
+    "one_class": "all labelled cases are of one class",
+    "nan_scores": "a score is not a number",
+    "not_single_label": "the cases have not exactly one label each",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric of a split.
+
+    Attributes:
+      value: the metric, or NaN.
+      reason: why it is undefined, a key of REASONS; empty where it is defined.
+      per_class: its value for each label, where it is a mean over labels; NaN for those left out.
+      left_out: indices of the labels that the mean leaves out, because the metric is undefined for them.
+    """
+
+    value: float
+    reason: str = ""
+    per_class: tuple[float, ...] = ()
+    left_out: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.value) != bool(self.reason):
+            raise ValueError(f"a metric is a number or has a reason, not {self.value} with {self.reason!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"value": self.value, "reason": self.reason}
+        if self.per_class:
+            out |= {"per_class": list(self.per_class), "left_out": list(self.left_out)}
+        return out
+
+
+def undefined(reason: str, **more: Any) -> Metric:
+    """An undefined metric; `reason` is a key of REASONS."""
+    if reason not in REASONS:
+        raise ValueError(f"unknown reason {reason!r}")
+    return Metric(math.nan, reason, **more)

@@ -1,0 +1,1 @@
+"""Bootstrap over patients, Welch over seeds, Holm, equivalence, smallest detectable differences."""

@@ -1,0 +1,312 @@
+"""Bootstrap over patients: the variance that comes from which patients happened to be in the test split.
+
+Patients are drawn with replacement and bring all their cases along, so that many slices of one patient do not pass for
+independent evidence. A resample is a vector of counts, how often each patient was drawn; metrics are evaluated with
+these counts as weights, which gives what the metric gives on the repeated cases. Efron and Tibshirani, An Introduction
+to the Bootstrap, 1993: percentile interval ch. 13, BCa ch. 14.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+from typing import Any
+
+from jaxtyping import Float, Int, Num
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from radnet_jax.evaluation.statistics.weighted import MetricFunction, Weighted, weighted_metric
+
+Runs = slice | Sequence[int]
+METHODS = ("bca", "percentile")
+REASONS = {
+    "undefined_metric": "the metric is undefined on the split",
+    "one_group": "all cases are of one patient",
+    "undefined_resamples": "the metric is undefined in more than 5 % of the resamples",
+}
+_BLOCK = 256  # resamples drawn at once; part of the definition of the draws
+_ROUNDING = 1e-12
+_MAX_UNDEFINED = 0.05  # beyond this share the tails, which are the interval, would be a selection
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A metric with its interval over patients.
+
+    Attributes:
+      value: the metric on the split itself.
+      low: lower end; NaN with a reason.
+      high: upper end; NaN with a reason.
+      level: coverage asked for, e.g. 0.95.
+      method: "bca" or "percentile": what was used. BCa falls back to percentile where the acceleration is undefined
+        (the metric is undefined without one of the patients).
+      standard_error: standard deviation of the resampled values.
+      n_groups: patients.
+      n_resamples: resamples drawn.
+      n_undefined: of these, resamples without a defined value; the interval is over the others.
+      reason: key of REASONS, or empty.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    method: str
+    standard_error: float
+    n_groups: int
+    n_resamples: int
+    n_undefined: int
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedDifference:
+    """The difference of two starts on the same patients, a minus b; `p` is two-sided, its least value 1 / (B + 1)."""
+
+    difference: float
+    low: float
+    high: float
+    level: float
+    p: float
+    standard_error: float
+    n_groups: int
+    n_resamples: int
+    n_undefined: int
+    reason: str = ""
+
+
+def group_index(groups: Sequence[Any] | np.ndarray | None, n: int) -> tuple[Int[np.ndarray, " n"], int]:
+    """Index of each case's patient and the number of patients; None says aloud that every case stands for itself."""
+    if groups is None:
+        return np.arange(n), n
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    if len(index) != n:
+        raise ValueError(f"{len(index)} groups for {n} cases")
+    return index, len(names)
+
+
+def resample_counts(n_groups: int, n_resamples: int, seed: int) -> Iterator[Int[np.ndarray, "r g"]]:
+    """Yields blocks of resamples: how often each of `n_groups` patients was drawn. A function of the arguments only."""
+    rng = np.random.default_rng(seed)
+    for begin in range(0, n_resamples, _BLOCK):
+        rows = min(_BLOCK, n_resamples - begin)
+        drawn = rng.integers(0, n_groups, (rows, n_groups)) + n_groups * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * n_groups).reshape(rows, n_groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resampled:
+    """A metric of m runs on the same cases, in the same resamples of the patients.
+
+    Attributes:
+      points: the metric on the split itself, by run.
+      values: in each of the b resamples; NaN where a resample leaves it undefined.
+      jackknife: without each of the g patients.
+      n_groups: g.
+    """
+
+    points: Float[np.ndarray, " m"]
+    values: Float[np.ndarray, "m b"]
+    jackknife: Float[np.ndarray, "m g"]
+    n_groups: int
+
+
+def resample(
+    metric: str | MetricFunction,
+    scores: Sequence[Num[np.ndarray, "n k"]],
+    labels: Num[np.ndarray, "n k"],
+    *,
+    groups: Sequence[Any] | np.ndarray | None,
+    label_mask: Num[np.ndarray, "n k"] | None = None,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> Resampled:
+    """Evaluates the metric of each run in the same resamples.
+
+    Equal `groups`, `n_resamples` and `seed` give the same resamples, so the values of two calls can be paired.
+    """
+    index, n_groups = group_index(groups, len(labels))
+    kernels = [weighted_metric(metric, s, labels, label_mask, index, n_groups) for s in scores]
+    once = np.ones((1, n_groups), np.int64)
+    blocks = [
+        np.stack([kernel(counts) for kernel in kernels]) for counts in resample_counts(n_groups, n_resamples, seed)
+    ]
+    return Resampled(
+        points=np.array([kernel(once)[0] for kernel in kernels]),
+        values=np.concatenate(blocks, axis=1),
+        jackknife=np.stack([jackknife_values(kernel, n_groups) for kernel in kernels]),
+        n_groups=n_groups,
+    )
+
+
+def jackknife_values(kernel: Weighted, n_groups: int) -> Float[np.ndarray, " g"]:
+    """The metric without each of the patients in turn."""
+    blocks = []
+    for begin in range(0, n_groups, _BLOCK):
+        rows = np.arange(begin, min(begin + _BLOCK, n_groups))
+        counts = np.ones((len(rows), n_groups), np.int64)
+        counts[np.arange(len(rows)), rows] = 0
+        blocks.append(kernel(counts))
+    return np.concatenate(blocks)
+
+
+def percentile_interval(values: Float[np.ndarray, " b"], level: float) -> tuple[float, float]:
+    """The central `level` of the resampled values (Efron and Tibshirani, eq. 13.5)."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bca_interval(
+    values: Float[np.ndarray, " b"], value: float, jackknife: Float[np.ndarray, " g"], level: float
+) -> tuple[float, float] | None:
+    """The bias-corrected and accelerated interval (Efron and Tibshirani, eqs. 14.9-14.15).
+
+    Args:
+      values: the metric in each resample.
+      value: the metric on the split.
+      jackknife: the metric without each patient.
+      level: coverage.
+
+    Returns:
+      None where it is undefined: a jackknife value is NaN, or every resample lies on one side of `value`.
+    """
+    below = ((values < value).mean() + (values <= value).mean()) / 2  # ties half, as the metric can be discrete
+    if not 0 < below < 1 or np.isnan(jackknife).any():
+        return None
+    bias = ndtri(below)
+    d = jackknife.mean() - jackknife
+    spread = (d**2).sum()
+    acceleration = (d**3).sum() / (6 * spread**1.5) if spread > 0 else 0.0
+    z = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
+    low, high = np.quantile(values, ndtr(bias + z / (1 - acceleration * z)))
+    return float(low), float(high)
+
+
+def interval_of_mean(r: Resampled, runs: Runs, *, level: float = 0.95, method: str = "bca") -> Interval:
+    """The interval over patients of the metric's mean over some of the runs (an index into the first axis)."""
+    value = float(r.points[runs].mean())
+    values = r.values[runs].mean(axis=0)
+    defined, reason = _defined(values, r.n_groups, value)
+    low = high = error = float("nan")
+    if not reason:
+        error = float(np.std(defined, ddof=1))
+        bca = bca_interval(defined, value, r.jackknife[runs].mean(axis=0), level) if method == "bca" else None
+        method = "percentile" if bca is None else "bca"
+        low, high = percentile_interval(defined, level) if bca is None else bca
+    n, n_undefined = len(values), len(values) - len(defined)
+    return Interval(value, low, high, level, method, error, r.n_groups, n, n_undefined, reason)
+
+
+def bootstrap_interval(
+    metric: str | MetricFunction,
+    scores: Num[np.ndarray, "n k"],
+    labels: Num[np.ndarray, "n k"],
+    *,
+    groups: Sequence[Any] | np.ndarray | None,
+    label_mask: Num[np.ndarray, "n k"] | None = None,
+    level: float = 0.95,
+    n_resamples: int = 10_000,
+    method: str = "bca",
+    seed: int = 0,
+) -> Interval:
+    """A metric of one run with its interval over patients.
+
+    Args:
+      metric: a name in METRICS, or a function like those; "accuracy" and "auroc" have fast paths.
+      scores: of the run.
+      labels: 0 or 1.
+      groups: the patient of each case; None says that each case is a patient of its own. Has no default: forgetting
+        it makes intervals too narrow.
+      label_mask: 1 where the label is known; None: all are.
+      level: coverage.
+      n_resamples: B.
+      method: "bca" or "percentile".
+      seed: of the draws.
+
+    Returns:
+      The interval; NaN ends with a reason where there is none.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
+    r = resample(metric, [scores], labels, groups=groups, label_mask=label_mask, n_resamples=n_resamples, seed=seed)
+    return interval_of_mean(r, slice(None), level=level, method=method)
+
+
+def paired_difference(r: Resampled, a: Runs, b: Runs, *, level: float = 0.95) -> PairedDifference:
+    """The difference of two starts, a minus b, in each resample: mean over the runs of a minus mean over those of b.
+
+    Args:
+      r: all runs in the same resamples.
+      a: index of the runs of one start.
+      b: of the other.
+      level: coverage of the percentile interval, e.g. 1 - alpha / m.
+    """
+    difference = float(r.points[a].mean() - r.points[b].mean())
+    values = r.values[a].mean(axis=0) - r.values[b].mean(axis=0)
+    values[np.abs(values) < _ROUNDING] = 0.0  # means over 3 and 4 equal runs differ in the last bit
+    defined, reason = _defined(values, r.n_groups, difference)
+    low = high = error = p = float("nan")
+    if not reason:
+        error = float(np.std(defined, ddof=1))
+        low, high = percentile_interval(defined, level)
+        p = bootstrap_p(defined)
+    n, n_undefined = len(values), len(values) - len(defined)
+    return PairedDifference(difference, low, high, level, p, error, r.n_groups, n, n_undefined, reason)
+
+
+def paired_bootstrap(
+    metric: str | MetricFunction,
+    scores_a: Sequence[Num[np.ndarray, "n k"]],
+    scores_b: Sequence[Num[np.ndarray, "n k"]],
+    labels: Num[np.ndarray, "n k"],
+    *,
+    groups: Sequence[Any] | np.ndarray | None,
+    label_mask: Num[np.ndarray, "n k"] | None = None,
+    level: float = 0.95,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedDifference:
+    """Compares two starts on the same patients: in each resample the metric's mean over the runs of a, minus over b's.
+
+    Args:
+      metric: as for `bootstrap_interval`.
+      scores_a: of each run (seed) of one start.
+      scores_b: of each run of the other, on the same cases in the same order.
+      labels: 0 or 1.
+      groups: the patient of each case, or None (see `bootstrap_interval`).
+      label_mask: 1 where known; None: all are.
+      level: coverage of the interval.
+      n_resamples: B.
+      seed: of the draws.
+    """
+    r = resample(
+        metric,
+        [*scores_a, *scores_b],
+        labels,
+        groups=groups,
+        label_mask=label_mask,
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+    return paired_difference(r, slice(0, len(scores_a)), slice(len(scores_a), None), level=level)
+
+
+def bootstrap_p(values: Float[np.ndarray, " b"]) -> float:
+    """Two-sided p of "no difference": twice the smaller tail beyond 0, at least 1 / (B + 1), at most 1.
+
+    Agrees with the percentile interval: p < alpha where the 1 - alpha interval leaves 0 out.
+    """
+    tail = min(int((values <= 0).sum()), int((values >= 0).sum()))
+    return min(1.0, (2 * tail + 1) / (len(values) + 1))
+
+
+def _defined(values: Float[np.ndarray, " b"], n_groups: int, value: float) -> tuple[Float[np.ndarray, " d"], str]:
+    defined = values[~np.isnan(values)]
+    if np.isnan(value):
+        return defined, "undefined_metric"
+    if n_groups < 2:
+        return defined, "one_group"
+    if len(values) - len(defined) > _MAX_UNDEFINED * len(values):
+        return defined, "undefined_resamples"
+    return defined, ""

@@ -1,0 +1,61 @@
+"""What a comparison could have found: the smallest difference that is detected with a given power."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import itertools
+import math
+
+import numpy as np
+from scipy import optimize, special, stats
+
+from radnet_jax.evaluation.statistics.tests import spread, undefined_reason
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
+
+
+def welch_power(delta: float, error: float, df: float, alpha: float) -> float:
+    """Probability that Welch's two-sided test at `alpha` finds a true difference `delta`.
+
+    The tails of the noncentral t distribution, as an integral over the estimated standard deviation:
+    E[Phi(shift - c s) + Phi(-shift - c s)] with df s^2 ~ chi^2(df). (`scipy.stats.nct` gives NaN at small df.)
+    """
+    critical = stats.t.isf(alpha / 2, df)
+    shift = delta / error
+    root = math.sqrt(df)
+    # chi(df) / sqrt(df) outside these ends adds less than 1e-12; Phi goes from 1 to 0 within 9 / c of shift / c.
+    low, high = stats.chi.ppf([1e-13, 1 - 1e-13], df) / root
+    ends = np.clip([low, (shift - 9) / critical, (shift + 9) / critical, high], low, high)
+    total = 0.0
+    for left, right in itertools.pairwise(ends):
+        s = left + (right - left) * (_NODES + 1) / 2
+        tails = special.ndtr(shift - critical * s) + special.ndtr(-shift - critical * s)
+        total += (right - left) / 2 * float(_WEIGHTS @ (tails * stats.chi.pdf(s * root, df) * root))
+    return total
+
+
+def smallest_detectable_welch(a: Sequence[float], b: Sequence[float], *, alpha: float, power: float = 0.8) -> float:
+    """The true difference that Welch's test finds with `power`, at the spread and number of these runs.
+
+    Args:
+      a: the metric of each run of one start.
+      b: of the other.
+      alpha: two-sided level, corrected for the family.
+      power: probability of finding it.
+
+    Returns:
+      The difference in the metric's unit; NaN where the test is undefined.
+    """
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if undefined_reason(x, y):
+        return math.nan
+    error, df = spread(x, y)
+    high = float(stats.t.isf(alpha / 2, df) + stats.t.ppf(power, df)) * error
+    while welch_power(high, error, df, alpha) < power:
+        high *= 2
+    return float(optimize.brentq(lambda d: welch_power(d, error, df, alpha) - power, 0.0, high, xtol=1e-12 * high))
+
+
+def smallest_detectable_bootstrap(standard_error: float, *, alpha: float, power: float = 0.8) -> float:
+    """The true difference that the paired bootstrap finds with `power` over these patients: (z + z') x its error."""
+    return float((stats.norm.isf(alpha / 2) + stats.norm.ppf(power)) * standard_error)

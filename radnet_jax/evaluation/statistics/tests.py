@@ -1,0 +1,127 @@
+"""Tests between two groups of runs: the variance that comes from the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import math
+
+import numpy as np
+from scipy import special, stats
+
+REASONS = {
+    "one_run": "fewer than two runs in a group",
+    "no_variance": "the runs of both groups are all equal",
+    "undefined_metric": "the metric of a run is undefined",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class WelchResult:
+    """Welch's test of a against b; everything past the means is NaN where there is a reason (key of REASONS)."""
+
+    n_a: int
+    n_b: int
+    mean_a: float
+    mean_b: float
+    delta: float
+    delta_relative: float
+    t: float
+    df: float
+    p: float
+    low: float
+    high: float
+    level: float
+    hedges_g: float
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class EquivalenceResult:
+    """Two one-sided tests: `p` is the larger of both, so p < alpha says that the difference lies inside the margin."""
+
+    margin: float
+    p: float
+    p_above: float
+    p_below: float
+    reason: str = ""
+
+
+def spread(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Standard error of the difference of two means and its degrees of freedom (Welch-Satterthwaite)."""
+    va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    return math.sqrt(va + vb), float(df)
+
+
+def undefined_reason(a: np.ndarray, b: np.ndarray) -> str:
+    """Why Welch's test of a against b is undefined; empty where it is defined."""
+    if np.isnan(a).any() or np.isnan(b).any():
+        return "undefined_metric"
+    if min(len(a), len(b)) < 2:
+        return "one_run"
+    return "no_variance" if np.ptp(a) == 0 and np.ptp(b) == 0 else ""
+
+
+def hedges_g(a: np.ndarray, b: np.ndarray) -> float:
+    """Standardised difference with the small-sample correction (Hedges, J. Educ. Stat. 6, 1981), pooled SD."""
+    m = len(a) + len(b) - 2
+    pooled = ((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / m
+    correction = math.exp(special.gammaln(m / 2) - special.gammaln((m - 1) / 2)) / math.sqrt(m / 2)
+    return float(correction * (a.mean() - b.mean()) / math.sqrt(pooled))
+
+
+def welch_test(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) -> WelchResult:
+    """Welch's two-sided t-test of two groups of runs with unequal variances.
+
+    Args:
+      a: the metric of each run of one start.
+      b: of the other.
+      level: coverage of the interval of the difference of means.
+
+    Returns:
+      Difference absolute and relative (to b), t, df, p, interval and Hedges' g; a reason where they are undefined.
+    """
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    mean_a, mean_b = (float(v.mean()) if len(v) else math.nan for v in (x, y))
+    delta = mean_a - mean_b
+    relative = delta / mean_b if mean_b else math.nan
+    reason = undefined_reason(x, y)
+    t = df = p = low = high = g = math.nan
+    if not reason:
+        error, df = spread(x, y)
+        t = delta / error
+        p = float(2 * stats.t.sf(abs(t), df))
+        half = float(stats.t.ppf((1 + level) / 2, df)) * error
+        low, high = delta - half, delta + half
+        g = hedges_g(x, y)
+    return WelchResult(len(x), len(y), mean_a, mean_b, delta, relative, t, df, p, low, high, level, g, reason)
+
+
+def tost_welch(a: Sequence[float], b: Sequence[float], margin: float) -> EquivalenceResult:
+    """Two one-sided Welch tests that the difference of means lies inside (-margin, margin).
+
+    Schuirmann, J. Pharmacokin. Biopharm. 15, 1987. A difference that is not significant is no evidence of equality;
+    this is.
+
+    Args:
+      a: the metric of each run of one start.
+      b: of the other.
+      margin: largest difference that is taken for none, declared beforehand; in the metric's unit, > 0.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin must be positive, got {margin}")
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    reason = undefined_reason(x, y)
+    if reason:
+        return EquivalenceResult(margin, math.nan, math.nan, math.nan, reason)
+    error, df = spread(x, y)
+    delta = x.mean() - y.mean()
+    p_above = float(stats.t.sf((delta + margin) / error, df))  # against "at most -margin"
+    p_below = float(stats.t.cdf((delta - margin) / error, df))  # against "at least margin"
+    return EquivalenceResult(margin, max(p_above, p_below), p_above, p_below)
+
+
+def inside_margin(low: float, high: float, margin: float) -> bool:
+    """Whether an interval of a difference lies inside (-margin, margin): equivalence by interval. NaN: False."""
+    return -margin < low and high < margin

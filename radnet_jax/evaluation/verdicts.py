@@ -1,0 +1,147 @@
+"""Comparisons in words: which start is best, by how much, how sure; or that there is not enough evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from radnet_jax.evaluation import metrics
+from radnet_jax.evaluation.statistics import bootstrap, tests
+
+if TYPE_CHECKING:
+    from radnet_jax.evaluation.compare import Comparison, Group
+
+EQUIVALENT = "equivalent"
+NOT_ENOUGH = "not enough evidence"
+UNDEFINED = "undefined"
+REASONS = {
+    **metrics.REASONS,
+    **tests.REASONS,
+    **bootstrap.REASONS,
+    "seed_varies_nothing": "the seed varies nothing in the result of one of the starts",
+    "no_val_metric": "the metric is undefined on val, where the variant is chosen",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskVerdict:
+    """The verdict of one task x protocol.
+
+    Attributes:
+      headline: the answer in a few words.
+      sentence: headline and what it rests on.
+      leaders: starts that no other was shown to be better than, highest mean first.
+      clause: what the verdict is restricted to (see `clause`), or empty.
+    """
+
+    task: str
+    protocol: str
+    metric: str
+    headline: str
+    sentence: str
+    leaders: tuple[str, ...]
+    clause: str
+
+
+def clause(*, checkpoints: bool, runs: bool) -> str:
+    """What a verdict is restricted to: the only checkpoint of a start, the only run of a start whose seed matters."""
+    only = [name for name, one in (("checkpoints", checkpoints), ("runs", runs)) if one]
+    return f"for these {' and '.join(only)}" if only else ""
+
+
+def points(difference: float) -> str:
+    """A difference of a metric in [0, 1] in points of 0.01, with its sign: "+3.1"."""
+    text = f"{100 * difference:+.1f}"
+    return text.replace("-", "−") if float(text) else "0.0"
+
+
+def p_value(p: float) -> str:
+    """A p value for a sentence: "p = 0.012", "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
+
+
+def level_text(alpha: float) -> str:
+    """The level of an interval: "95 %", "98.33 %"."""
+    return f"{100 * (1 - alpha):.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def better_of(row: Comparison) -> tuple[str, str]:
+    """(the start with the higher mean, the other one)."""
+    return (row.a, row.b) if row.delta > 0 else (row.b, row.a)
+
+
+def is_better(row: Comparison) -> bool:
+    """Whether one start was shown to be better than the other."""
+    return row.verdict not in (EQUIVALENT, NOT_ENOUGH, UNDEFINED)
+
+
+def join(names: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def evidence(row: Comparison) -> str:
+    """The numbers that a comparison rests on, as one clause; the difference is that of the better start."""
+    if row.verdict == UNDEFINED:
+        return f"{row.a} and {row.b} can't be compared: {REASONS[row.reason]}"
+    first, second = better_of(row)
+    low, high = (row.low, row.high) if first == row.a else (-row.high, -row.low)
+    numbers = (
+        f"{points(abs(row.delta))} points, {level_text(row.alpha)} interval {points(low)} to {points(high)}, "
+        f"corrected {p_value(row.p_corrected)}{_decisive(row)}"
+    )
+    if row.verdict == EQUIVALENT:
+        return f"{first} and {second} are equivalent within ±{100 * row.margin:g} points ({numbers})"
+    if row.verdict == NOT_ENOUGH:
+        detectable = "" if math.isnan(row.smallest_detectable) else _detectable(row)
+        return f"{NOT_ENOUGH} to tell {first} from {second} ({numbers}{detectable})"
+    small = f", inside the margin of ±{100 * row.margin:g} points" if max(abs(low), abs(high)) < row.margin else ""
+    return f"{first} is better than {second} ({numbers}{small})"
+
+
+def _decisive(row: Comparison) -> str:
+    """Which of the two tests has the larger p, where there are both: the verdict hangs on that one."""
+    if math.isnan(row.p_seeds):
+        return ""
+    return " over seeds" if row.p_seeds > row.p_patients else " over patients"
+
+
+def _detectable(row: Comparison) -> str:
+    return f"; smallest detectable difference {100 * row.smallest_detectable:.1f} points"
+
+
+def judge_task(groups: Sequence[Group], rows: Sequence[Comparison]) -> TaskVerdict:
+    """The verdict of one task x protocol from its compared groups and all their pairs."""
+    ranked = sorted(groups, key=lambda g: -math.inf if math.isnan(g.mean) else g.mean, reverse=True)
+    beaten = {better_of(row)[1] for row in rows if is_better(row)}
+    leaders = tuple(g.start for g in ranked if g.start not in beaten)
+    inside = [row for row in rows if row.a in leaders and row.b in leaders]
+    wins = [row for row in rows if is_better(row)]
+    only = clause(**{name: any(name in row.clause for row in rows) for name in ("checkpoints", "runs")})
+    suffix = f", {only}" if only else ""
+    if len(ranked) == 1:
+        headline = f"Only one start, {leaders[0]}: nothing to compare"
+    elif len(leaders) == 1 and len([r for r in wins if better_of(r)[0] == leaders[0]]) == len(ranked) - 1:
+        headline = f"{leaders[0]} is the best start{suffix}"
+    elif inside and all(row.verdict == EQUIVALENT for row in inside):
+        rest = f", and ahead of {join(sorted(beaten))}" if beaten and _all_beaten(leaders, beaten, wins) else ""
+        headline = f"{join(leaders)} are equivalent{rest}{suffix}"
+    elif inside and beaten and _all_beaten(leaders, beaten, wins):
+        headline = f"{join(leaders)} are ahead of {join(sorted(beaten))}, {NOT_ENOUGH} for one best start{suffix}"
+    elif rows and all(row.verdict == UNDEFINED for row in rows):
+        headline = "The starts can't be compared"
+    else:
+        what = "that any start is better" if not wins else "for one best start"
+        headline = f"Not enough evidence {what}{suffix}"
+    order = {start: i for i, start in enumerate(g.start for g in ranked)}
+    told = sorted(rows, key=lambda r: (not is_better(r), min(order[r.a], order[r.b]), max(order[r.a], order[r.b])))
+    sentence = f"{headline}: {'; '.join(evidence(row) for row in told)}." if told else f"{headline}."
+    first = ranked[0]
+    return TaskVerdict(first.task, first.protocol, first.metric, headline, sentence, leaders, only)
+
+
+def _all_beaten(leaders: Sequence[str], beaten: set[str], wins: Sequence[Comparison]) -> bool:
+    won = {better_of(row) for row in wins}
+    return all((x, y) in won for x in leaders for y in beaten)

@@ -1,0 +1,204 @@
+"""The bootstrap over patients: fast paths against the plain loop, intervals against SciPy, coverage by simulation."""
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+from scipy import stats
+
+from radnet_jax.errors import UserError
+from radnet_jax.evaluation.metrics import METRICS
+from radnet_jax.evaluation.metrics.classification import accuracy
+from radnet_jax.evaluation.statistics import bootstrap
+from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval, paired_bootstrap, resample, resample_counts
+from radnet_jax.evaluation.statistics.weighted import plain_loop, weighted_metric
+
+
+def _problem(seed, n, k, n_groups, *, one_hot):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 7, (n, k)) / 7  # many ties
+    if one_hot:
+        labels, mask = np.eye(k)[rng.integers(0, k, n)], np.repeat(rng.random((n, 1)) < 0.8, k, axis=1).astype(int)
+    else:
+        labels, mask = (rng.random((n, k)) < 0.3).astype(int), (rng.random((n, k)) < 0.8).astype(int)
+    return scores, labels, mask, rng.integers(0, n_groups, n)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6), st.integers(2, 40), st.integers(2, 4), st.integers(1, 12), st.sampled_from(METRICS.names())
+)
+def test_fast_paths_equal_the_plain_loop_for_the_same_resamples(seed, n, k, n_groups, name):
+    scores, labels, mask, group = _problem(seed, n, k, n_groups, one_hot=name == "accuracy")
+    fast = weighted_metric(name, scores, labels, mask, group, n_groups)
+    loop = plain_loop(METRICS.get(name), scores, labels, mask, group, n_groups)
+    counts = next(resample_counts(n_groups, 20, seed))
+    np.testing.assert_allclose(fast(counts), loop(counts), rtol=0, atol=1e-12)  # NaN stands at the same places
+
+
+def test_fast_auroc_does_not_depend_on_how_it_is_blocked(monkeypatch):
+    scores, labels, mask, group = _problem(3, 200, 3, 50, one_hot=False)
+    counts = next(resample_counts(50, 64, 0))
+    whole = weighted_metric("auroc", scores, labels, mask, group, 50)(counts)
+    monkeypatch.setattr("radnet_jax.evaluation.statistics.weighted._CELLS", 1)
+    np.testing.assert_array_equal(whole, weighted_metric("auroc", scores, labels, mask, group, 50)(counts))
+
+
+def test_resamples_draw_patients_and_depend_on_the_seed_only():
+    blocks = list(resample_counts(30, 600, seed=5))
+    counts = np.concatenate(blocks)
+    assert counts.shape == (600, 30)
+    assert (counts.sum(axis=1) == 30).all()
+    np.testing.assert_array_equal(counts, np.concatenate(list(resample_counts(30, 600, seed=5))))
+    np.testing.assert_array_equal(counts[:512], np.concatenate(list(resample_counts(30, 512, seed=5))))
+    assert (counts != np.concatenate(list(resample_counts(30, 600, seed=6)))).any()
+    assert abs(counts.var() - 29 / 30) < 0.05  # multinomial
+
+
+def test_a_function_gives_what_its_name_gives_by_the_loop():
+    scores, labels, mask, group = _problem(0, 60, 3, 15, one_hot=True)
+    kwargs = {"groups": group, "label_mask": mask, "n_resamples": 50}
+    assert bootstrap_interval(accuracy, scores, labels, **kwargs) == pytest.approx(
+        bootstrap_interval("accuracy", scores, labels, **kwargs)
+    )
+
+
+def test_bca_and_percentile_are_scipys_for_the_same_resampled_values():
+    rng = np.random.default_rng(0)
+    x = rng.exponential(size=40)  # skewed, so that BCa differs from percentile
+    for method in ("BCa", "percentile"):
+        result = stats.bootstrap(
+            (x,), np.mean, n_resamples=999, method=method, confidence_level=0.9, rng=np.random.default_rng(1)
+        )
+        jackknife = np.array([np.delete(x, i).mean() for i in range(len(x))])
+        got = (
+            bootstrap.bca_interval(result.bootstrap_distribution, x.mean(), jackknife, 0.9)
+            if method == "BCa"
+            else bootstrap.percentile_interval(result.bootstrap_distribution, 0.9)
+        )
+        np.testing.assert_allclose(got, result.confidence_interval, rtol=1e-10)
+
+
+def test_jackknife_leaves_out_one_patient_at_a_time():
+    scores, labels, mask, group = _problem(2, 80, 3, 10, one_hot=True)
+    r = resample("auroc", [scores], labels, groups=group, label_mask=mask, n_resamples=10)
+    metric = METRICS.get("auroc")
+    expected = [metric(scores[group != g], labels[group != g], mask[group != g]).value for g in range(10)]
+    np.testing.assert_allclose(r.jackknife[0], expected, atol=1e-12)
+    np.testing.assert_allclose(r.points[0], metric(scores, labels, mask).value, atol=1e-12)
+
+
+def test_patients_with_many_cases_widen_the_interval():
+    """Ten copies of each case are no new evidence: the clustered interval stays, the unclustered one shrinks."""
+    rng = np.random.default_rng(0)
+    labels, scores = np.eye(3)[rng.integers(0, 3, 50)], rng.random((50, 3))
+    once = bootstrap_interval("accuracy", scores, labels, groups=None, n_resamples=2000)
+    copies = {"scores": np.repeat(scores, 10, axis=0), "labels": np.repeat(labels, 10, axis=0)}
+    clustered = bootstrap_interval("accuracy", **copies, groups=np.repeat(np.arange(50), 10), n_resamples=2000)
+    naive = bootstrap_interval("accuracy", **copies, groups=None, n_resamples=2000)
+    assert clustered.high - clustered.low == pytest.approx(once.high - once.low, rel=1e-9)
+    assert naive.high - naive.low < 0.5 * (once.high - once.low)
+
+
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_coverage_is_near_the_level(method):
+    """Clustered accuracies with a known mean: 90 % intervals cover it in 85 to 95 % of 300 trials."""
+    rng = np.random.default_rng(7)
+    covered = 0
+    for trial in range(300):
+        p = np.repeat(rng.beta(7, 3, 60), 3)  # three cases a patient, mean 0.7
+        correct = (rng.random(180) < p).astype(float)
+        scores = np.stack([correct, 1 - correct], axis=1)
+        labels = np.tile([1, 0], (180, 1))
+        i = bootstrap_interval(
+            "accuracy", scores, labels, groups=np.repeat(np.arange(60), 3), level=0.9, n_resamples=400,
+            method=method, seed=trial,
+        )  # fmt: skip
+        covered += i.low <= 0.7 <= i.high
+    assert 0.85 <= covered / 300 <= 0.95
+
+
+def test_paired_difference_pairs_the_patients():
+    rng = np.random.default_rng(0)
+    n = 300
+    labels = np.eye(2)[rng.integers(0, 2, n)]
+    difficulty = rng.normal(size=n)
+
+    def scores(skill):
+        right = (difficulty < skill).astype(float)
+        return np.where(labels == 1, right[:, None], 1 - right[:, None])
+
+    groups = np.arange(n) // 3
+    better, worse = scores(0.5), scores(0.2)
+    paired = paired_bootstrap("accuracy", [better], [worse], labels, groups=groups, n_resamples=2000)
+    alone = bootstrap_interval("accuracy", better, labels, groups=groups, n_resamples=2000)
+    assert paired.low > 0
+    assert paired.p == 1 / 2001  # the floor: no resample says otherwise
+    assert paired.high - paired.low < alone.high - alone.low  # shared difficulty cancels
+    assert paired.difference == pytest.approx(
+        METRICS.get("accuracy")(better, labels).value - METRICS.get("accuracy")(worse, labels).value
+    )
+
+
+def test_paired_difference_is_the_loop_over_resamples_of_means_over_runs():
+    scores, labels, mask, _ = _problem(5, 90, 3, 30, one_hot=True)
+    group = np.arange(90) // 3
+    rng = np.random.default_rng(0)
+    a, b = [rng.random(scores.shape) for _ in range(3)], [rng.random(scores.shape) for _ in range(2)]
+    got = paired_bootstrap("auroc", a, b, labels, groups=group, label_mask=mask, level=0.9, n_resamples=100, seed=3)
+    metric, values = METRICS.get("auroc"), []
+    for row in np.concatenate(list(resample_counts(30, 100, 3))):
+        cases = np.repeat(np.arange(90), row[group])
+        means = [np.mean([metric(s[cases], labels[cases], mask[cases]).value for s in side]) for side in (a, b)]
+        values.append(means[0] - means[1])
+    np.testing.assert_allclose((got.low, got.high), np.quantile(values, [0.05, 0.95]), atol=1e-12)
+    tail = min(np.sum(np.array(values) <= 0), np.sum(np.array(values) >= 0))
+    assert got.p == pytest.approx(min(1, (2 * tail + 1) / 101))
+
+
+def test_equal_starts_differ_by_nothing():
+    """Means over 3 and over 4 equal runs differ in the last bit; that must not look like a difference."""
+    scores, labels, mask, group = _problem(6, 60, 3, 20, one_hot=True)
+    got = paired_bootstrap("auroc", [scores] * 3, [scores] * 4, labels, groups=group, label_mask=mask, n_resamples=200)
+    assert (got.low, got.high, got.p) == (0, 0, 1)
+
+
+def test_no_interval_has_a_reason():
+    labels, scores = np.eye(2)[[0, 1, 0, 1]], np.full((4, 2), 0.5)
+    assert bootstrap_interval("accuracy", scores, labels, groups=[1, 1, 1, 1], n_resamples=100).reason == "one_group"
+    undefined = bootstrap_interval("accuracy", scores * np.nan, labels, groups=None, n_resamples=100)
+    assert undefined.reason == "undefined_metric"
+    assert math.isnan(undefined.low)
+    rare = np.zeros((12, 1))
+    rare[0] = 1  # in a third of the resamples no positive is drawn
+    few = bootstrap_interval("auroc", np.arange(12.0)[:, None], rare, groups=None, n_resamples=200)
+    assert few.reason == "undefined_resamples"
+    assert 0.2 < few.n_undefined / 200 < 0.5
+    assert math.isnan(few.high)
+
+
+def test_a_perfect_start_has_an_interval():
+    labels = np.eye(2)[[0, 1] * 20]
+    got = bootstrap_interval("accuracy", labels, labels, groups=None, n_resamples=100)
+    assert (got.value, got.low, got.high, got.reason) == (1, 1, 1, "")
+
+
+def test_bca_falls_back_where_the_jackknife_is_undefined():
+    """Without one of the patients the metric may not exist; all resamples on one side have no bias correction."""
+    values = np.random.default_rng(0).normal(size=500)
+    assert bootstrap.bca_interval(values, 0.0, np.array([0.1, np.nan, 0.2]), 0.95) is None
+    assert bootstrap.bca_interval(values, 99.0, np.array([0.1, 0.3, 0.2]), 0.95) is None
+
+
+def test_bad_arguments():
+    labels = np.eye(2)[[0, 1]]
+    with pytest.raises(ValueError, match="3 groups for 2 cases"):
+        bootstrap_interval("accuracy", labels, labels, groups=[1, 2, 3])
+    with pytest.raises(ValueError, match="unknown method"):
+        bootstrap_interval("accuracy", labels, labels, groups=None, method="normal")
+    with pytest.raises(UserError, match="unknown metric"):
+        bootstrap_interval("acuracy", labels, labels, groups=None)
+    with pytest.raises(TypeError, match="groups"):
+        bootstrap_interval("accuracy", labels, labels)
