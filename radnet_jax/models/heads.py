@@ -1,0 +1,81 @@
+"""The small networks on top of a backbone's features: the projector of a loss, the head of a task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+_XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+class Projector(nn.Module):
+    """MLP from features to embeddings; the default is SimCLR's two-layer one (Chen et al. 2020, section 4.2, and code).
+
+    Each hidden layer is linear, BatchNorm, ReLU; the last is linear and, with `last_norm`, BatchNorm without an offset.
+
+    Attributes:
+      layers: linear layers; SimCLR v2 uses 3.
+      hidden: width of the hidden layers; 0 stands for the width of the features.
+      out: dimension of the embedding.
+      norm: BatchNorm after the hidden layers.
+      last_norm: BatchNorm after the last layer.
+      norm_momentum: share of the old running statistics kept at each step.
+      norm_epsilon: added to the variance.
+      dtype: compute dtype; the embedding is float32.
+    """
+
+    layers: int = 2
+    hidden: int = 0
+    out: int = 128
+    norm: bool = True
+    last_norm: bool = True
+    norm_momentum: float = 0.9
+    norm_epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b d"], *, train: bool) -> Float[Array, "b e"]:
+        x = features.astype(self.dtype)
+        for i in range(1, self.layers + 1):
+            last = i == self.layers
+            normed = self.last_norm if last else self.norm
+            # A bias in front of a BatchNorm is cancelled by it.
+            x = nn.Dense(
+                self.out if last else self.hidden or features.shape[-1],
+                use_bias=not normed,
+                kernel_init=_XAVIER_NORMAL if last else _HE_NORMAL,
+                dtype=self.dtype,
+                name=f"linear{i}",
+            )(x)
+            if normed:
+                x = nn.BatchNorm(
+                    use_running_average=not train,
+                    momentum=self.norm_momentum,
+                    epsilon=self.norm_epsilon,
+                    use_bias=not last,
+                    dtype=self.dtype,
+                    name=f"norm{i}",
+                )(x)
+            if not last:
+                x = nn.relu(x)
+        return x.astype(jnp.float32)
+
+
+class LinearHead(nn.Module):
+    """One linear layer from features to logits, float32.
+
+    Attributes:
+      out: number of classes or findings.
+    """
+
+    out: int
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b d"]) -> Float[Array, "b k"]:
+        # Small weights: the loss starts at chance, so that the first steps do not tear a pretrained backbone.
+        init = nn.initializers.normal(0.01)
+        return nn.Dense(self.out, kernel_init=init, name="linear")(features.astype(jnp.float32))

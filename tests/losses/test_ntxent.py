@@ -1,0 +1,98 @@
+"""NT-Xent against the paper's formula in NumPy: chance level, gradient, the global batch on many devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from radnet_jax import sharding
+from radnet_jax.losses import ntxent
+
+nt_xent = jax.jit(ntxent.nt_xent, static_argnames="temperature")
+
+
+def paper(views, temperature):
+    """Algorithm 1 of Chen et al. 2020, with its loops; float64."""
+    n = len(views)
+    z = views.astype(np.float64).reshape(2 * n, -1)  # 2k and 2k + 1 are a pair
+    s = np.array([[a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for b in z] for a in z])
+
+    def loss(i, j):
+        others = [np.exp(s[i, k] / temperature) for k in range(2 * n) if k != i]
+        return -np.log(np.exp(s[i, j] / temperature) / np.sum(others))
+
+    return np.mean([loss(2 * k, 2 * k + 1) + loss(2 * k + 1, 2 * k) for k in range(n)]) / 2
+
+
+def embeddings(n=8, d=5, seed=0):
+    rng = np.random.default_rng(seed)
+    shared = rng.standard_normal((n, 1, d))
+    return (3 * shared + rng.standard_normal((n, 2, d))).astype(np.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5, 1.0])
+def test_equals_the_papers_formula(temperature):
+    z = embeddings()
+    loss, _ = nt_xent(jnp.asarray(z), temperature=temperature)
+    assert loss == pytest.approx(paper(z, temperature), abs=1e-5)
+
+
+def test_starts_at_chance_where_all_embeddings_are_equal():
+    loss, metrics = nt_xent(jnp.ones((16, 2, 4)), temperature=0.1)
+    assert loss == pytest.approx(np.log(2 * 16 - 1), abs=1e-5)
+    assert metrics["alignment"] == 0
+
+
+def test_gradient_equals_finite_differences_of_the_formula():
+    z = embeddings(n=4, d=3)
+    gradient = jax.jit(jax.grad(lambda z: nt_xent(z, temperature=0.5)[0]))(jnp.asarray(z))
+    numeric, step = np.zeros(z.shape), 1e-5
+    for index in np.ndindex(z.shape):
+        up, down = z.astype(np.float64), z.astype(np.float64)
+        up[index] += step
+        down[index] -= step
+        numeric[index] = (paper(up, 0.5) - paper(down, 0.5)) / (2 * step)
+    np.testing.assert_allclose(gradient, numeric, atol=1e-5)
+
+
+def test_one_pair_alone_has_loss_and_gradient_zero():
+    value_and_grad = jax.jit(jax.value_and_grad(lambda z: nt_xent(z, temperature=0.1)[0]))
+    loss, gradient = value_and_grad(jnp.asarray(embeddings(n=1)))
+    assert loss == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+def test_metrics_are_those_of_the_similarities():
+    z = embeddings(n=12, d=3, seed=1)
+    _, metrics = nt_xent(z, temperature=0.3)
+    unit = (z / np.linalg.norm(z, axis=-1, keepdims=True)).reshape(24, 3)
+    s = unit @ unit.T - 10 * np.eye(24)
+    hits = s.argmax(1) == np.arange(24) ^ 1
+    assert 0 < hits.mean() < 1
+    assert metrics["contrastive_accuracy"] == pytest.approx(hits.mean())
+    assert metrics["alignment"] == pytest.approx(np.mean(np.sum((unit[::2] - unit[1::2]) ** 2, 1)), abs=1e-5)
+
+
+def test_bfloat16_embeddings_are_compared_in_float32():
+    z = jnp.asarray(embeddings(), jnp.bfloat16)
+    loss, _ = nt_xent(z, temperature=0.1)
+    assert loss.dtype == jnp.float32
+    assert loss == pytest.approx(paper(np.asarray(z, np.float64), 0.1), abs=1e-4)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_devices_share_the_negatives(devices):
+    z = jnp.asarray(embeddings(n=16))
+    run = jax.jit(jax.value_and_grad(lambda z: nt_xent(z, temperature=0.2), has_aux=True))
+    (loss, metrics), gradient = run(z)
+    mesh = sharding.make_mesh(devices)
+    (loss_n, metrics_n), gradient_n = run(jax.device_put(z, sharding.batch_sharding(mesh)))
+    assert loss_n == pytest.approx(float(loss), abs=1e-6)
+    assert metrics_n["contrastive_accuracy"] == metrics["contrastive_accuracy"]
+    np.testing.assert_allclose(gradient_n, gradient, atol=1e-6)
+    assert gradient_n.sharding.spec == sharding.batch_sharding(mesh).spec
+
+
+def test_other_numbers_of_views_are_refused():
+    with pytest.raises(ValueError, match="two views"):
+        nt_xent(jnp.ones((4, 3, 2)), temperature=0.1)

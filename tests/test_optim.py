@@ -1,0 +1,133 @@
+"""Optimizers against the papers' formulas in NumPy: exclusions, guards, freezing, clipping."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from radnet_jax.errors import UserError
+from radnet_jax.optim import make_optimizer
+
+RATES = [0.5, 1.0, 0.25]
+EXCLUDED = {"backbone/norm/scale", "backbone/norm/bias", "head/bias"}
+
+
+def schedule(step):
+    return jnp.asarray(RATES)[step]
+
+
+def tree():
+    rng = np.random.default_rng(0)
+    return {
+        "backbone": {
+            "conv": {"kernel": rng.standard_normal((3, 4)).astype(np.float32)},
+            "zero": {"kernel": np.zeros((2, 2), np.float32)},
+            "norm": {"scale": np.ones(4, np.float32), "bias": np.full(4, 0.5, np.float32)},
+        },
+        "head": {"kernel": rng.standard_normal((4, 2)).astype(np.float32), "bias": np.zeros(2, np.float32)},
+    }
+
+
+def gradients(step):
+    rng = np.random.default_rng(step + 1)
+    out = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), tree())
+    if step == 1:
+        out["head"]["kernel"][:] = 0  # with no decay the update is zero too: the other guard
+    return out
+
+
+def train(tx, steps=3):
+    params = jax.tree.map(jnp.asarray, tree())
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for step in range(steps):
+        updates, state = update(gradients(step), state, params)
+        params = optax.apply_updates(params, updates)
+    return flat(params)
+
+
+def flat(params):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x, np.float64) for path, x in leaves}
+
+
+def reference(update, steps=3):
+    """Runs `update(w, g, memory, lr, excluded, step) -> (w, memory)` on each tensor."""
+    params = flat(tree())
+    memory = {name: None for name in params}
+    for step in range(steps):
+        for name, g in flat(gradients(step)).items():
+            w = params[name]
+            params[name], memory[name] = update(w, g, memory[name], RATES[step], name in EXCLUDED, step)
+    return params
+
+
+def assert_equal(got, want):
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_lars(decay):
+    guarded = []
+
+    def update(w, g, velocity, lr, excluded, step):
+        if not excluded:
+            g = g + decay * w
+            norms = np.linalg.norm(w), np.linalg.norm(g)
+            guarded.append(not all(norms))
+            g = g * (0.02 * norms[0] / norms[1] if all(norms) else 1.0)
+        velocity = (0 if velocity is None else 0.9 * velocity) + lr * g
+        return w - velocity, velocity
+
+    want = reference(update)
+    assert any(guarded)
+    tx = make_optimizer("lars", schedule, weight_decay=decay, momentum=0.9, trust_coefficient=0.02)
+    assert_equal(train(tx), want)
+
+
+def test_adamw():
+    def update(w, g, moments, lr, excluded, step):
+        m, v = (0.0, 0.0) if moments is None else moments
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+        m_hat, v_hat = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.95 ** (step + 1))
+        decay = 0.0 if excluded else 0.1 * w
+        return w - lr * (m_hat / (np.sqrt(v_hat) + 1e-8) + decay), (m, v)
+
+    assert_equal(train(make_optimizer("adamw", schedule, weight_decay=0.1, b2=0.95)), reference(update))
+
+
+def test_sgd():
+    def update(w, g, velocity, lr, excluded, step):
+        g = g if excluded else g + 0.1 * w
+        velocity = (0 if velocity is None else 0.8 * velocity) + g
+        return w - lr * velocity, velocity
+
+    assert_equal(train(make_optimizer("sgd", schedule, weight_decay=0.1, momentum=0.8)), reference(update))
+
+
+def test_frozen_parameters_stay_and_have_no_part_in_the_clipped_norm():
+    def update(w, g, memory, lr, excluded, step):
+        return w - lr * g, memory
+
+    tx = make_optimizer("sgd", schedule, momentum=0.0, frozen=["^backbone/"], grad_clip=0.5)
+    got, start = train(tx, steps=1), flat(tree())
+    for name in start:
+        if name.startswith("backbone/"):
+            np.testing.assert_array_equal(got[name], start[name])
+    moved = np.concatenate([(got[name] - start[name]).ravel() for name in start if name.startswith("head/")])
+    assert np.linalg.norm(moved) == pytest.approx(RATES[0] * 0.5, rel=1e-5)
+
+
+def test_patterns_are_checked_against_the_parameters():
+    for frozen, message in ((["projector/"], "matches no parameter"), ([".*"], "every parameter"), (["("], "regular")):
+        with pytest.raises(UserError, match=message):
+            make_optimizer("sgd", schedule, frozen=frozen).init(tree())
+
+
+def test_unknown_names_and_arguments_are_refused():
+    with pytest.raises(UserError, match='did you mean "adamw"'):
+        make_optimizer("adam", schedule)
+    with pytest.raises(UserError, match='"weight_decay"'):
+        make_optimizer("lars", schedule, weigth_decay=0.1)
