@@ -6,8 +6,12 @@ given keep the part's own defaults.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from radnet_jax.errors import UserError, nearest
 
 
 def parse_arg(arg: str, **defaults: object) -> ConfigDict:
@@ -19,10 +23,20 @@ def parse_arg(arg: str, **defaults: object) -> ConfigDict:
     for word in filter(None, arg.split(",")):
         name, _, value = word.partition("=")
         if name not in defaults:
-            raise ValueError(f"unknown variant {name!r}, expected one of {', '.join(defaults)}")
+            raise UserError(f"unknown variant {name!r}{nearest(name, defaults)}", expected=f"of {', '.join(defaults)}")
         kind = type(defaults[name])
-        values[name] = (value or "true").lower() in ("1", "true", "yes") if kind is bool else kind(value)
+        try:
+            values[name] = (value or "true").lower() in ("1", "true", "yes") if kind is bool else kind(value)
+        except ValueError as error:
+            raise UserError(f"variant {name}", got=repr(value), expected=f"of type {kind.__name__}") from error
     return ConfigDict(values)
+
+
+def choice(what: str, value: str, valid: Iterable[str]) -> str:
+    """Returns `value`, or refuses one that is not among the valid ones."""
+    if value not in (valid := list(valid)):
+        raise UserError(f"unknown {what} {value!r}{nearest(value, valid)}", expected=f"one of {', '.join(valid)}")
+    return value
 
 
 def ct_input(size: int) -> ConfigDict:
@@ -93,9 +107,7 @@ def base() -> ConfigDict:
     config.primary_metric = "accuracy"
     config.eval_batch_size = 256
     # Where the run stands in a study; says nothing about the result.
-    config.tags = ConfigDict(
-        dict(kind="pretrain", task="", protocol="", start="", variant="", seed_varies=True)
-    )
+    config.tags = ConfigDict(dict(kind="pretrain", task="", protocol="", start="", variant="", seed_varies=True))
     config.log_every = 50
     config.checkpoint = ConfigDict(dict(every=1000, keep=2))
     return config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import json
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,12 @@ class Checkpoints:
         """Returns the steps that have a complete folder, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def restore_latest(self, template: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+    def restore_latest(
+        self, template: PyTree, check: Callable[[dict[str, Any]], None] = lambda meta: None
+    ) -> tuple[PyTree, dict[str, Any]] | None:
         """Restores the newest usable step into the shapes and shardings of `template`.
+
+        `check` sees a step's meta first, and raises a UserError where the checkpoint is sound but of another run.
 
         A step that is truncated, foreign or changed on disk is moved aside (`N.unusable`), with a warning, and the one
         before is used.
@@ -66,10 +70,14 @@ class Checkpoints:
         unusable = []
         for step in reversed(self.steps()):
             try:
-                return _restore(self.folder / str(step), template)
+                return _restore(self.folder / str(step), template, check)
+            except UserError:
+                raise
             except Exception as error:  # storage layers raise many types for damaged files
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                logging.warning("checkpoint %d is not usable (%.200s): moved aside, trying the one before", step, reason)
+                logging.warning(
+                    "checkpoint %d is not usable (%.200s): moved aside, trying the one before", step, reason
+                )
                 unusable.append(step)
                 if jax.process_index() == 0:
                     (self.folder / str(step)).rename(_free_name(self.folder / f"{step}.unusable"))
@@ -97,12 +105,14 @@ def _free_name(path: Path) -> Path:
     return candidate
 
 
-def _digest_of(state: PyTree) -> list[int]:
-    return [int(d) for d in np.asarray(_digest(state))]
+def _digest_of(state: PyTree) -> dict[str, int]:
+    names = [name for name, _ in trees.named_leaves(state)]
+    return dict(zip(names, np.asarray(_digest(state)).tolist(), strict=True))
 
 
-def _restore(folder: Path, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
+def _restore(folder: Path, template: PyTree, check: Callable[[dict[str, Any]], None]) -> tuple[PyTree, dict[str, Any]]:
     meta = read_meta(folder)
+    check(meta)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), template)
     with ocp.PyTreeCheckpointer() as checkpointer:
         state = checkpointer.restore(
@@ -142,13 +152,21 @@ def load_arrays(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, An
         with ocp.PyTreeCheckpointer() as checkpointer:
             tree = checkpointer.metadata(Path(folder) / "state").item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            state = checkpointer.restore(
-                Path(folder) / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
-            )
+            state = checkpointer.restore(Path(folder) / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except Exception as error:  # storage layers raise many types for damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"checkpoint {folder} can't be read ({reason[:200]})", fix="use another checkpoint of that run"
         ) from error
-    # Empty sub-trees come back as empty dictionaries: they hold no leaves.
-    return {name: np.asarray(leaf) for name, leaf in trees.named_leaves(state)}, meta
+    arrays = {name: np.asarray(leaf) for name, leaf in trees.named_leaves(state)}
+    if (changed := _changed(arrays, meta["digest"])) is not None:
+        raise UserError(
+            f"checkpoint {folder} was changed on disk ({changed})", fix="use another checkpoint of that run"
+        )
+    return arrays, meta
+
+
+def _changed(arrays: Mapping[str, np.ndarray], saved: Mapping[str, int]) -> str | None:
+    """Returns the name of an array that is not what was saved, or None."""
+    found = _digest_of({name: arrays[name] for name in sorted(arrays)})
+    return next((name for name in sorted({*found, *saved}) if found.get(name) != saved.get(name)), None)

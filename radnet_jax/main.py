@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 import importlib.util
 import logging as python_logging
+import os
 from pathlib import Path
 import re
 import sys
@@ -20,6 +21,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that i
 
 _BUILTIN = Path(__file__).parent / "configs"  # where an installed package keeps configs/
 _EXIT_USER_ERROR = 2
+_RUNNERS = {"train": "radnet_jax.train", "probe": "radnet_jax.probe", "study": "radnet_jax.study"}  # by config.run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,23 +48,24 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _dispatch(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise UserError("command line: arguments without a flag", got=" ".join(argv[1:]), expected="--config, --workdir")
+        raise UserError(
+            "command line: arguments without a flag", got=" ".join(argv[1:]), expected="--config, --workdir"
+        )
     config: ConfigDict = _CONFIG.value
     if not _WORKDIR.value:
         raise UserError("--workdir is missing", expected="the folder that the run is written to")
-    logging.set_verbosity(logging.WARNING)
-    handler = logging.get_absl_handler()
-    handler.setFormatter(_LogFormat())
-    handler.addFilter(lambda record: record.levelno >= python_logging.ERROR or "orbax" not in record.pathname)  # its internals
+    _set_up_logging(quiet=config.run == "study")
     workdir = Path(_WORKDIR.value).absolute()
-    runners = _runners()
-    if config.run not in runners:
-        raise UserError(f"unknown config.run {config.run!r}{nearest(config.run, runners)}", expected=", ".join(runners))
+    if config.run not in _RUNNERS:
+        raise UserError(
+            f"unknown config.run {config.run!r}{nearest(config.run, _RUNNERS)}", expected=", ".join(_RUNNERS)
+        )
     _use_compilation_cache(workdir)
+    runner = importlib.import_module(_RUNNERS[config.run])  # slow: after the command line was found to be right
     try:
-        runners[config.run](config, workdir)
+        runner.run(config, workdir)
     except OSError as error:
-        if error.errno is None or error.filename is None and not error.strerror:
+        if error.errno is None or (error.filename is None and not error.strerror):
             raise
         raise UserError(
             f"the file system refused ({error.strerror}: {error.filename})",
@@ -70,19 +73,22 @@ def _dispatch(argv: list[str]) -> None:
         ) from error
 
 
-def _runners() -> dict[str, Callable[[ConfigDict, Path], Any]]:
-    from radnet_jax import probe, study, train  # slow to import: after the command line was found to be right
-
-    return {"train": train.run, "probe": probe.run, "study": study.run}
-
-
 def _use_compilation_cache(workdir: Path) -> None:
     """Keeps compiled programs beside the workdir, so that every run of a study and every restart finds them."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(workdir.parent / ".radnet_jax_cache"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _set_up_logging(*, quiet: bool) -> None:
+    """Shows what our own code says, and only errors of the storage library's internals; a study has its own lines."""
+    logging.set_verbosity(logging.WARNING if quiet else logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(_LogFormat())
+    package = str(Path(__file__).parent)
+    handler.addFilter(lambda record: record.levelno >= python_logging.ERROR or record.pathname.startswith(package))
 
 
 class _LogFormat(logging.PythonFormatter):
@@ -121,11 +127,13 @@ def resolve_config(config_arg: str) -> str:
             return f"{candidate}{colon}{variant}"
     folder = Path(path).parent if Path(path).parent.is_dir() else _BUILTIN / relative.parent
     names = [str(Path(path).parent / p.name) for p in sorted(folder.glob("*.py")) if p.name != "__init__.py"]
-    raise UserError(f"no config file {path}{nearest(path, names)}", expected=f"one of {', '.join(names) or 'configs/*.py'}")
+    raise UserError(
+        f"no config file {path}{nearest(path, names)}", expected=f"one of {', '.join(names) or 'configs/*.py'}"
+    )
 
 
 def _register_configs(file: Path) -> None:
-    """Lets config files say `from configs import common`, wherever the command is started and however it is installed."""
+    """Lets config files say `from configs import common`, wherever the command is started and the package installed."""
     roots = [p for p in file.parents if p.name == "configs" and (p / "__init__.py").is_file()]
     root = roots[-1] if roots else _BUILTIN
     if "configs" in sys.modules or not root.is_dir():
@@ -133,7 +141,8 @@ def _register_configs(file: Path) -> None:
     spec = importlib.util.spec_from_file_location(
         "configs", root / "__init__.py", submodule_search_locations=[str(root)]
     )
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["configs"] = module
     spec.loader.exec_module(module)
@@ -143,7 +152,8 @@ def load_config(path: str | Path, variant: str = "") -> ConfigDict:
     """Calls a config file's `get_config`, with its variant where there is one."""
     _register_configs(Path(path).absolute())
     spec = importlib.util.spec_from_file_location("radnet_jax_config", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(variant) if variant else module.get_config()

@@ -52,9 +52,9 @@ def plain(section: Any) -> Any:
     return json.loads(json.dumps(section))
 
 
-def assemble(config: ConfigDict) -> Parts:
-    """Opens the dataset and the start, and settles the preprocessing contract between them."""
-    mesh = sharding.make_mesh()
+def assemble(config: ConfigDict, mesh: Mesh | None = None) -> Parts:
+    """Opens the dataset and the start, and settles the preprocessing contract between them; on all devices by default."""
+    mesh = mesh or sharding.make_mesh()
     split = open_split(config.data.dir, config.data.split)
     backbone_config = plain(config.backbone)
     start = load_start(config.init_from) if config.init_from else None
@@ -104,8 +104,8 @@ def _make_tx(sections: str, total_steps: int) -> tuple[optax.GradientTransformat
 
 
 def _named(section: ConfigDict) -> tuple[str, dict[str, Any]]:
-    kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in section.to_dict().items()}
-    return kwargs.pop("name"), kwargs
+    kwargs: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in section.to_dict().items()}
+    return str(kwargs.pop("name")), kwargs
 
 
 def check_names(config: ConfigDict, mesh: Mesh) -> None:

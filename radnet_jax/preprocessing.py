@@ -143,16 +143,14 @@ def _tuples(data: Any) -> Any:
     return data
 
 
-def make_adapter(
-    stored: StoredPixels, model_input: ModelInput, declared: Mapping[str, Any] | None = None
-) -> Adapter:
+def make_adapter(stored: StoredPixels, model_input: ModelInput, declared: Mapping[str, Any] | None = None) -> Adapter:
     """Returns the adapter from `stored` to `model_input`.
 
     Args:
       stored: the dataset's side.
       model_input: the model's side.
-      declared: None for data of the model's own modality; else `{"windows": ..., "channels": ...}`, the declared crossing
-        (for example CT to a photograph-trained start: a window, repeated to three channels).
+      declared: None for data of the model's own modality; else `{"windows": ..., "channels": ...}`, the declared
+        crossing (for example CT to a photograph-trained start: a window, repeated to three channels).
 
     Raises:
       UserError: for a crossing that is not declared, or that can't be done; both sides are named.

@@ -9,6 +9,7 @@ from pathlib import Path
 import time
 from typing import Any
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PyTree
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from radnet_jax import records, rng, sharding, starts
-from radnet_jax.data.dataset import Split, open_split
+from radnet_jax.data.dataset import Split
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators, ledger, probes
 from radnet_jax.evaluation.canonical import canonical_json
@@ -58,6 +59,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     record = records.run_record(config, parts, timings=timings, metrics=metrics)
     if jax.process_index() == 0:
         ledger.write_run(workdir, record | {"probe": chosen}, predictions=predictions)
+        logging.info("%s", records.outcome(record))
     return workdir
 
 
@@ -68,9 +70,7 @@ def _linear_probe(
     multi_label = parts.split.card.task == "multi_label"
     strengths = tuple(sorted(config.probe.strengths, reverse=True))
     labels, mask = parts.split.all_labels()
-    fitted = probes.fit_linear_probes(
-        features[parts.split], labels, mask, multi_label=multi_label, strengths=strengths
-    )
+    fitted = probes.fit_linear_probes(features[parts.split], labels, mask, multi_label=multi_label, strengths=strengths)
     val = next(s for s in judged if s.name == "val")
     val_labels, val_mask = val.all_labels()
     metric = METRICS.get(config.primary_metric)
@@ -103,7 +103,9 @@ def _variables(config: ConfigDict, parts: Parts) -> tuple[PyTree, PyTree]:
     model_input = parts.model_input
     image = jnp.zeros((1, *model_input.size, model_input.channels), jnp.float32)
     key = jax.random.split(rng.stream(config.seed, "init"))[0]  # the backbone that training from scratch begins with
-    variables = jax.jit(parts.backbone.init, static_argnames="train")(key, image, train=False)
+    variables = jax.jit(parts.backbone.init, static_argnames="train", compiler_options=rng.RUN_ONCE)(
+        key, image, train=False
+    )
     params, stats = {"backbone": variables["params"]}, {"batch_stats": {"backbone": variables.get("batch_stats", {})}}
     if parts.start is not None:
         params, stats = starts.fill(parts.start, params, stats, heads="")
@@ -121,9 +123,7 @@ def _variables(config: ConfigDict, parts: Parts) -> tuple[PyTree, PyTree]:
     return params, stats
 
 
-def _cached_features(
-    config: ConfigDict, parts: Parts, splits: list[Split]
-) -> dict[Split, Float[np.ndarray, "n d"]]:
+def _cached_features(config: ConfigDict, parts: Parts, splits: list[Split]) -> dict[Split, Float[np.ndarray, "n d"]]:
     """Returns the features of each split, from `config.probe.cache_dir` where an earlier probe has left them."""
     what = {
         "start": parts.start.id if parts.start else f"random, seed {config.seed}",

@@ -86,7 +86,8 @@ def run_record(
         "seed": config.seed,
         "checkpoint": parts.start.id if parts.start else None,
         "config": plain(config),
-        "dataset": {"name": card.name, "fingerprint": card.fingerprint, "splits": dict(card.splits)},
+        "dataset": {"name": card.name, "fingerprint": card.fingerprint, "splits": dict(card.splits)}
+        | {"generated": card.generated},
         "code": ledger.code_version(),
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"python": platform.python_version()},
         "topology": sharding.topology(parts.mesh),
@@ -103,6 +104,22 @@ def run_record(
             "task_kind": card.task,
         }
     return record
+
+
+def outcome(record: Mapping[str, Any]) -> str:
+    """Returns one line for the console: what came out of a run, and how long it took."""
+    seconds = f"{record['timings']['total_s']:.1f} s"
+    if not record.get("metrics"):
+        return f"{record['name']}: trained in {seconds}"
+    metric = record["primary_metric"]
+    parts = []
+    for split, metrics in record["metrics"].items():
+        value = metrics[metric]
+        value, reason = (value["value"], value["reason"]) if isinstance(value, Mapping) else (value.value, value.reason)
+        parts.append(
+            f"{split} {value:.3f}" if value is not None and value == value else f"{split} undefined ({reason})"
+        )
+    return f"{record['name']}: {metric} {', '.join(parts)} ({seconds})"
 
 
 def is_finished(config: ConfigDict, parts: Parts, workdir: Path) -> bool:

@@ -8,8 +8,7 @@ import flax.struct
 from jaxtyping import Array, Int, PyTree
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that changes while training; all of it is checkpointed.
 
     Attributes:

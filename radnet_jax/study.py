@@ -5,8 +5,9 @@ One process runs all of it, so that compiled functions, the compilation cache an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
+import functools
 import gc
 from pathlib import Path
 import time
@@ -17,8 +18,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from data_prep.build import build
-from data_prep.phantom import generate
-from radnet_jax import examples, probe, sharding, train
+from data_prep.phantom import write_ct, write_leaves
+from radnet_jax import examples, probe, records, sharding, train
 from radnet_jax.data.card import DatasetCard
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger, report
@@ -27,6 +28,7 @@ from radnet_jax.parts import check_names, check_workdir, plain
 from radnet_jax.preprocessing import ModelInput, make_adapter
 
 _CONSOLE = Console(stderr=True, highlight=False)
+_GENERATORS: dict[str, Callable[..., Path]] = {"ct": write_ct, "leaves": write_leaves}
 SCRATCH = ""  # a start without a pretraining
 
 
@@ -59,8 +61,12 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         finished = ledger.is_finished(job.workdir)
         job.run()
         gc.collect()  # a finished run's arrays are freed before the next allocates its own
-        outcome = "skipped: finished before" if finished else _outcome(job)
-        _say(began, f"[{number}/{len(jobs)}] {job.name}: {outcome}")
+        outcome = (
+            f"{job.name}: finished before, skipped"
+            if finished
+            else records.outcome(ledger.read_run(job.workdir).record)
+        )
+        _say(began, f"[{number}/{len(jobs)}] {outcome}")
     if jax.process_index() != 0:
         return workdir / "report" / "index.html"
     path = write_report(config, workdir)
@@ -84,16 +90,6 @@ def _say(began: float, text: str) -> None:
         _CONSOLE.print(f"{seconds // 60}:{seconds % 60:02d}  {text}", soft_wrap=True)
 
 
-def _outcome(job: Job) -> str:
-    record = ledger.read_run(job.workdir).record
-    seconds = f"{record['timings']['total_s']:.1f} s"
-    if record["kind"] == "pretrain":
-        return f"pretrained in {seconds}"
-    name = record["primary_metric"]
-    values = ", ".join(f"{split} {m[name]['value']:.3f}" for split, m in record["metrics"].items())
-    return f"{name} {values} ({seconds})"
-
-
 def dataset_dir(workdir: Path, name: str) -> Path:
     return workdir / "datasets" / name
 
@@ -106,8 +102,9 @@ def _build(name: str, spec: ConfigDict, data_root: str, workdir: Path) -> Datase
     """Builds a dataset of the study; a finished build is opened as it is."""
     if spec.generate is not None:
         arguments = plain(spec.generate)
-        source = workdir / "generated" / name
-        generate(source, **arguments)
+        kind = arguments.pop("kind")
+        _known("kind of generated data", kind, _GENERATORS)
+        source = _GENERATORS[kind](workdir / "generated" / name, **arguments)
     elif not data_root:
         raise UserError(
             f"config.data_root is missing, and dataset {name!r} is built from {spec.source!r} below it",
@@ -115,7 +112,8 @@ def _build(name: str, spec: ConfigDict, data_root: str, workdir: Path) -> Datase
         )
     else:
         source = Path(data_root) / spec.source
-    return build(spec.dataset, source, dataset_dir(workdir, name), **plain(spec.options))
+    log = functools.partial(_CONSOLE.print, soft_wrap=True)
+    return build(spec.dataset, source, dataset_dir(workdir, name), log=log, **plain(spec.options))
 
 
 def pretraining_jobs(config: ConfigDict, workdir: Path) -> Iterator[Job]:
@@ -132,8 +130,8 @@ def pretraining_jobs(config: ConfigDict, workdir: Path) -> Iterator[Job]:
 def downstream_jobs(config: ConfigDict, workdir: Path) -> Iterator[Job]:
     """Yields starts x tasks x protocols x seeds, without seeds that vary nothing.
 
-    A probe is convex, so on one checkpoint its seed varies nothing: it runs once. A random start's probe varies with its
-    initialisation, and is run with its initial and with re-estimated BatchNorm statistics, which differ much.
+    A probe is convex, so on one checkpoint its seed varies nothing: it runs once. A random start's probe varies with
+    its initialisation, and is run with its initial and with re-estimated BatchNorm statistics, which differ much.
     """
     for task in config.tasks:
         for protocol, spec in config.protocols.items():
@@ -226,7 +224,7 @@ def _check_study(config: ConfigDict) -> None:
         raise UserError("config.seeds must be different numbers", got=tuple(config.seeds))
 
 
-def _known(what: str, name: str, valid: ConfigDict) -> None:
+def _known(what: str, name: str, valid: ConfigDict | dict[str, Any]) -> None:
     if name not in valid:
         raise UserError(f"unknown {what}: {name!r}{nearest(name, valid)}", expected=f"one of {', '.join(valid)}")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from absl import logging
 import jax
-from jax.sharding import Mesh
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 import optax
@@ -53,12 +53,18 @@ def train_step(
         opt_state=opt_state,
     )
     params, objective_state = objective.after_update(state)
-    metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradients), **aux.metrics}
+    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **aux.metrics}
     return state.replace(params=params, objective_state=objective_state), metrics
 
 
 def prepare(
-    batch: Batch, seed: Int[Array, ""], step: Int[Array, ""], *, requires: frozenset[str], adapter: Adapter, recipe: recipes.Recipe
+    batch: Batch,
+    seed: Int[Array, ""],
+    step: Int[Array, ""],
+    *,
+    requires: frozenset[str],
+    adapter: Adapter,
+    recipe: recipes.Recipe,
 ) -> dict[str, Array]:
     """Makes what an objective requires of a batch of stored pixels: a jitted stage of its own before the step.
 
@@ -81,7 +87,9 @@ def _compiled_step(objective: Objective, tx: optax.GradientTransformation, mesh:
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled_prepare(requires: frozenset[str], adapter: Adapter, recipe: recipes.Recipe, mesh: Mesh) -> Callable[..., Any]:
+def _compiled_prepare(
+    requires: frozenset[str], adapter: Adapter, recipe: recipes.Recipe, mesh: Mesh
+) -> Callable[..., Any]:
     stage = functools.partial(prepare, requires=requires, adapter=adapter, recipe=recipe)
     return jax.jit(stage, out_shardings=sharding.batch_sharding(mesh))
 
@@ -93,7 +101,7 @@ def _compiled_init(objective: Objective, tx: optax.GradientTransformation, mesh:
         step = jnp.zeros((), jnp.int32)
         return TrainState(step, params, model_state, objective_state, tx.init(params), {})
 
-    return jax.jit(init, out_shardings=sharding.replicated(mesh))
+    return jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=rng.RUN_ONCE)
 
 
 def initial_state(
@@ -151,9 +159,10 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     meta = records.checkpoint_meta(config, parts)
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     try:
-        restored = checkpoints.restore_latest(state)
+        restored = checkpoints.restore_latest(
+            state, check=lambda meta: _check_same_run(meta["config"], plain(config), workdir)
+        )
         if restored is not None:
-            _check_same_run(restored[1]["config"], plain(config), workdir)
             state = restored[0]
         start = int(state.step)
         source = f"checkpoint {start}" if restored else (config.init_from or "random initialisation")
@@ -163,7 +172,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     finally:
         checkpoints.close()
 
-    predictions, metrics = None, {}
+    predictions, metrics = None, dict[str, Any]()
     if judged:
         predict = evaluators.predict_of(objective)
         scores = {}
@@ -183,6 +192,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     record = records.run_record(config, parts, timings=timings, metrics=metrics)
     if jax.process_index() == 0:
         ledger.write_run(workdir, record, predictions=predictions)
+        logging.info("%s", records.outcome(record))
     return workdir
 
 

@@ -34,6 +34,7 @@ LAYERS = {
     "radnet_jax.evaluation.evaluators": 3,
     "radnet_jax.evaluation.probes": 3,
     "radnet_jax.evaluation.compare": 3,
+    "radnet_jax.evaluation.verdicts": 3,
     "radnet_jax.checkpoint": 3,
     "radnet_jax.writer": 3,
     "radnet_jax.starts": 3,
@@ -44,6 +45,7 @@ LAYERS = {
     "radnet_jax.examples": 4,
     "radnet_jax.study": 5,
     "radnet_jax.evaluation.report": 5,
+    "radnet_jax.evaluation.figures": 5,
     "radnet_jax.main": 6,
 }
 NO_JAX = ("data_prep", "radnet_jax.data", "radnet_jax.evaluation.metrics", "radnet_jax.evaluation.statistics")

@@ -1,11 +1,12 @@
-"""Fine-tunes a classification head and its backbone on any labelled dataset, from a pretraining workdir or from scratch.
+"""Fine-tunes a classification head and its backbone on any labelled dataset, from a pretraining or from scratch.
 
-    python -m radnet_jax.main --config=configs/finetune/classification.py:input=ct --config.data.dir=DATASET --workdir=DIR
+    python -m radnet_jax.main --config=configs/finetune/classification.py:input=ct --config.data.dir=DATASET \
+        --workdir=DIR
     python -m radnet_jax.main --config=configs/finetune/classification.py --config.data.dir=DATASET \
         --config.init_from=PRETRAINING_WORKDIR --workdir=DIR
 
-Variants: `input=ct | xray | photo` is what the model sees when it starts from scratch; without it `init_from` is needed,
-whose checkpoint says what it expects to see. `backbone=NAME`, `size=N`, `smoke` for a laptop.
+Variants: `input=ct | xray | photo` is what the model sees when it starts from scratch; without it `init_from` is
+needed, whose checkpoint says what it expects to see. `backbone=NAME`, `size=N`, `smoke` for a laptop.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ _RECIPES = {"ct": "finetune_ct", "xray": "finetune_chest_xray", "photo": "finetu
 
 def get_config(arg: str = "") -> ConfigDict:
     arg = common.parse_arg(arg, input="", backbone="resnet50", size=0, smoke=False)
-    if arg.input not in _RECIPES:
-        raise ValueError(f"unknown input {arg.input!r}, expected one of {', '.join(filter(None, _RECIPES))}")
+    common.choice("input", arg.input, _RECIPES)
     config = common.train()
     config.name = "fine_tune"
     config.tags.update(kind="finetune", protocol="fine_tune")

@@ -2,8 +2,8 @@
 
     python -m radnet_jax.main --config=configs/pretrain/simclr.py:domain=ct --config.data.dir=DATASET --workdir=DIR
 
-Variants: `domain=ct | chest_xray | natural` chooses the model input and the augmentation; `smoke` is a small network and
-few steps for a laptop; `size=N` is the side of the model's input, which the records must have at least.
+Variants: `domain=ct | chest_xray | natural` chooses the model input and the augmentation; `smoke` is a small network
+and few steps for a laptop; `size=N` is the side of the model's input, which the records must have at least.
 
 The recipe is the paper's: LARS with learning rate 0.3 x batch / 256, weight decay 1e-6 without biases and norms,
 temperature 0.1, 10 epochs of linear warm-up, then cosine by step (section 2.2, appendix B.6). At batch 4096 and 100
@@ -22,9 +22,7 @@ _DOMAINS = {"ct": ("ct", "ct"), "chest_xray": ("xray", "chest_xray"), "natural":
 
 def get_config(arg: str = "") -> ConfigDict:
     arg = common.parse_arg(arg, domain="ct", smoke=False, size=0)
-    if arg.domain not in _DOMAINS:
-        raise ValueError(f"unknown domain {arg.domain!r}, expected one of {', '.join(_DOMAINS)}")
-    model_input, recipe = _DOMAINS[arg.domain]
+    model_input, recipe = _DOMAINS[common.choice("domain", arg.domain, _DOMAINS)]
 
     config = common.train()
     config.name = f"simclr {arg.domain}"

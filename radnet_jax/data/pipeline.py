@@ -8,7 +8,6 @@ from typing import Any
 import grain
 import numpy as np
 
-from radnet_jax.data.dataset import Split
 from radnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -59,9 +58,7 @@ def train_batches(
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)))
 
 
-def eval_batches(
-    source: Any, *, batch_size: int, process_index: int = 0, process_count: int = 1
-) -> Iterator[Batch]:
+def eval_batches(source: Any, *, batch_size: int, process_index: int = 0, process_count: int = 1) -> Iterator[Batch]:
     """Yields a split once, in record order; the last batch is filled up with row 0 and marked in `valid [b]`."""
     n = len(source)
     for first in range(0, n, batch_size):

@@ -18,8 +18,8 @@ Batch = Mapping[str, Array]
 class Objective(Protocol):
     """A frozen dataclass of Linen modules and hyperparameters; it holds no arrays and can be hashed.
 
-    A factory registered in OBJECTIVES makes it: `factory(*, backbone, **config)`, with the backbone module and, where the
-    factory names it, the `card` of the dataset it will be trained on.
+    A factory registered in OBJECTIVES makes it: `factory(*, backbone, **config)`, with the backbone module and, where
+    the factory names it, the `card` of the dataset it will be trained on.
 
     Attributes:
       requires: batch keys that the loss reads, of "views" [b v h w c], "image" [b h w c], "labels" [b k],
@@ -30,6 +30,8 @@ class Objective(Protocol):
 
     requires: frozenset[str]
     heads: str
+
+    def __hash__(self) -> int: ...
 
     def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
         """Returns (params, model_state, objective_state) from a batch of the shapes that `loss` will see."""

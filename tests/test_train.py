@@ -1,0 +1,238 @@
+"""The loop: equal losses on any number of devices, exact resume, strict starts, refusals before training."""
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from radnet_jax import checkpoint, sharding, train
+from radnet_jax.errors import UserError
+from radnet_jax.evaluation import ledger
+from radnet_jax.main import load_config
+from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+
+
+def pretraining(dataset, **changes):
+    return tiny.config("configs/pretrain/simclr.py", "smoke,size=24", dataset, total_steps=4, **changes)
+
+
+def fine_tuning(dataset, variant="smoke,input=ct,size=24", **changes):
+    return tiny.config("configs/finetune/classification.py", variant, dataset, total_steps=4, **changes)
+
+
+@pytest.fixture(scope="module")
+def pretrained(ct_dataset, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("pretrained")
+    train.run(pretraining(ct_dataset), workdir)
+    return workdir
+
+
+def steps_on(devices, config, count=3):
+    """Runs some steps by hand on a mesh of so many devices; returns losses and the final state on the host."""
+    mesh = sharding.make_mesh(devices)
+    parts = assemble(config, mesh)
+    objective, recipe, (tx, _) = make_objective(config, parts), make_recipe(config, parts), make_tx(config)
+    state = train.initial_state(config, parts, objective, tx, recipe)
+    prepare = train._compiled_prepare(objective.requires, parts.adapter, recipe, mesh)
+    step_fn = train._compiled_step(objective, tx, mesh)
+    batches = train.train_batches(parts.split, seed=0, batch_size=config.batch_size)
+    losses = []
+    for step in range(count):
+        batch = next(batches)
+        wanted = {k: batch[k] for k in {"image"} | (objective.requires - {"views"})}
+        state, metrics = step_fn(state, prepare(sharding.put_batch(wanted, mesh), 0, step), 0)
+        losses.append(float(metrics["loss"]))
+    return losses, jax.device_get(state)
+
+
+@pytest.mark.parametrize("make", [pretraining, fine_tuning])
+def test_one_two_and_eight_devices_give_the_same_loss(ct_dataset, make):
+    config = make(ct_dataset)
+    losses = {n: steps_on(n, config)[0] for n in (1, 2, 8)}
+    np.testing.assert_allclose(losses[2], losses[1], rtol=2e-4)
+    np.testing.assert_allclose(losses[8], losses[1], rtol=2e-4)
+    assert losses[1][0] != losses[1][1]
+
+
+def test_a_run_leaves_what_the_design_says(pretrained):
+    record = json.loads((pretrained / "run.json").read_text())
+    assert record["kind"] == "pretrain"
+    assert record["topology"]["devices"] == 8
+    rows = [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [2, 4]
+    assert {"loss", "learning_rate", "examples_per_s", "input_wait"} <= set(rows[0])
+    arrays, meta = checkpoint.load_arrays(checkpoint.latest_folder(pretrained))
+    assert meta["step"] == 4
+    assert int(arrays["step"]) == 4
+    assert meta["model_input"]["modality"] == "CT"
+
+
+def test_a_finished_run_is_skipped(ct_dataset, pretrained):
+    before = (pretrained / "run.json").stat().st_mtime_ns
+    train.run(pretraining(ct_dataset), pretrained)
+    assert (pretrained / "run.json").stat().st_mtime_ns == before
+
+
+def test_fine_tuning_starts_from_the_pretrained_backbone(ct_dataset, pretrained):
+    config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained), augment=dict(name="finetune_ct"))
+    parts = assemble(config)
+    objective, recipe, (tx, _) = make_objective(config, parts), make_recipe(config, parts), make_tx(config)
+    state = train.initial_state(config, parts, objective, tx, recipe)
+    arrays, _ = checkpoint.load_arrays(checkpoint.latest_folder(pretrained))
+    loaded = {f"params/{k}" for k, _ in train.trees.named_leaves(state.params)} & set(arrays)
+    assert any("stage4" in name for name in loaded)
+    for name, leaf in train.trees.named_leaves({"params": state.params, "model_state": state.model_state}):
+        if "head" not in name:
+            np.testing.assert_array_equal(leaf, arrays[name])
+
+
+def test_fine_tuning_leaves_predictions_of_the_whole_splits(ct_dataset, pretrained, tmp_path):
+    config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained), tags=tiny.TAGS)
+    train.run(config, tmp_path)
+    run = ledger.read_run(tmp_path)
+    card = assemble(config).split.card
+    for split in ("val", "test"):
+        assert len(run.predictions.of(split)) == card.splits[split]
+        assert run.metrics[split]["accuracy"]["value"] is not None
+    scores = np.asarray(run.predictions.scores)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+    assert run.checkpoint.endswith("@4")
+
+
+def start_process(config_flags, workdir, environment=None):
+    command = [sys.executable, "-m", "radnet_jax.main", *config_flags, f"--workdir={workdir}"]
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", **(environment or {})}
+    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(ct_dataset, tmp_path):
+    flags = [
+        "--config=configs/pretrain/simclr.py:smoke,size=24",
+        f"--config.data.dir={ct_dataset}",
+        "--config.total_steps=14",
+        "--config.checkpoint.every=3",
+        "--config.log_every=1",
+    ]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start_process(flags, killed)
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoints" / "6").is_dir():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "run.json").exists()
+
+    for workdir in (killed, whole):
+        process = start_process(flags, workdir)
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    first_step = ledger.read_run(killed).timings["first_step"]
+    assert 6 <= first_step < 14
+    ours, theirs = (checkpoint.load_arrays(checkpoint.latest_folder(w))[0] for w in (killed, whole))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    curves = [[(r["step"], r["loss"]) for r in ledger.read_curves(w)] for w in (killed, whole)]
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[0]] == list(range(1, 15))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"total_steps": 5}, "total_steps=5"),
+        ({"optimizer": dict(name="adamw", weight_decay=1.0)}, "optimizer.weight_decay=1.0"),
+        ({"objective": dict(name="simclr", projector_hidden=8)}, "objective.projector_dim=None"),
+    ],
+)
+def test_a_workdir_of_another_config_is_refused(ct_dataset, pretrained, tmp_path, changes, message):
+    (tmp_path / "checkpoints").symlink_to(pretrained / "checkpoints")  # an unfinished run: no run.json
+    config = tiny.change(pretraining(ct_dataset), **changes)
+    with pytest.raises(UserError, match="another config") as caught:
+        train.run(config, tmp_path)
+    assert message in str(caught.value)
+
+
+def test_a_finished_run_of_another_config_is_refused(ct_dataset, pretrained):
+    with pytest.raises(UserError, match="finished run of another config"):
+        train.run(pretraining(ct_dataset, seed=1), pretrained)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(batch_size=12), "can't be divided over the devices"),
+        (dict(batch_size=8000), "smaller than one batch"),
+        (dict(eval_batch_size=100), "eval_batch_size can't be divided"),
+        (dict(objective=dict(name="simcrl")), 'did you mean "simclr"'),
+        (dict(objective=dict(name="simclr", temprature=1)), 'did you mean "temperature"'),
+        (dict(backbone=dict(name="resnet81")), 'did you mean "resnet18"'),
+        (dict(optimizer=dict(name="adam")), 'did you mean "adamw"'),
+        (dict(augment=dict(name="simclr")), "changes colours"),
+        (dict(input=None), "config.input is missing"),
+        (dict(init_from="nowhere"), "no checkpoint in nowhere"),
+    ],
+)
+def test_bad_input_is_refused_before_training(ct_dataset, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        train.run(pretraining(ct_dataset, **changes), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(backbone=dict(name="resnet18", base_width=8)), "another architecture"),
+        (dict(primary_metric="acuracy"), 'did you mean "accuracy"'),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(ct_dataset, pretrained, tmp_path, changes, message):
+    config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained), **changes)
+    with pytest.raises(UserError, match=message):
+        train.run(config, tmp_path / "run")
+
+
+def test_a_missing_dataset_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no dataset in .*data_prep.build"):
+        train.run(pretraining(tmp_path / "none"), tmp_path / "run")
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(ct_dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="can't be written"):
+        train.run(pretraining(ct_dataset), tmp_path / "file" / "run")
+
+
+def test_a_full_disk_is_refused(ct_dataset, tmp_path, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=2**20))
+    with pytest.raises(UserError, match="not enough room"):
+        train.run(pretraining(ct_dataset), tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(ct_dataset, tmp_path):
+    config = pretraining(ct_dataset, schedule=dict(name="constant", base_lr=1e30), optimizer=dict(name="sgd"))
+    with pytest.raises(UserError, match="not finite"):
+        train.run(config, tmp_path)
+    assert not list(tmp_path.glob("checkpoints/[0-9]*"))
+
+
+def test_configs_are_locked():
+    config = load_config(ROOT / "configs" / "pretrain" / "simclr.py", "smoke")
+    with pytest.raises((AttributeError, KeyError)):
+        config.batchsize = 3
