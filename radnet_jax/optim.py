@@ -11,6 +11,7 @@ import optax
 
 from radnet_jax.errors import UserError
 from radnet_jax.registry import Registry
+from radnet_jax.trees import named_leaves
 
 PyTree = Any
 Mask = Callable[[PyTree], PyTree]
@@ -105,14 +106,8 @@ def sgd(
     )
 
 
-def paths(params: PyTree) -> list[str]:
-    """Returns the path of each leaf, keys joined by "/", in the order of `jax.tree.leaves`."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-
-
 def _map_paths(function: Callable[[str], Any], params: PyTree) -> PyTree:
-    return jax.tree.unflatten(jax.tree.structure(params), [function(path) for path in paths(params)])
+    return jax.tree.unflatten(jax.tree.structure(params), [function(name) for name, _ in named_leaves(params)])
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -131,7 +126,7 @@ def _labels(patterns: tuple[str, ...]) -> Mask:
     regexes = [_compile(pattern) for pattern in patterns]
 
     def labels(params: PyTree) -> PyTree:
-        names = paths(params)
+        names = [name for name, _ in named_leaves(params)]
         for regex in regexes:
             if not any(regex.search(path) for path in names):
                 raise UserError(

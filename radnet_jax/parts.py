@@ -53,7 +53,7 @@ def plain(section: Any) -> Any:
 
 
 def assemble(config: ConfigDict, mesh: Mesh | None = None) -> Parts:
-    """Opens the dataset and the start, and settles the preprocessing contract between them; on all devices by default."""
+    """Opens the dataset and the start, and settles the contract between them; on all devices by default."""
     mesh = mesh or sharding.make_mesh()
     split = open_split(config.data.dir, config.data.split)
     backbone_config = plain(config.backbone)

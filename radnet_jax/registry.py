@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import importlib
 import inspect
 import pkgutil
@@ -67,18 +67,31 @@ class Registry:
         parameters = inspect.signature(factory).parameters
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             extra = {k: v for k, v in extra.items() if k in parameters}
-            valid = [k for k in parameters if k not in extra]
-            for key in kwargs:
-                if key not in valid:
-                    raise UserError(
-                        f"{self.kind} {name!r} has no argument {key!r}{nearest(key, valid)}",
-                        expected=f"of {', '.join(valid) or 'none'}",
-                    )
-            missing = [
-                k
-                for k, p in parameters.items()
-                if p.default is p.empty and k not in kwargs and k not in extra and p.kind is not p.VAR_POSITIONAL
-            ]
-            if missing:
-                raise UserError(f"{self.kind} {name!r} needs the argument(s) {', '.join(missing)}")
+        check_arguments(f"{self.kind} {name!r}", factory, kwargs, offered=extra)
         return factory(**kwargs, **extra)
+
+
+def check_arguments(
+    what: str, function: Callable[..., Any], kwargs: Mapping[str, Any], offered: Iterable[str] = ()
+) -> None:
+    """Refuses keyword arguments that a function has not, with the nearest valid name, and missing ones.
+
+    Args:
+      what: the function's name for messages.
+      function: what will be called.
+      kwargs: arguments that a user gave.
+      offered: names that the caller adds itself.
+    """
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    offered = set(offered)
+    valid = [k for k in parameters if k not in offered]
+    for key in kwargs:
+        if key not in valid:
+            raise UserError(
+                f"{what} has no argument {key!r}{nearest(key, valid)}", expected=f"of {', '.join(valid) or 'none'}"
+            )
+    missing = [k for k in valid if parameters[k].default is inspect.Parameter.empty and k not in kwargs]
+    if missing:
+        raise UserError(f"{what} needs the argument(s) {', '.join(missing)}")

@@ -7,7 +7,7 @@ import zlib
 import jax
 from jaxtyping import Array, Int
 
-# Initialisation runs once and is hundreds of small random programs: compiled without optimisation it takes 1/5 of the time.
+# Initialisation runs once, as hundreds of small random programs: without optimisation it compiles 5 times as fast.
 RUN_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 

@@ -26,6 +26,7 @@ from radnet_jax.evaluation import ledger, report
 from radnet_jax.evaluation.compare import compare
 from radnet_jax.parts import check_names, check_workdir, plain
 from radnet_jax.preprocessing import ModelInput, make_adapter
+from radnet_jax.registry import check_arguments
 
 _CONSOLE = Console(stderr=True, highlight=False)
 _GENERATORS: dict[str, Callable[..., Path]] = {"ct": write_ct, "leaves": write_leaves}
@@ -105,11 +106,6 @@ def _build(name: str, spec: ConfigDict, data_root: str, workdir: Path) -> Datase
         kind = arguments.pop("kind")
         _known("kind of generated data", kind, _GENERATORS)
         source = _GENERATORS[kind](workdir / "generated" / name, **arguments)
-    elif not data_root:
-        raise UserError(
-            f"config.data_root is missing, and dataset {name!r} is built from {spec.source!r} below it",
-            fix="--config.data_root=DIR",
-        )
     else:
         source = Path(data_root) / spec.source
     log = functools.partial(_CONSOLE.print, soft_wrap=True)
@@ -220,6 +216,13 @@ def _check_study(config: ConfigDict) -> None:
         _known(f"dataset of task {name!r}", spec.dataset, config.datasets)
     for job in downstream_jobs(config, Path()):
         check_names(job.config, mesh)
+    check_arguments("config.compare", compare, config.compare.to_dict(), offered=["runs"])
+    for name, spec in config.datasets.items():
+        if spec.generate is None and not config.data_root:
+            raise UserError(
+                f"config.data_root is missing, and dataset {name!r} is built from {spec.source!r} below it",
+                fix="--config.data_root=DIR",
+            )
     if len(set(config.seeds)) != len(config.seeds) or not config.seeds:
         raise UserError("config.seeds must be different numbers", got=tuple(config.seeds))
 

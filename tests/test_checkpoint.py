@@ -9,6 +9,9 @@ from radnet_jax import sharding
 from radnet_jax.checkpoint import Checkpoints, load_arrays
 from radnet_jax.errors import UserError
 
+# A restore that fails leaves coroutines of the storage library behind, which complain when they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture
 def mesh():

@@ -1,0 +1,333 @@
+"""Raw files -> a TFDS dataset of array records.
+
+    python -m data_prep.build --dataset=radnet --source=DIR --out=DIR
+
+A header pass plans the rows, then independent shards are written. A build that was killed leaves no card.json and goes
+on where it was when started again; a finished one is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import heapq
+import itertools
+import json
+import os
+from pathlib import Path
+import shutil
+import sqlite3
+import time
+from typing import Any
+
+from data_prep import manifest
+from data_prep.hashing import Salt, choose_salt, digest
+from data_prep.ingest.files import walk
+from data_prep.plan import OrderedMap, Plan, Rejected, make_plan, reasons_text
+from data_prep.pool import ordered_map
+from data_prep.shards import PLAN_FILE, ShardResult, plan_shards, write_shard
+from data_prep.spec import DATASETS, GENERATED_MARKER, DatasetSpec
+from data_prep.splits import check_splits
+from radnet_jax import __version__
+from radnet_jax.data.card import CARD_FILE, DatasetCard, read_card
+from radnet_jax.errors import UserError
+
+FORMAT = 1
+WORK_FOLDER = ".build"  # private: the plan holds paths and identifiers; gone when the build is finished
+FILES_PER_WORKER = 512  # fewer would be read before another process has started
+DEFAULT_SPLITS = ("train", "val", "test")
+Log = Callable[[str], None]
+
+
+def build(
+    dataset: str,
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    size: int = 72,
+    splits: Sequence[str] = DEFAULT_SPLITS,
+    split_fractions: Sequence[float] | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    salt_file: str | os.PathLike[str] | None = None,
+    log: Log = print,
+    **options: Any,
+) -> DatasetCard:
+    """Builds the dataset in `out` and returns its card; does nothing where the same build is already finished.
+
+    Args:
+      dataset: a registered name ("radnet", "image_folder", "chestxray14").
+      source: folder of raw files.
+      out: folder of the dataset; new, empty, or that of the same build.
+      size: height and width of the stored images in pixels.
+      splits: some of train, val, test. Files whose official list is none of them are left out.
+      split_fractions: one for each split; 0.7, 0.1, 0.2 in proportion by default.
+      seed: of the splits.
+      workers: processes; 1 = this one. More need the caller's main module to be importable (`__main__` guard).
+      salt_file: secret of at least 16 bytes for the hashed ids, by default the file that RADNET_JAX_SALT_FILE names.
+      log: takes the lines for the user; they hold no path and no value of the source.
+      **options: of the dataset, for example view="finding" for chestxray14.
+
+    Raises:
+      UserError: a bad name or option, a missing or unusable source, an `out` that is something else, a full disk.
+    """
+    source, out = Path(source), Path(out)
+    fractions = check_splits(splits, split_fractions)
+    spec = _spec(dataset, source, out, size, options)
+    if workers < 1:
+        raise UserError("workers", got=workers, expected="at least 1")
+    generated = (source / GENERATED_MARKER).is_file()
+    salt = choose_salt(salt_file, public=spec.public_ids or generated)
+    fingerprint, files = _source_fingerprint(spec, source)
+    request = {
+        "format": FORMAT,
+        "rules": spec.rules(),
+        "options": {"split_fractions": fractions, "seed": seed, "dataset_options": dict(options)},
+        "source": fingerprint,
+    }
+    finished = _finished(out, request, salt)
+    if finished is not None:
+        log(f"{dataset}: already built, {_sizes_text(finished.splits)}")
+        return finished
+    try:
+        with _work_folder(out, request) as work, ordered_map(min(workers, 1 + files // FILES_PER_WORKER)) as mapped:
+            salt = _kept_salt(work, salt, log)
+            return _run(_Job(spec, source, out, work, fractions, seed, salt, request, generated, log), mapped)
+    except OSError as error:
+        raise _disk_error(error, out) from error
+    except sqlite3.OperationalError as error:
+        if "full" not in str(error):
+            raise
+        raise _disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), out) from error
+
+
+def _spec(dataset: str, source: Path, out: Path, size: int, options: Mapping[str, Any]) -> DatasetSpec:
+    DATASETS.get(dataset)
+    if not source.is_dir():
+        raise UserError(f"source {source} is not a folder", expected="the folder of the raw files (--source)")
+    if not 8 <= size <= 4096:
+        raise UserError("size", got=size, expected="8 to 4096 pixels")
+    if out.resolve() == source.resolve() or out.resolve().is_relative_to(source.resolve()):
+        raise UserError("out lies inside source", got=out, fix="give --out a folder of its own")
+    if next(walk(source), None) is None:
+        raise UserError(f"source {source} holds no files", expected="the folder of the raw files (--source)")
+    return DATASETS.build(dataset, options, source=source, size=size)
+
+
+def _source_fingerprint(spec: DatasetSpec, source: Path) -> tuple[str, int]:
+    """SHA-256 over names, lengths and times (s) of all files and over the tables' content, and the number of files."""
+    listing = hashlib.sha256()
+    files = 0
+    for path in walk(source):
+        with contextlib.suppress(OSError):  # a dangling link; the header pass rejects it
+            status = (source / path).stat()
+            listing.update(f"{path}\0{status.st_size}\0{int(status.st_mtime)}\0".encode(errors="surrogateescape"))
+        files += 1
+    for table in spec.tables:
+        listing.update(hashlib.sha256((source / table).read_bytes()).digest())
+    return listing.hexdigest(), files
+
+
+def _finished(out: Path, request: Mapping[str, Any], salt: Salt) -> DatasetCard | None:
+    """The card of the same build if `out` holds it; a UserError if `out` holds anything else that is finished."""
+    if not (out / CARD_FILE).is_file():
+        return None
+    card = read_card(out)
+    try:
+        data = json.loads((out / manifest.BUILD_FILE).read_text())
+        before, before_salt = data["request"], data["salt"]
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise UserError(f"{out} holds a dataset without a readable build.json", fix="give another --out") from error
+    differences = list(_differences(before, json.loads(json.dumps(request))))
+    if salt.kind == "file" and salt.fingerprint() != before_salt["fingerprint"]:
+        differences.append("another salt file")
+    if differences:
+        raise UserError(
+            f"{out} holds a dataset that was built differently",
+            got="; ".join(differences),
+            fix="give another --out, or delete that folder to build it anew",
+        )
+    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
+    return card
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from _differences(before.get(key), now.get(key), key)
+    elif before != now:
+        yield "the source files changed" if name == "source" else f"{name} now {now!r}, there {before!r}"
+
+
+@contextlib.contextmanager
+def _work_folder(out: Path, request: Mapping[str, Any]) -> Iterator[Path]:
+    """The private working folder, locked; emptied, with the shards, when it belongs to another request."""
+    work = out / WORK_FOLDER
+    if out.is_dir() and not work.is_dir() and any(out.iterdir()):
+        raise UserError(f"out {out} is not empty and holds no dataset", fix="give --out a new or empty folder")
+    work.mkdir(mode=0o700, parents=True, exist_ok=True)
+    work.chmod(0o700)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another build is writing {out}", fix="wait for it, or give another --out") from error
+        asked = digest(request)
+        mark = work / "request"
+        if not mark.is_file() or mark.read_text() != asked:
+            for path in [*out.glob("*.array_record-*"), *(p for p in work.iterdir() if p.name != "lock")]:
+                path.unlink()
+            mark.write_text(asked)
+        yield work
+
+
+def _kept_salt(work: Path, salt: Salt, log: Log) -> Salt:
+    """A throwaway salt lives in the private folder for as long as the build is unfinished, so that it can go on."""
+    if salt.kind != "throwaway":
+        return salt
+    log(
+        "no salt file: patients of this dataset can't be matched with other datasets; "
+        "to match them give each build the same secret file with --salt_file=FILE"
+    )
+    path = work / "salt"
+    if not path.is_file():
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_bytes(salt.value)
+        os.replace(unfinished, path)
+    return Salt(path.read_bytes(), "throwaway")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    spec: DatasetSpec
+    source: Path
+    out: Path
+    work: Path
+    fractions: Mapping[str, float]
+    seed: int
+    salt: Salt
+    request: Mapping[str, Any]
+    generated: bool
+    log: Log
+
+
+def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
+    start = time.monotonic()
+    spec, plan_file = job.spec, job.work / PLAN_FILE
+    if not plan_file.is_file():
+        progress = _progress(job.log, f"{spec.name}: header pass,")
+        make_plan(plan_file, spec, job.source, job.fractions, job.seed, mapped, progress)
+    with Plan(plan_file) as plan:
+        sizes = {split: plan.sizes()[split] for split in job.fractions}
+        tasks = plan_shards(spec, job.source, job.out, job.work, job.salt, sizes)
+        done: dict[str, list[ShardResult]] = {split: [] for split in job.fractions}
+        progress = _progress(job.log, f"{spec.name}: pixels,")
+        for task, result in zip(tasks, mapped(write_shard, tasks)):
+            done[task.split].append(result)
+            progress(result.records)
+        card = _write_metadata(job, plan, done)
+    card.write(job.work)
+    os.replace(job.work / CARD_FILE, job.out / CARD_FILE)  # last of all: a folder with a card is a finished dataset
+    shutil.rmtree(job.work)
+    job.log(f"{spec.name}: built {_sizes_text(card.splits)} in {time.monotonic() - start:.1f} s")
+    return card
+
+
+def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResult]]) -> DatasetCard:
+    spec = job.spec
+    late = sorted(r for results in done.values() for result in results for r in result.rejected)
+    reasons = manifest.write_rejected(job.out, heapq.merge(plan.rejected(), late))
+    written = {split: sum(r.records for r in results) for split, results in done.items()}
+    empty = [split for split, n in written.items() if not n]
+    if empty:
+        raise UserError(f"no image of split {empty[0]!r} could be decoded", got=reasons_text(reasons))
+    skipped = {split: {i for r in results for i in r.skipped} for split, results in done.items()}
+    counts = manifest.write_manifest(job.out, spec, plan, job.fractions, skipped, job.salt.value)
+    manifest.write_json(
+        job.out / manifest.BUILD_FILE,
+        {
+            "request": job.request,
+            "salt": {"kind": job.salt.kind, "fingerprint": job.salt.fingerprint()},
+            "files": plan.files(),
+            "left_out": plan.left_out(),
+            "rejected": reasons,
+            "records": written,
+            "labels": counts,
+            "versions": manifest.versions(__version__),
+        },
+    )
+    manifest.write_tfds_metadata(job.out, spec, done)
+    _report(plan, late, reasons, written, counts, job.log)
+    return DatasetCard(
+        name=spec.name,
+        version=spec.version,
+        task=spec.task,
+        labels=spec.labels,
+        stored=spec.stored,
+        splits=written,
+        fingerprint=digest([spec.rules(), {split: [r.digest for r in results] for split, results in done.items()}]),
+        generated=job.generated,
+    )
+
+
+def _progress(log: Log, what: str) -> Callable[[int], None]:
+    """Counts, and says so about every ten seconds."""
+    state = {"n": 0, "last": time.monotonic()}
+
+    def add(n: int) -> None:
+        state["n"] += n
+        if time.monotonic() - state["last"] > 10:
+            state["last"] = time.monotonic()
+            log(f"{what} {state['n']} so far")
+
+    return add
+
+
+def _report(
+    plan: Plan,
+    late: Sequence[Rejected],
+    reasons: Mapping[str, int],
+    written: Mapping[str, int],
+    counts: Mapping[str, Mapping[str, int]],
+    log: Log,
+) -> None:
+    """Tells the user what came out: counts, indices and reason codes only."""
+    for item in itertools.islice(heapq.merge(plan.rejected(), late), 3):
+        log(f"rejected file {item.file}: {item.reason}")
+    if reasons:
+        log(
+            f"{sum(reasons.values())} of {plan.files()} files rejected ({reasons_text(reasons)}); "
+            f"paths and details in OUT/{manifest.REJECTED_FOLDER}, which is private"
+        )
+    if left_out := plan.left_out():
+        log(f"{left_out} files belong to official lists or folders of splits that were not asked for: left out")
+    for split, labels in counts.items():
+        few = ", ".join(f"{name}: {n}" for name, n in itertools.islice(labels.items(), 14))
+        log(f"{split}: {written[split]} records" + (f" ({few}{', ...' if len(labels) > 14 else ''})" if few else ""))
+
+
+def _sizes_text(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{split} {n}" for split, n in sizes.items())
+
+
+def _disk_error(error: OSError, out: Path) -> UserError:
+    """One line for a disk that is full or not writable; the path of a source file is never told."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"the disk of {out} is full", fix="free some space and start again: the build goes on")
+    reason = error.strerror or "unknown error"
+    return UserError(f"{out} can't be written ({reason})", fix="give --out a folder that can be written")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    from data_prep.command import run
+
+    return run(build, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

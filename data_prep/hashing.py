@@ -1,0 +1,86 @@
+"""Salted hashes in place of identifiers.
+
+HMAC-SHA256 under a secret salt: without the salt nobody can hash a list of known patient ids and look them up, which
+a plain hash allows. The dataset's name is not hashed in, so that two datasets built with one salt match by patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import hmac
+import os
+from pathlib import Path
+import secrets
+
+from radnet_jax.errors import UserError
+
+SALT_VARIABLE = "RADNET_JAX_SALT_FILE"
+MIN_SALT_BYTES = 16
+PUBLIC_SALT = b"radnet_jax public salt: these ids are no secret"
+
+
+@dataclasses.dataclass(frozen=True)
+class Salt:
+    """Attributes: value, the secret; kind, "file", "public" or "throwaway"."""
+
+    value: bytes = dataclasses.field(repr=False)
+    kind: str
+
+    def fingerprint(self) -> str:
+        """Names the salt without giving it away."""
+        return hashlib.sha256(b"radnet_jax salt fingerprint\0" + self.value).hexdigest()[:16]
+
+
+def choose_salt(salt_file: str | os.PathLike[str] | None, *, public: bool) -> Salt:
+    """Returns the salt of `salt_file` or of the file that RADNET_JAX_SALT_FILE names; else the public or a random one.
+
+    Raises:
+      UserError: the file is missing or holds fewer than 16 bytes.
+    """
+    named = salt_file or os.environ.get(SALT_VARIABLE)
+    if named:
+        path = Path(named)
+        try:
+            value = path.read_bytes().strip()
+        except OSError as error:
+            raise UserError(
+                f"salt file {path} can't be read ({error.strerror})",
+                fix="write one: head -c 32 /dev/urandom | base64 > FILE, and keep it secret",
+            ) from error
+        if len(value) < MIN_SALT_BYTES:
+            raise UserError(
+                f"salt file {path} is too short",
+                got=f"{len(value)} bytes",
+                expected=f"at least {MIN_SALT_BYTES}",
+                fix="write one: head -c 32 /dev/urandom | base64 > FILE, and keep it secret",
+            )
+        return Salt(value, "file")
+    if public:
+        return Salt(PUBLIC_SALT, "public")
+    return Salt(secrets.token_bytes(32), "throwaway")
+
+
+def pseudonym(salt: bytes, kind: str, identifier: str) -> str:
+    """Hash of an identifier as 20 hexadecimal digits (80 bits: no collision to be expected among 10^9 of them).
+
+    Args:
+      salt: the secret.
+      kind: "case", "patient" or "series"; the same text hashes differently for each.
+      identifier: what must not be seen.
+    """
+    return hmac.new(salt, f"{kind}\0{identifier}".encode(), hashlib.sha256).hexdigest()[:20]
+
+
+def digest(data: object) -> str:
+    """SHA-256 of a JSON-like value, independent of the order of its keys."""
+    return hashlib.sha256(_canonical(data).encode()).hexdigest()
+
+
+def _canonical(data: object) -> str:
+    if isinstance(data, Mapping):
+        return "{" + ",".join(f"{k!r}:{_canonical(data[k])}" for k in sorted(data)) + "}"
+    if isinstance(data, list | tuple):
+        return "[" + ",".join(_canonical(v) for v in data) + "]"
+    return repr(data)

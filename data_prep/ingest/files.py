@@ -1,0 +1,26 @@
+"""The files of a source folder, in a stable order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import os
+from pathlib import Path
+
+
+def walk(source: Path) -> Iterator[str]:
+    """Yields the path of each file below `source`, relative to it, sorted within each folder.
+
+    Hidden files and folders are passed over. Links to folders are followed, each real folder once, so that a loop ends.
+    Holds one folder's names at a time, not the whole tree.
+    """
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(source, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield os.path.relpath(os.path.join(folder, name), source)

@@ -1,0 +1,198 @@
+"""Shards: independent, atomic, restartable tasks, each writing one array_record file with TFDS records.
+
+A shard is written in the working folder and renamed into place; a small JSON beside the plan says that it is finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from array_record.python import array_record_module
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import example_serializer
+
+from data_prep.hashing import Salt, pseudonym
+from data_prep.plan import Plan, PlannedRow, Rejected
+from data_prep.spec import DatasetSpec, Reject
+
+RECORDS_PER_SHARD = 256
+MAX_SHARDS = 900  # a reader keeps a file open for each shard, and 1024 open files is a usual limit
+PLAN_FILE = "plan.sqlite"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """One shard to write: rows [start, stop) of a split."""
+
+    spec: DatasetSpec
+    source: str
+    out: str
+    work: str
+    salt: Salt
+    split: str
+    number: int
+    of: int
+    start: int
+    stop: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.spec.name}-{self.split}.array_record-{self.number:05d}-of-{self.of:05d}"
+
+    @property
+    def done_file(self) -> Path:
+        return Path(self.work, f"{self.file_name}.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardResult:
+    """What a finished shard holds.
+
+    Attributes:
+      records: number of records written.
+      size: bytes of the file.
+      digest: SHA-256 over pixels and labels in order; hashed ids are left out, so that it does not depend on the salt.
+      rejected: rows whose pixels could not be used.
+      skipped: their places in the split's plan.
+      salt: fingerprint of the salt used.
+    """
+
+    records: int
+    size: int
+    digest: str
+    rejected: tuple[Rejected, ...]
+    skipped: tuple[int, ...]
+    salt: str
+
+    @classmethod
+    def read(cls, task: ShardTask) -> ShardResult | None:
+        """The result of a shard that is already finished under this plan and salt, else None."""
+        path = Path(task.out, task.file_name)
+        if not task.done_file.is_file() or not path.is_file():
+            return None
+        data = json.loads(task.done_file.read_text())
+        data["rejected"] = tuple(Rejected(*r) for r in data["rejected"])
+        data["skipped"] = tuple(data["skipped"])
+        result = cls(**data)
+        same = result.salt == task.salt.fingerprint() and result.size == path.stat().st_size
+        return result if same else None
+
+
+def features(spec: DatasetSpec) -> tfds.features.FeaturesDict:
+    """TFDS features of a record; pixels and label vectors as raw bytes, which array_record compresses by itself."""
+    raw = tfds.features.Encoding.BYTES
+    fields: dict[str, Any] = {
+        "image": tfds.features.Tensor(shape=spec.image_shape, dtype=np.dtype(spec.stored.dtype), encoding=raw),
+        "case_id": tfds.features.Text(),
+        "patient": tfds.features.Text(),
+    }
+    if spec.task == "single_label":
+        fields["label"] = tfds.features.ClassLabel(names=list(spec.labels))
+    elif spec.task == "multi_label":
+        for name in ("labels", "label_mask"):
+            fields[name] = tfds.features.Tensor(shape=(len(spec.labels),), dtype=np.int8, encoding=raw)
+    return tfds.features.FeaturesDict(fields)
+
+
+def plan_shards(
+    spec: DatasetSpec, source: Path, out: Path, work: Path, salt: Salt, sizes: dict[str, int]
+) -> list[ShardTask]:
+    """Divides each split into shards of nearly equal length; their number depends on nothing but the split's size."""
+    tasks = []
+    for split, n in sizes.items():
+        of = max(1, min(MAX_SHARDS, -(-n // RECORDS_PER_SHARD)))
+        bounds = [i * n // of for i in range(of + 1)]
+        for number in range(of):
+            tasks.append(
+                ShardTask(
+                    spec, str(source), str(out), str(work), salt, split, number, of, bounds[number], bounds[number + 1]
+                )
+            )
+    return tasks
+
+
+def write_shard(task: ShardTask) -> ShardResult:
+    """Writes one shard, or returns the result of an earlier run that finished it.
+
+    Raises:
+      OSError: the file can't be written (no space, no permission).
+    """
+    finished = ShardResult.read(task)
+    if finished is not None:
+        return finished
+    record_features = features(task.spec)
+    serializer = example_serializer.ExampleSerializer(record_features.get_serialized_info())
+    temporary = Path(task.work, task.file_name + ".unfinished")
+    final = Path(task.out, task.file_name)
+    task.done_file.unlink(missing_ok=True)
+    content = hashlib.sha256()
+    rejected: list[Rejected] = []
+    skipped: list[int] = []
+    records = 0
+    try:
+        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
+        with Plan(Path(task.work, PLAN_FILE)) as plan:
+            for row in plan.rows(task.split, task.start, task.stop):
+                try:
+                    image = _pixels(task, row)
+                except Reject as reject:
+                    rejected.append(Rejected(row.file, row.path, reject.reason, reject.detail))
+                    skipped.append(row.order)
+                    continue
+                example = _example(task.spec, row, image, task.salt.value)
+                # Maps of a protobuf have no order of their own: only this way equal builds are equal byte for byte.
+                proto = serializer.get_tf_example(record_features.encode_example(example))
+                writer.write(proto.SerializeToString(deterministic=True))
+                content.update(image.tobytes())
+                content.update(repr((row.label, row.labels, row.label_mask)).encode())
+                records += 1
+        writer.close()
+    except RuntimeError as error:  # array_record reports every failed write this way
+        code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
+        raise OSError(code, os.strerror(code)) from error
+    result = ShardResult(
+        records, temporary.stat().st_size, content.hexdigest(), tuple(rejected), tuple(skipped), task.salt.fingerprint()
+    )
+    _flush(temporary)
+    os.replace(temporary, final)
+    unfinished = task.done_file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(dataclasses.asdict(result)))
+    os.replace(unfinished, task.done_file)
+    return result
+
+
+def _pixels(task: ShardTask, row: PlannedRow) -> np.ndarray:
+    image = task.spec.encode(Path(task.source), row.path)
+    if image.shape != task.spec.image_shape or image.dtype != np.dtype(task.spec.stored.dtype):
+        raise TypeError(f"{task.spec.name} made pixels {image.shape} {image.dtype}, its spec says otherwise")
+    return image
+
+
+def _example(spec: DatasetSpec, row: PlannedRow, image: np.ndarray, salt: bytes) -> dict[str, Any]:
+    example: dict[str, Any] = {
+        "image": image,
+        "case_id": pseudonym(salt, "case", row.identity),
+        "patient": pseudonym(salt, "patient", row.patient),
+    }
+    if spec.task == "single_label":
+        example["label"] = row.label
+    elif spec.task == "multi_label":
+        example["labels"] = np.asarray(row.labels, np.int8)
+        example["label_mask"] = np.asarray(row.label_mask, np.int8)
+    return example
+
+
+def _flush(path: Path) -> None:
+    """Brings the bytes to the disk before the name does, so that a power cut can't leave an empty shard that counts."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

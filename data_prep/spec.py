@@ -1,0 +1,122 @@
+"""What a dataset is, to the builder: which files may be images, what each is, how its pixels are stored.
+
+A dataset is one module of `data_prep/datasets` that registers a factory returning a `DatasetSpec`; everything that
+needs the disk, a process pool or a secret stands in the builder, so that a spec stays a handful of pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Num
+import numpy as np
+
+from radnet_jax.preprocessing import StoredPixels
+from radnet_jax.registry import Registry
+
+DATASETS = Registry("dataset", "data_prep.datasets")
+SPLIT_NAMES = ("train", "val", "test")
+GENERATED_MARKER = ".generated"  # in a source folder: its images are generated, hence of no patient
+
+
+class Reject(Exception):  # noqa: N818 (an outcome of reading a file, not an error of the program)
+    """A file that can't be used.
+
+    Attributes:
+      reason: code of the reason; goes to the console and to build.json, so it must never hold a value of the file.
+      detail: free text for `rejected/rejected.jsonl`, which stays private.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A file that may become a record: its path below the source, and what a table of the source says about it."""
+
+    path: str
+    entry: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One planned record. Identifiers in it stay in the private plan; records hold salted hashes of them.
+
+    Attributes:
+      path: the file, relative to the source.
+      identity: what `case_id` is hashed from; a second row of the same identity is rejected as a duplicate.
+      patient: whose image it is; a patient's rows never part.
+      stratum: what splits are balanced by (see `splits.py`).
+      label: class index, -1 = unlabelled (task single_label).
+      labels: one 0 or 1 for each finding (task multi_label).
+      label_mask: 1 where the finding is known (task multi_label).
+      series: the stack the image is a slice of, or "".
+      position: place along the slice normal in mm, where known.
+      instance: the slice's own number, which orders a series whose positions are not all known.
+      pool: "" = may go to any split; else the splits it may go to, joined by "+" (official lists, split folders).
+      facts: group facts by name; only names in `DatasetSpec.facts` are kept.
+    """
+
+    path: str
+    identity: str
+    patient: str
+    stratum: int = -1
+    label: int = -1
+    labels: tuple[int, ...] = ()
+    label_mask: tuple[int, ...] = ()
+    series: str = ""
+    position: float | None = None
+    instance: int | None = None
+    pool: str = ""
+    facts: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """A dataset, as pure functions of files; pickled into worker processes.
+
+    Attributes:
+      name: as in `--dataset`.
+      version: raised when the rules change what a record holds.
+      task: "single_label", "multi_label" or "none".
+      labels: class or finding names in index order.
+      stored: what the stored pixels are.
+      facts: allow-list of group facts that go into the manifest.
+      candidates: source -> the files that may be records, in a stable order; opens no image.
+      row: (source, candidate) -> Row; reads the header only, raises Reject.
+      encode: (source, path below it) -> pixels (h, w, c) as `stored` says; raises Reject.
+      public_ids: whether patients and files carry public names, so that a fixed salt gives nothing away.
+      tables: files below the source whose content (lists, labels) is a rule of the dataset.
+    """
+
+    name: str
+    version: str
+    task: str
+    labels: tuple[str, ...]
+    stored: StoredPixels
+    facts: tuple[str, ...]
+    candidates: Callable[[Path], Iterator[Candidate]]
+    row: Callable[[Path, Candidate], Row]
+    encode: Callable[[Path, str], Num[np.ndarray, "h w c"]]
+    public_ids: bool = False
+    tables: tuple[str, ...] = ()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (*self.stored.size, self.stored.channels)
+
+    def rules(self) -> dict[str, Any]:
+        """What the records mean, as JSON: part of every fingerprint."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "task": self.task,
+            "labels": list(self.labels),
+            "stored": self.stored.to_json(),
+        }

@@ -1,0 +1,279 @@
+"""The builder: atomic, restartable, salt-proof, and clear about what it refuses."""
+
+import json
+import os
+
+import pyarrow.parquet as pq
+import pytest
+import tensorflow_datasets as tfds
+
+from data_prep import build as build_module
+from data_prep import shards
+from data_prep.build import build, main
+from radnet_jax.data.card import read_card
+from radnet_jax.errors import UserError
+from tests.data_prep.dicom_files import source_of_patients
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return source_of_patients(tmp_path_factory.mktemp("source") / "in", patients=18, slices=2)
+
+
+@pytest.fixture
+def salt_file(tmp_path):
+    path = tmp_path / "salt"
+    path.write_bytes(b"a secret of thirty-two bytes ...")
+    return path
+
+
+def _files(out):
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def _stop_after(monkeypatch, shard_count):
+    """The builder dies once it has finished that many shards."""
+    real, done = shards.write_shard, []
+
+    def dying(task):
+        if len(done) == shard_count:
+            raise KeyboardInterrupt
+        done.append(task)
+        return real(task)
+
+    monkeypatch.setattr(build_module, "write_shard", dying)
+    return done
+
+
+def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(source, tmp_path, monkeypatch, salt_file):
+    monkeypatch.setattr(shards, "RECORDS_PER_SHARD", 8)
+    build("radnet", source, tmp_path / "whole", size=16, salt_file=salt_file)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            build("radnet", source, out, size=16, salt_file=salt_file)
+    assert not (out / "card.json").exists()
+    assert (out / ".build").stat().st_mode & 0o777 == 0o700
+    first = next(out.glob("*.array_record-00000-*"))
+    before = first.stat().st_mtime_ns
+    build("radnet", source, out, size=16, salt_file=salt_file)
+    assert first.stat().st_mtime_ns == before  # the finished shard was not written again
+    assert _files(out) == _files(tmp_path / "whole")
+    assert len(list(out.glob("radnet-train.array_record-*"))) == 2
+
+
+def test_a_shard_that_is_not_whole_is_written_again(source, tmp_path, monkeypatch, salt_file):
+    monkeypatch.setattr(shards, "RECORDS_PER_SHARD", 8)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            build("radnet", source, out, size=16, salt_file=salt_file)
+    first = next(out.glob("*.array_record-00000-*"))
+    first.write_bytes(first.read_bytes()[:1000])
+    build("radnet", source, out, size=16, salt_file=salt_file)
+    assert len(list(tfds.builder_from_directory(out).as_data_source("train"))) == read_card(out).splits["train"]
+
+
+def test_a_throwaway_salt_survives_the_kill_and_not_the_build(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shards, "RECORDS_PER_SHARD", 8)
+    monkeypatch.delenv("RADNET_JAX_SALT_FILE", raising=False)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            build("radnet", source, out, size=16)
+    salt = (out / ".build" / "salt").read_bytes()
+    build("radnet", source, out, size=16)
+    assert not (out / ".build").exists()
+    assert not any(salt in content or salt.hex().encode() in content for content in _files(out).values())
+    table = pq.read_table(out / "manifest.parquet").to_pylist()
+    assert len({row["patient"] for row in table}) == 18  # one salt for all shards
+    assert "--salt_file=FILE" in capsys.readouterr().out
+
+
+def test_splits_and_fingerprint_do_not_depend_on_the_salt(source, tmp_path, salt_file):
+    one = build("radnet", source, tmp_path / "one", size=16, salt_file=salt_file)
+    two = build("radnet", source, tmp_path / "two", size=16)
+    assert one == two
+    first, second = (pq.read_table(tmp_path / n / "manifest.parquet").to_pylist() for n in ("one", "two"))
+    keys = ("split", "index", "slice", "label")
+    assert [[r[k] for k in keys] for r in first] == [[r[k] for k in keys] for r in second]
+    assert not {r["patient"] for r in first} & {r["patient"] for r in second}
+    images = [
+        [r["image"].tobytes() for r in tfds.builder_from_directory(tmp_path / n).as_data_source("test")]
+        for n in ("one", "two")
+    ]
+    assert images[0] == images[1]
+    assert salt_file.read_text() not in str(_files(tmp_path / "one"))
+
+
+def test_one_salt_matches_patients_over_datasets_and_the_environment_names_it(source, tmp_path, salt_file, monkeypatch):
+    monkeypatch.setenv("RADNET_JAX_SALT_FILE", str(salt_file))
+    build("radnet", source, tmp_path / "one", size=16)
+    build("radnet", source, tmp_path / "two", size=24, splits=("train",))
+    first, second = (
+        set(pq.read_table(tmp_path / n / "manifest.parquet")["patient"].to_pylist()) for n in ("one", "two")
+    )
+    assert first == second
+
+
+def test_another_seed_gives_another_division(source, tmp_path):
+    build("radnet", source, tmp_path / "one", size=16)
+    build("radnet", source, tmp_path / "two", size=16, seed=1)
+    assert read_card(tmp_path / "one").fingerprint != read_card(tmp_path / "two").fingerprint
+
+
+def test_processes_give_the_same_bytes(source, tmp_path, monkeypatch, salt_file):
+    monkeypatch.setattr(shards, "RECORDS_PER_SHARD", 8)
+    monkeypatch.setattr(build_module, "FILES_PER_WORKER", 10)
+    build("radnet", source, tmp_path / "one", size=16, salt_file=salt_file)
+    build("radnet", source, tmp_path / "two", size=16, salt_file=salt_file, workers=2)
+    assert _files(tmp_path / "one") == _files(tmp_path / "two")
+
+
+def test_a_finished_build_is_left_alone_and_never_overwritten(source, tmp_path, salt_file):
+    out, lines = tmp_path / "out", []
+    card = build("radnet", source, out, size=16)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    assert build("radnet", source, out, size=16, log=lines.append) == card
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    assert "already built" in lines[0]
+    for changed in ({"size": 24}, {"size": 16, "seed": 1}, {"size": 16, "splits": ("train",)}):
+        with pytest.raises(UserError, match="built differently"):
+            build("radnet", source, out, **changed)
+    with pytest.raises(UserError, match="another salt file"):
+        build("radnet", source, out, size=16, salt_file=salt_file)
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+
+
+def test_a_changed_source_is_noticed(tmp_path):
+    source = source_of_patients(tmp_path / "in", patients=6)
+    build("radnet", source, tmp_path / "out", size=16)
+    (source / "p0" / "0.dcm").unlink()
+    with pytest.raises(UserError, match="source files changed"):
+        build("radnet", source, tmp_path / "out", size=16)
+
+
+def test_an_unfinished_build_of_other_options_is_begun_anew(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            build("radnet", source, tmp_path / "out", size=16)
+    card = build("radnet", source, tmp_path / "out", size=24, splits=("train",))
+    assert card.stored.size == (24, 24)
+    assert {p.name.split(".")[0] for p in (tmp_path / "out").glob("*.array_record-*")} == {"radnet-train"}
+
+
+@pytest.mark.parametrize(
+    ("message", "code"), [("No space left on device; at byte 0", "is full"), ("Broken pipe", "can't be written")]
+)
+def test_a_disk_that_takes_no_more_is_one_line(source, tmp_path, monkeypatch, message, code):
+    class FullDisk:
+        def __init__(self, path, options):
+            open(path, "w").close()
+
+        def write(self, record):
+            pass
+
+        def close(self):
+            raise RuntimeError(f"write() failed: {message}")  # as array_record says it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.array_record_module, "ArrayRecordWriter", FullDisk)
+        with pytest.raises(UserError, match=code):
+            build("radnet", source, tmp_path / "out", size=16)
+    assert not (tmp_path / "out" / "card.json").exists()
+    build("radnet", source, tmp_path / "out", size=16)  # after space was made
+    assert (tmp_path / "out" / "card.json").exists()
+
+
+def test_only_one_build_writes_a_folder(source, tmp_path, monkeypatch):
+    real, seen = shards.write_shard, []
+
+    def nested(task):
+        if not seen:
+            seen.append(task)
+            with pytest.raises(UserError, match="another build"):
+                build("radnet", source, tmp_path / "out", size=16)
+        return real(task)
+
+    monkeypatch.setattr(build_module, "write_shard", nested)
+    build("radnet", source, tmp_path / "out", size=16)
+    assert seen
+
+
+def _refused(capsys, *flags):
+    """Exit code 2 and one line on stderr, which is returned."""
+    assert main(list(flags)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_refusals_on_the_command_line(source, tmp_path, capsys):
+    out = f"--out={tmp_path / 'out'}"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.doc").touch()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("text")
+    (tmp_path / "short").write_bytes(b"abc")
+    there = f"--source={source}"
+    assert 'did you mean "radnet"' in _refused(capsys, "--dataset=radnett", there, out)
+    assert "not a folder" in _refused(capsys, "--dataset=radnet", f"--source={tmp_path / 'none'}", out)
+    assert "holds no files" in _refused(capsys, "--dataset=radnet", f"--source={tmp_path / 'empty'}", out)
+    assert "not_dicom: 1" in _refused(capsys, "--dataset=radnet", f"--source={tmp_path / 'texts'}", out)
+    assert "--source is missing" in _refused(capsys, "--dataset=radnet", out)
+    assert "not empty" in _refused(capsys, "--dataset=radnet", there, f"--out={tmp_path / 'full'}")
+    assert "inside source" in _refused(capsys, "--dataset=radnet", there, f"--out={source / 'out'}")
+    assert 'did you mean "size"' in _refused(capsys, "--dataset=radnet", there, out, "--sise=3")
+    assert "unknown flag" in _refused(capsys, "--dataset=radnet", there, out, "--view=finding")
+    assert "too short" in _refused(capsys, "--dataset=radnet", there, out, f"--salt_file={tmp_path / 'short'}")
+    assert "can't be read" in _refused(capsys, "--dataset=radnet", there, out, "--salt_file=/nowhere/salt")
+    assert "add up to 1" in _refused(capsys, "--dataset=radnet", there, out, "--split_fractions=0.5,0.2,0.2")
+    assert "split_fractions" in _refused(capsys, "--dataset=radnet", there, out, "--split_fractions=many")
+    assert "size" in _refused(capsys, "--dataset=radnet", there, out, "--size=2")
+    assert "workers" in _refused(capsys, "--dataset=radnet", there, out, "--workers=0")
+    assert not (tmp_path / "full" / ".build").exists()
+
+
+def test_too_few_patients_tells_the_way_out(tmp_path, capsys):
+    source = source_of_patients(tmp_path / "in", patients=2)
+    assert "--splits=train" in _refused(capsys, "--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'out'}")
+    assert main(["--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'out'}", "--splits=train"]) == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder(source, tmp_path, capsys):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    flags = ["--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'locked' / 'out'}"]
+    assert "can't be written" in _refused(capsys, *flags)
+
+
+def test_a_file_in_the_way_of_the_folder(source, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    flags = ["--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'file' / 'out'}"]
+    assert "can't be written" in _refused(capsys, *flags)
+
+
+def test_help_tells_what_the_source_must_look_like(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"--dataset={name}" in text for name in ("radnet", "image_folder", "chestxray14"))
+    assert main(["--dataset=chestxray14", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "Data_Entry_2017" in text
+    assert "--view=finding" in text
+    assert "--dataset=radnet\n" not in text
+
+
+def test_build_json_holds_counts_options_and_versions(source, tmp_path):
+    build("radnet", source, tmp_path / "out", size=16)
+    data = json.loads((tmp_path / "out" / "build.json").read_text())
+    assert data["records"] == dict(read_card(tmp_path / "out").splits)
+    assert sum(data["labels"]["train"].values()) == data["records"]["train"]
+    assert data["salt"]["kind"] == "throwaway"
+    assert set(data["versions"]) >= {"radnet_jax", "numpy", "pydicom"}
+    assert str(source) not in json.dumps(data)

@@ -1,0 +1,222 @@
+"""image_folder and chestxray14."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow_datasets as tfds
+
+from data_prep.build import build
+from data_prep.datasets.chestxray14 import FINDINGS, RARITY
+from data_prep.facts import age_band, scanner, sex
+from radnet_jax.errors import UserError
+
+
+def _png(path, value, size=20, channels=3):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size, size, channels) if channels > 1 else (size, size)
+    cv2.imwrite(str(path), np.full(shape, value, np.uint8))
+
+
+def _records(out, split):
+    return list(tfds.builder_from_directory(out).as_data_source(split))
+
+
+def _reasons(out):
+    return json.loads((out / "build.json").read_text())["rejected"]
+
+
+def test_class_folders(tmp_path):
+    for name in ("zebra", "ape"):
+        for k in range(10):
+            _png(tmp_path / "in" / name / "deep" / f"{k}.png", k)
+    image = np.zeros((10, 20, 3), np.uint8)
+    image[:, :10] = (255, 0, 0)  # blue, in the order of OpenCV
+    cv2.imwrite(str(tmp_path / "in" / "ape" / "wide.PNG"), image)
+    (tmp_path / "in" / "ape" / "broken.jpg").write_bytes(b"no image")
+    (tmp_path / "in" / "ape" / "readme.md").write_text("text")
+    cv2.imwrite(str(tmp_path / "in" / "ape" / "deep.png"), np.zeros((8, 8), np.uint16))
+    _png(tmp_path / "in" / "stray.png", 1)
+    card = build("image_folder", tmp_path / "in", tmp_path / "out", size=16, splits=("train",))
+    assert card.labels == ("ape", "zebra")
+    assert card.task == "single_label"
+    assert card.stored.resize == "stretch_area"
+    records = _records(tmp_path / "out", "train")
+    assert sorted(r["label"] for r in records) == [0] * 11 + [1] * 10
+    assert _reasons(tmp_path / "out") == {
+        "not_8_bit": 1, "not_an_image_name": 1, "outside_class_folders": 1, "undecodable": 1,
+    }  # fmt: skip
+    (wide,) = [r["image"] for r in records if r["image"].max() == 255]
+    assert wide.shape == (16, 16, 3)
+    assert wide[8, 0].tolist() == [0, 0, 255]  # RGB; the left half, stretched
+    assert wide[8, 15].tolist() == [0, 0, 0]
+
+
+def test_split_folders_are_honoured_and_val_comes_out_of_train(tmp_path):
+    for split, n in (("train", 20), ("test", 6)):
+        for name in ("a", "b"):
+            for k in range(n):
+                _png(tmp_path / "in" / split / name / f"{k}.png", 100 if split == "train" else 200)
+    card = build("image_folder", tmp_path / "in", tmp_path / "out", size=16)
+    assert card.splits["test"] == 12
+    assert card.splits["val"] == 5
+    assert card.splits["train"] == 35
+    assert {int(r["image"].max()) for r in _records(tmp_path / "out", "test")} == {200}
+    assert {int(r["image"].max()) for s in ("train", "val") for r in _records(tmp_path / "out", s)} == {100}
+    alone = build("image_folder", tmp_path / "in", tmp_path / "alone", size=16, splits=("train",))
+    assert alone.splits == {"train": 40}
+    assert json.loads((tmp_path / "alone" / "build.json").read_text())["left_out"] == 12
+
+
+def test_images_without_folders_are_unlabelled_and_grey_is_an_option(tmp_path):
+    for k in range(5):
+        _png(tmp_path / "in" / f"{k}.png", 50 * k)
+    card = build(
+        "image_folder", tmp_path / "in", tmp_path / "out", size=16, splits=("train",), channels=1, modality="XR"
+    )
+    assert card.task == "none"
+    assert card.labels == ()
+    assert card.stored.modality == "XR"
+    assert [int(r["image"][0, 0, 0]) for r in _records(tmp_path / "out", "train")] == [0, 50, 100, 150, 200]
+    assert set(_records(tmp_path / "out", "train")[0]) == {"image", "case_id", "patient"}
+    with pytest.raises(UserError, match="channels"):
+        build("image_folder", tmp_path / "in", tmp_path / "two", channels=2)
+
+
+def _nih(root, patients=20, per_patient=3):
+    """A miniature of the NIH layout with made-up patients; the last quarter is the official test list."""
+    rng = np.random.default_rng(0)
+    rows, lists = [], {"train_val_list.txt": [], "test_list.txt": []}
+    for p in range(patients):
+        for k in range(per_patient):
+            name = f"{p:08d}_{k:03d}.png"
+            findings = "|".join(FINDINGS[i] for i in sorted({p % 14, (p + k) % 14})) if p % 2 else "No Finding"
+            rows.append([name, findings, k, p, 20 + p, "MF"[p % 2], "PA"])
+            lists["test_list.txt" if p >= patients * 3 // 4 else "train_val_list.txt"].append(name)
+            folder = root / ("images_001/images" if p % 3 else "images_002/images")
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / name), rng.integers(0, 255, (24, 20)).astype(np.uint8))
+    for name, lines in lists.items():
+        (root / name).write_text("\n".join(lines) + "\n")
+    _write_table(root, rows)
+    return rows
+
+
+def _write_table(root, rows):
+    with (root / "Data_Entry_2017.csv").open("w", newline="") as file:
+        columns = [
+            "Image Index",
+            "Finding Labels",
+            "Follow-up #",
+            "Patient ID",
+            "Patient Age",
+            "Patient Gender",
+            "View",
+        ]
+        csv.writer(file).writerows([columns, *rows])
+
+
+def test_nih_layout_multi_label(tmp_path):
+    rows = _nih(tmp_path / "in")
+    card = build("chestxray14", tmp_path / "in", tmp_path / "out", size=16)
+    assert card.task == "multi_label"
+    assert card.labels == FINDINGS
+    assert card.splits["test"] == 15
+    assert sum(card.splits.values()) == 60
+    table = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    by_split = {s: {r["patient"] for r in table if r["split"] == s} for s in card.splits}
+    assert len(by_split["test"]) == 5
+    assert not by_split["train"] & by_split["val"]
+    positives = np.zeros(14, int)
+    for split in card.splits:
+        for record in _records(tmp_path / "out", split):
+            assert record["image"].shape == (16, 16, 1)
+            assert record["labels"].dtype == np.int8
+            assert (record["label_mask"] == 1).all()
+            positives += record["labels"]
+    expected = [sum(name in row[1].split("|") for row in rows) for name in FINDINGS]
+    assert positives.tolist() == expected
+    assert {row["sex"] for row in table} == {"M", "F"}
+    assert {row["age_band"] for row in table} == {"20-29", "30-39"}
+
+
+def test_nih_layout_any_finding(tmp_path):
+    rows = _nih(tmp_path / "in")
+    card = build("chestxray14", tmp_path / "in", tmp_path / "out", size=16, view="finding")
+    assert card.labels == ("no finding", "finding")
+    labels = [r["label"] for s in card.splits for r in _records(tmp_path / "out", s)]
+    assert sum(labels) == sum(row[1] != "No Finding" for row in rows)
+    with pytest.raises(UserError, match="14 or finding"):
+        build("chestxray14", tmp_path / "in", tmp_path / "out2", view="15")
+
+
+def test_nih_rows_that_do_not_fit(tmp_path):
+    rows = _nih(tmp_path / "in")
+    rows[0][1] = "Broken Arm"
+    rows.append(["99999999_000.png", "No Finding", 0, 999, 40, "M", "PA"])
+    _write_table(tmp_path / "in", rows[:-2] + rows[-1:])  # the last image has no row
+    first = (tmp_path / "in" / "train_val_list.txt").read_text().splitlines()
+    (tmp_path / "in" / "train_val_list.txt").write_text("\n".join(first[:1] + first[2:]))
+    build("chestxray14", tmp_path / "in", tmp_path / "out", size=16)
+    reasons = _reasons(tmp_path / "out")
+    assert {k: reasons[k] for k in ("unknown_finding", "missing_file", "not_in_lists", "not_in_table")} == {
+        "unknown_finding": 1, "missing_file": 1, "not_in_lists": 1, "not_in_table": 1,
+    }  # fmt: skip
+
+
+def test_nih_refusals(tmp_path):
+    rows = _nih(tmp_path / "in")
+    names = (tmp_path / "in" / "train_val_list.txt").read_text()
+    (tmp_path / "in" / "test_list.txt").write_text(rows[0][0] + "\n")
+    (tmp_path / "in" / "train_val_list.txt").write_text("\n".join(names.splitlines()[1:]))
+    with pytest.raises(UserError, match="several of the source's split lists"):
+        build("chestxray14", tmp_path / "in", tmp_path / "out", size=16)
+    (tmp_path / "in" / "test_list.txt").unlink()
+    with pytest.raises(UserError, match="NIH ChestX-ray14 layout"):
+        build("chestxray14", tmp_path / "in", tmp_path / "out", size=16)
+    (tmp_path / "in" / "test_list.txt").touch()
+    (tmp_path / "in" / "Data_Entry_2017.csv").write_text("Image Index,Finding\n")
+    with pytest.raises(UserError, match="lacks the column"):
+        build("chestxray14", tmp_path / "in", tmp_path / "out", size=16)
+
+
+def test_rarity_orders_all_findings():
+    assert sorted(RARITY) == sorted(FINDINGS)
+
+
+@pytest.mark.real_data
+def test_real_x_rays(real_data, tmp_path):
+    source = real_data / "chestxray14_mini"
+    card = build("chestxray14", source, tmp_path / "out", size=32, view="finding")
+    assert card.splits["test"] == 134
+    assert card.splits["train"] + card.splits["val"] == 481
+    table = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    splits = {}
+    for row in table:
+        splits.setdefault(row["patient"], set()).add(row["split"])
+    assert all(len(s) == 1 for s in splits.values())
+    ids = set()
+    with (source / "Data_Entry_2017_v2020.csv").open() as file:
+        for row in csv.DictReader(file):
+            ids.add(row["Patient ID"])
+    assert len(splits) == len(ids)
+    assert _reasons(tmp_path / "out") == {}
+
+
+@pytest.mark.real_data
+def test_real_photographs(real_data, tmp_path):
+    card = build("image_folder", real_data / "natural" / "imagenet_mini", tmp_path / "out", size=16, splits=("train",))
+    assert card.splits == {"train": 1000}
+    assert len(card.labels) == 1000
+
+
+def test_facts_come_from_closed_lists():
+    ages = {"058Y": "50-59", "006M": "0-9", "42": "40-49", "093Y": "90+", "412": None, "": None, "Y": None, None: None}
+    assert {text: age_band(text) for text in ages} == ages
+    sexes = {"m": "M", "Female": "F", "O": "O", "": None, "Hans": None}
+    assert {text: sex(text) for text in sexes} == sexes
+    makers = {"SIEMENS": "siemens", "GE MEDICAL SYSTEMS": "ge", "Philips": "philips", "Praxis Dr. X": "other", "": None}
+    assert {text: scanner(text) for text in makers} == makers

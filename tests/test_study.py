@@ -1,0 +1,131 @@
+"""A whole study, as small as it gets: it ends in a report, and goes on where it was stopped."""
+
+import json
+import shutil
+
+from ml_collections import ConfigDict
+import pytest
+
+from radnet_jax import study
+from radnet_jax.errors import UserError
+from radnet_jax.main import load_config
+from tests.tiny import ROOT
+
+TINY = dict(name="resnet18", base_width=4)
+
+
+def tiny_config(**changes):
+    config = load_config(ROOT / "configs" / "quickstart.py").to_dict()
+    config["seeds"] = (0, 1)
+    config["datasets"]["ct"]["generate"] |= dict(patients_per_region=6, slices=3, image_size=32)
+    config["datasets"]["ct"]["options"] |= dict(size=24, workers=1)
+    config["datasets"]["leaves"]["generate"] |= dict(images=20, image_size=32)
+    config["datasets"]["leaves"]["options"] |= dict(size=24, workers=1)
+    sections = [s["config"] for s in (*config["pretraining"].values(), *config["protocols"].values())]
+    for section in sections:
+        section |= dict(backbone=TINY, eval_batch_size=16)
+        if section["run"] == "train":
+            section |= dict(total_steps=3, batch_size=16, log_every=1)
+            section["schedule"]["warmup_steps"] = 1
+            section["checkpoint"]["every"] = 2
+        if section["input"] is not None:
+            section["input"]["size"] = (24, 24)
+    config["tasks"]["body_region"]["input"]["size"] = (24, 24)
+    config["compare"]["n_resamples"] = 200
+    return ConfigDict(config | changes).lock()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("study")
+    path = study.run(tiny_config(), workdir)
+    return workdir, path
+
+
+def test_ends_in_a_report(finished):
+    workdir, path = finished
+    text = path.read_text()
+    assert "body_region" in text
+    assert text.count("data:image/png;base64,") == 3  # two pretrainings, one task
+    comparisons = json.loads((path.parent / "comparisons.json").read_text())
+    pairs = {(r["protocol"], r["a"], r["b"]) for r in comparisons["rows"]}
+    assert len(pairs) == 2 * 3  # two protocols, three starts
+    assert str(workdir) not in text
+
+
+def test_seeds_run_only_where_they_vary_something(finished):
+    workdir, _ = finished
+    runs = sorted(p.parent.name for p in (workdir / "runs").rglob("run.json"))
+    fine_tunings = [r for r in runs if "fine_tune" in r]
+    probes = [r for r in runs if "linear_probe" in r]
+    assert len(fine_tunings) == 3 * 2
+    assert probes == [
+        "body_region-linear_probe-ct-seed-0",
+        "body_region-linear_probe-natural-seed-0",
+        *(
+            f"body_region-linear_probe-scratch-bn_{variant}-seed-{seed}"
+            for variant in ("initial", "reestimated")
+            for seed in (0, 1)
+        ),
+    ]
+
+
+def test_goes_on_where_it_was_stopped(finished):
+    workdir, path = finished
+    runs = {p: p.stat().st_mtime_ns for p in (workdir / "runs").rglob("run.json")}
+    lost = next(p for p in runs if "fine_tune-ct-seed-1" in str(p))
+    before = json.loads(lost.read_text())["metrics"]
+    shutil.rmtree(lost.parent)
+    path.unlink()
+    study.run(tiny_config(), workdir)
+    assert path.is_file()
+    assert json.loads(lost.read_text())["metrics"] == before
+    changed = [p for p, time in runs.items() if p.stat().st_mtime_ns != time]
+    assert changed == [lost]
+
+
+def test_another_study_is_refused(finished):
+    workdir, _ = finished
+    config = tiny_config().to_dict()
+    config["pretraining"]["ct"]["config"]["total_steps"] = 4
+    with pytest.raises(UserError, match="another config"):
+        study.run(ConfigDict(config).lock(), workdir)
+
+
+def broken(path, value):
+    config = tiny_config().to_dict()
+    section = config
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    return ConfigDict(config).lock()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("starts", "ct", "pretraining"), "ctt", 'did you mean "ct"'),
+        (("tasks", "body_region", "dataset"), "leafs", 'did you mean "leaves"'),
+        (("tasks", "body_region", "primary_metric"), "aurocc", 'did you mean "auroc"'),
+        (("pretraining", "ct", "config", "objective", "name"), "simclar", 'did you mean "simclr"'),
+        (("pretraining", "ct", "config", "batch_size"), 12, "can't be divided"),
+        (("seeds",), (1, 1), "must be different"),
+        (("compare", "alpah"), 0.1, "alpah"),
+    ],
+)
+def test_wrong_names_are_refused_before_anything_is_built(tmp_path, path, value, message):
+    with pytest.raises(UserError, match=message):
+        study.run(broken(path, value), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_data_root_is_refused(tmp_path):
+    config = load_config(ROOT / "configs" / "studies" / "chest_xray_mini.py")
+    with pytest.raises(UserError, match="data_root is missing"):
+        study.run(config, tmp_path)
+
+
+def test_an_undeclared_crossing_is_refused_before_training(tmp_path):
+    with pytest.raises(UserError, match=r"undeclared crossing.*CT.*photo"):
+        study.run(broken(("tasks", "body_region", "adapters"), {}), tmp_path)
+    assert not (tmp_path / "runs").exists()
