@@ -25,12 +25,13 @@ import time
 from typing import Any
 
 from data_prep import manifest
+from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS, Limits
 from data_prep.hashing import Salt, choose_salt, digest
 from data_prep.ingest.files import walk
 from data_prep.plan import OrderedMap, Plan, Rejected, make_plan, reasons_text
 from data_prep.pool import ordered_map
 from data_prep.shards import PLAN_FILE, ShardResult, plan_shards, write_shard
-from data_prep.spec import DATASETS, GENERATED_MARKER, DatasetSpec
+from data_prep.spec import DATASETS, FILE_SOURCES, GENERATED_MARKER, DatasetSpec
 from data_prep.splits import check_splits
 from radnet_jax import __version__
 from radnet_jax.data.card import CARD_FILE, DatasetCard, read_card
@@ -54,6 +55,8 @@ def build(
     seed: int = 0,
     workers: int = 1,
     salt_file: str | os.PathLike[str] | None = None,
+    time_limit: float = DEFAULT_SECONDS,
+    memory_limit: float = DEFAULT_BYTES / 2**30,
     log: Log = print,
     **options: Any,
 ) -> DatasetCard:
@@ -67,20 +70,26 @@ def build(
       splits: some of train, val, test. Files whose official list is none of them are left out.
       split_fractions: one for each split; 0.7, 0.1, 0.2 in proportion by default.
       seed: of the splits.
-      workers: processes; 1 = this one. More need the caller's main module to be importable (`__main__` guard).
+      workers: processes that read, decode and write; this one only watches them.
       salt_file: secret of at least 16 bytes for the hashed ids, by default the file that RADNET_JAX_SALT_FILE names.
+      time_limit: seconds that one file may take before it is rejected.
+      memory_limit: GiB that one file may take before it is rejected.
       log: takes the lines for the user; they hold no path and no value of the source.
       **options: of the dataset, for example view="finding" for chestxray14.
 
     Raises:
       UserError: a bad name or option, a missing or unusable source, an `out` that is something else, a full disk.
     """
-    source, out = Path(source), Path(out)
+    source, out = Path(source).absolute(), Path(out).absolute()
     fractions = check_splits(splits, split_fractions)
     spec = _spec(dataset, source, out, size, options)
     if workers < 1:
         raise UserError("workers", got=workers, expected="at least 1")
+    if not (time_limit > 0 and memory_limit > 0):
+        raise UserError("limits of a file", got=f"{time_limit} s, {memory_limit} GiB", expected="more than 0")
+    source = spec.folder or source
     generated = (source / GENERATED_MARKER).is_file()
+    limits = Limits(time_limit, int(memory_limit * 2**30))
     salt = choose_salt(salt_file, public=spec.public_ids or generated)
     fingerprint, files = _source_fingerprint(spec, source)
     request = {
@@ -93,8 +102,9 @@ def build(
     if finished is not None:
         log(f"{dataset}: already built, {_sizes_text(finished.splits)}")
         return finished
+    crew = min(workers, 1 + files // FILES_PER_WORKER)
     try:
-        with _work_folder(out, request) as work, ordered_map(min(workers, 1 + files // FILES_PER_WORKER)) as mapped:
+        with _work_folder(out, request) as work, ordered_map(crew, limits) as mapped:
             salt = _kept_salt(work, salt, log)
             return _run(_Job(spec, source, out, work, fractions, seed, salt, request, generated, log), mapped)
     except OSError as error:
@@ -107,10 +117,14 @@ def build(
 
 def _spec(dataset: str, source: Path, out: Path, size: int, options: Mapping[str, Any]) -> DatasetSpec:
     DATASETS.get(dataset)
-    if not source.is_dir():
-        raise UserError(f"source {source} is not a folder", expected="the folder of the raw files (--source)")
     if not 8 <= size <= 4096:
         raise UserError("size", got=size, expected="8 to 4096 pixels")
+    if dataset in FILE_SOURCES:
+        if not source.is_file():
+            raise UserError(f"source {source} is not a file", expected="the table of the images (--source=table.csv)")
+        return DATASETS.build(dataset, options, source=source, size=size)
+    if not source.is_dir():
+        raise UserError(f"source {source} is not a folder", expected="the folder of the raw files (--source)")
     if out.resolve() == source.resolve() or out.resolve().is_relative_to(source.resolve()):
         raise UserError("out lies inside source", got=out, fix="give --out a folder of its own")
     if next(walk(source), None) is None:
@@ -122,7 +136,7 @@ def _source_fingerprint(spec: DatasetSpec, source: Path) -> tuple[str, int]:
     """SHA-256 over names, lengths and times (s) of all files and over the tables' content, and the number of files."""
     listing = hashlib.sha256()
     files = 0
-    for path in walk(source):
+    for path in spec.files(source):
         with contextlib.suppress(OSError):  # a dangling link; the header pass rejects it
             status = (source / path).stat()
             listing.update(f"{path}\0{status.st_size}\0{int(status.st_mtime)}\0".encode(errors="surrogateescape"))
@@ -254,6 +268,7 @@ def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResu
             "salt": {"kind": job.salt.kind, "fingerprint": job.salt.fingerprint()},
             "files": plan.files(),
             "left_out": plan.left_out(),
+            "series": plan.series(),
             "rejected": reasons,
             "records": written,
             "labels": counts,
@@ -271,6 +286,7 @@ def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResu
         splits=written,
         fingerprint=digest([spec.rules(), {split: [r.digest for r in results] for split, results in done.items()}]),
         generated=job.generated,
+        segmentation=spec.segmentation,
     )
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Any
 
+from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS
 from data_prep.spec import DATASETS
 from radnet_jax.errors import UserError, nearest
 
@@ -23,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flags.add_argument("--dataset", help=f"one of {', '.join(DATASETS.names())}")
-    flags.add_argument("--source", metavar="DIR", help="folder of the raw files")
+    flags.add_argument("--source", metavar="DIR", help="folder of the raw files; for table: the CSV file")
     flags.add_argument("--out", metavar="DIR", help="folder of the dataset: new, empty, or an unfinished build")
     flags.add_argument("--size", type=int, default=72, help="height and width of stored images (default 72)")
     flags.add_argument("--splits", default="train,val,test", help="some of train,val,test (default all three)")
@@ -31,6 +32,12 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--seed", type=int, default=0, help="seed of the splits (default 0)")
     flags.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     flags.add_argument("--salt_file", metavar="FILE", help="secret for hashed ids; else $RADNET_JAX_SALT_FILE")
+    flags.add_argument(
+        "--time_limit", type=float, default=DEFAULT_SECONDS, help="seconds a file may take (default %(default)g)"
+    )
+    flags.add_argument(
+        "--memory_limit", type=float, default=DEFAULT_BYTES / 2**30, help="GiB a file may take (default %(default)g)"
+    )
     flags.add_argument(
         "-h", "--help", action="store_true", help="this text; with --dataset, what its source looks like"
     )
@@ -58,6 +65,8 @@ def run(build: Callable[..., Any], arguments: Sequence[str] | None) -> int:
             seed=known.seed,
             workers=known.workers,
             salt_file=known.salt_file,
+            time_limit=known.time_limit,
+            memory_limit=known.memory_limit,
             **_dataset_options(flags, known.dataset, rest),
         )
     except UserError as error:

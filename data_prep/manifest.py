@@ -62,7 +62,7 @@ def write_manifest(
 
 def _schema(spec: DatasetSpec) -> pa.Schema:
     fields = [("split", pa.string()), ("index", pa.int64()), ("case_id", pa.string()), ("patient", pa.string())]
-    fields += [("series", pa.string()), ("slice", pa.int32())]
+    fields += [("series", pa.string()), ("slice", pa.int32()), ("position", pa.float32())]
     if spec.task == "single_label":
         fields.append(("label", pa.int64()))
     elif spec.task == "multi_label":
@@ -78,6 +78,7 @@ def _line(spec: DatasetSpec, split: str, index: int, row: PlannedRow, salt: byte
         "patient": pseudonym(salt, "patient", row.patient),
         "series": pseudonym(salt, "series", row.series) if row.series else "",
         "slice": row.slice,
+        "position": row.position,
         "label": row.label,
         "labels": row.labels,
         "label_mask": row.label_mask,
@@ -137,5 +138,8 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 def versions(project: str) -> dict[str, str]:
     """Versions of what decoded and wrote the records."""
-    names = ("numpy", "pydicom", "opencv-python-headless", "array_record", "tensorflow-datasets")
+    names = (
+        "numpy", "pydicom", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "nibabel",
+        "opencv-python-headless", "array_record", "tensorflow-datasets",
+    )  # fmt: skip
     return {"radnet_jax": project} | {name: metadata.version(name) for name in names}

@@ -15,6 +15,7 @@ from pathlib import Path
 import sqlite3
 from typing import Any, NamedTuple, TypeVar
 
+from data_prep.guard import watch
 from data_prep.spec import Candidate, DatasetSpec, Reject, Row
 from data_prep.splits import Patient, assign, majority
 from radnet_jax.errors import UserError
@@ -35,7 +36,11 @@ class Rejected(NamedTuple):
 
 
 class PlannedRow(NamedTuple):
-    """A row with its place: `order` counts the rows of its split, `file` the files of the scan."""
+    """A row with its place: `order` counts the rows of its split, `file` the files of the scan.
+
+    `position` is the distance along the slice normal from the first slice of the series, in mm; None unless every slice
+    of the series has a place in the same orientation.
+    """
 
     order: int
     file: int
@@ -44,6 +49,9 @@ class PlannedRow(NamedTuple):
     patient: str
     series: str
     slice: int
+    position: float | None
+    frame: int
+    mask: str
     label: int
     labels: tuple[int, ...]
     label_mask: tuple[int, ...]
@@ -51,39 +59,65 @@ class PlannedRow(NamedTuple):
 
 
 _SCHEMA = """
-CREATE TABLE rows (id INTEGER PRIMARY KEY, path TEXT, identity TEXT UNIQUE, patient TEXT, stratum INTEGER,
-  label INTEGER, labels TEXT, label_mask TEXT, series TEXT, position REAL, instance INTEGER, pool TEXT, facts TEXT);
+CREATE TABLE rows (id INTEGER PRIMARY KEY, file INTEGER, path TEXT, frame INTEGER, mask TEXT, identity TEXT UNIQUE,
+  patient TEXT, stratum INTEGER, label INTEGER, labels TEXT, label_mask TEXT, series TEXT, plane TEXT, position REAL,
+  along_row REAL, along_column REAL, instance INTEGER, pool TEXT, facts TEXT);
 CREATE TABLE rejected (id INTEGER PRIMARY KEY, path TEXT, reason TEXT, detail TEXT);
+CREATE TABLE scan (files INTEGER);
 CREATE TABLE patients (patient TEXT PRIMARY KEY, split TEXT);
 """
 
-# Series in the order of their first file; slices of a series along its normal if every slice has a position, else by
-# their instance number. The order must not depend on the salt, so nothing is sorted by a hash.
+# Series in the order of their first file; slices of a series along its normal if every slice has a position and all
+# have one orientation, else by their instance number. The order must not depend on the salt, so nothing is sorted by a
+# hash.
 _PLANNED = """
 CREATE TABLE planned AS
 WITH ordered AS (
   SELECT rows.*, split,
     CASE series WHEN '' THEN id ELSE MIN(id) OVER (PARTITION BY rows.patient, series) END AS first_id,
-    MIN(position IS NOT NULL) OVER (PARTITION BY rows.patient, series) AS placed
-  FROM rows JOIN patients USING (patient)),
+    series <> '' AND MIN(position IS NOT NULL) OVER stack AND MIN(plane) OVER stack = MAX(plane) OVER stack AS placed
+  FROM rows JOIN patients USING (patient) WINDOW stack AS (PARTITION BY rows.patient, series)),
 sliced AS (
   SELECT *, CASE series WHEN '' THEN -1 ELSE ROW_NUMBER() OVER (
     PARTITION BY first_id ORDER BY CASE WHEN placed THEN position END, instance, id) - 1 END AS slice
   FROM ordered)
 SELECT split, ROW_NUMBER() OVER (PARTITION BY split ORDER BY first_id, slice) - 1 AS ordinal,
-  id, path, identity, patient, series, slice, label, labels, label_mask, facts
+  file, path, identity, patient, series, slice, first_id,
+  CASE WHEN placed THEN position - MIN(position) OVER (PARTITION BY first_id) END AS position,
+  along_row, along_column, frame, mask, label, labels, label_mask, facts
 FROM sliced;
 CREATE UNIQUE INDEX by_place ON planned (split, ordinal);
 """
 
 
-def read_rows(task: tuple[DatasetSpec, str, list[Candidate]]) -> list[Row | tuple[str, str]]:
-    """Header pass over some candidates: a Row each, or the (reason, detail) of its rejection."""
+Found = list[Row] | tuple[str, str]  # the rows of a file, or the reason and detail of its rejection
+
+
+# Geometry is recorded, never mended: series with uneven gaps (missing slices), several slices at one place, or slices
+# shifted against each other (a tilted gantry) are counted. Tolerance 0.1 mm, for writers that round.
+_SERIES = """
+WITH steps AS (
+  SELECT first_id, position, along_row, along_column,
+    position - LAG(position) OVER (PARTITION BY first_id ORDER BY slice) AS step
+  FROM planned WHERE series <> ''),
+series AS (
+  SELECT MIN(position IS NOT NULL) AS placed,
+    MAX(step) - MIN(CASE WHEN step >= 0.01 THEN step END) > 0.1 AS uneven_gaps, MIN(step) < 0.01 AS shared_positions,
+    MAX(MAX(along_row) - MIN(along_row), MAX(along_column) - MIN(along_column)) > 0.1 AS sheared
+  FROM steps GROUP BY first_id)
+SELECT COUNT(*) AS series, SUM(NOT placed) AS without_positions, SUM(placed AND uneven_gaps) AS uneven_gaps,
+  SUM(placed AND shared_positions) AS shared_positions, SUM(placed AND sheared) AS sheared FROM series
+"""
+
+
+def read_rows(task: tuple[DatasetSpec, str, list[Candidate]]) -> list[Found]:
+    """Header pass over some candidates."""
     spec, source, candidates = task
-    rows: list[Row | tuple[str, str]] = []
-    for candidate in candidates:
+    rows: list[Found] = []
+    for item, candidate in enumerate(candidates):
         try:
-            rows.append(spec.row(Path(source), candidate))
+            with watch(item):
+                rows.append(list(spec.rows(Path(source), candidate)))
         except Reject as reject:
             rows.append((reject.reason, reject.detail))
     return rows
@@ -118,11 +152,13 @@ def make_plan(
     try:
         database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
         tasks = ((spec, str(source), chunk) for chunk in _chunks(spec.candidates(source)))
-        counter = itertools.count()
+        files = 0
         for (_, _, chunk), results in _with_input(ordered_map, read_rows, tasks):
-            for candidate, result in zip(chunk, results):
-                _insert(database, next(counter), candidate, result)
+            for file, (candidate, result) in enumerate(zip(chunk, results), files):
+                _insert(database, file, candidate, result)
+            files += len(chunk)
             progress(len(chunk))
+        database.execute("INSERT INTO scan VALUES (?)", (files,))
         _refuse_nothing(database)
         assigned = assign(_patients(database, spec), fractions, seed)
         database.executemany("INSERT INTO patients VALUES (?, ?)", assigned.items())
@@ -151,18 +187,24 @@ def _with_input(ordered_map: OrderedMap, function: Callable[[A], B], tasks: Iter
         yield queue.pop(0), result
 
 
-def _insert(database: sqlite3.Connection, index: int, candidate: Candidate, result: Row | tuple[str, str]) -> None:
-    if isinstance(result, Row):
-        row = result
-        values = (
-            index, row.path, row.identity, row.patient, row.stratum, row.label, json.dumps(row.labels),
-            json.dumps(row.label_mask), row.series, row.position, row.instance, row.pool, json.dumps(dict(row.facts)),
-        )  # fmt: skip
-        marks = ", ".join("?" * len(values))
-        if database.execute(f"INSERT OR IGNORE INTO rows VALUES ({marks})", values).rowcount:
+def _insert(database: sqlite3.Connection, file: int, candidate: Candidate, found: Found) -> None:
+    if isinstance(found, list):
+        inserted = [_insert_row(database, file, row) for row in found]
+        if all(inserted):
             return
-        result = ("duplicate", "another file has the same instance")
-    database.execute("INSERT INTO rejected VALUES (?, ?, ?, ?)", (index, candidate.path, *result))
+        found = ("duplicate", "another file has the same instance")
+    database.execute("INSERT INTO rejected VALUES (?, ?, ?, ?)", (file, candidate.path, *found))
+
+
+def _insert_row(database: sqlite3.Connection, file: int, row: Row) -> bool:
+    """Returns False for an identity that is there already."""
+    values = (
+        None, file, row.path, row.frame, row.mask, row.identity, row.patient, row.stratum, row.label,
+        json.dumps(row.labels), json.dumps(row.label_mask), row.series, row.plane, row.position,
+        *(row.shift or (None, None)), row.instance, row.pool, json.dumps(dict(row.facts)),
+    )  # fmt: skip
+    marks = ", ".join("?" * len(values))
+    return bool(database.execute(f"INSERT OR IGNORE INTO rows VALUES ({marks})", values).rowcount)
 
 
 def _refuse_nothing(database: sqlite3.Connection) -> None:
@@ -218,13 +260,17 @@ class Plan:
 
     def files(self) -> int:
         """Files that the scan saw."""
-        query = "SELECT (SELECT COUNT(*) FROM rows) + (SELECT COUNT(*) FROM rejected)"
-        return int(self._database.execute(query).fetchone()[0])
+        return int(self._database.execute("SELECT files FROM scan").fetchone()[0])
 
     def left_out(self) -> int:
         """Usable files of lists or folders that none of the asked splits takes."""
-        query = "SELECT COUNT(*) FROM rows WHERE patient NOT IN (SELECT patient FROM patients)"
+        query = "SELECT COUNT(DISTINCT file) FROM rows WHERE patient NOT IN (SELECT patient FROM patients)"
         return int(self._database.execute(query).fetchone()[0])
+
+    def series(self) -> dict[str, int]:
+        """Number of series, and how many of them have which oddity of geometry."""
+        cursor = self._database.execute(_SERIES)
+        return {column[0]: int(n or 0) for column, n in zip(cursor.description, cursor.fetchone())}
 
     def rejected(self) -> Iterator[Rejected]:
         for row in self._database.execute("SELECT id, path, reason, detail FROM rejected ORDER BY id"):
@@ -233,8 +279,8 @@ class Plan:
     def rows(self, split: str, start: int = 0, stop: int | None = None) -> Iterator[PlannedRow]:
         """Rows of a split in record order, from `start` to before `stop`."""
         query = (
-            "SELECT ordinal, id, path, identity, patient, series, slice, label, labels, label_mask, facts FROM planned "
-            "WHERE split = ? AND ordinal >= ? AND ordinal < ? ORDER BY ordinal"
+            "SELECT ordinal, file, path, identity, patient, series, slice, position, frame, mask, label, labels, "
+            "label_mask, facts FROM planned WHERE split = ? AND ordinal >= ? AND ordinal < ? ORDER BY ordinal"
         )
         end = 1 << 62 if stop is None else stop
         for row in self._database.execute(query, (split, start, end)):

@@ -18,9 +18,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
+from data_prep.guard import watch
 from data_prep.hashing import Salt, pseudonym
 from data_prep.plan import Plan, PlannedRow, Rejected
-from data_prep.spec import DatasetSpec, Reject
+from data_prep.spec import UNKNOWN_MASK, DatasetSpec, Reject
 
 RECORDS_PER_SHARD = 256
 MAX_SHARDS = 900  # a reader keeps a file open for each shard, and 1024 open files is a usual limit
@@ -93,6 +94,8 @@ def features(spec: DatasetSpec) -> tfds.features.FeaturesDict:
         "case_id": tfds.features.Text(),
         "patient": tfds.features.Text(),
     }
+    if spec.segmentation:
+        fields["segmentation"] = tfds.features.Tensor(shape=spec.stored.size, dtype=np.uint8, encoding=raw)
     if spec.task == "single_label":
         fields["label"] = tfds.features.ClassLabel(names=list(spec.labels))
     elif spec.task == "multi_label":
@@ -141,16 +144,19 @@ def write_shard(task: ShardTask) -> ShardResult:
         with Plan(Path(task.work, PLAN_FILE)) as plan:
             for row in plan.rows(task.split, task.start, task.stop):
                 try:
-                    image = _pixels(task, row)
+                    with watch(row.order):
+                        image, mask = _pixels(task, row), _mask(task, row)
                 except Reject as reject:
-                    rejected.append(Rejected(row.file, row.path, reject.reason, reject.detail))
+                    detail = f"frame {row.frame}: {reject.detail}" if row.frame else reject.detail
+                    rejected.append(Rejected(row.file, row.path, reject.reason, detail))
                     skipped.append(row.order)
                     continue
-                example = _example(task.spec, row, image, task.salt.value)
+                example = _example(task.spec, row, image, mask, task.salt.value)
                 # Maps of a protobuf have no order of their own: only this way equal builds are equal byte for byte.
                 proto = serializer.get_tf_example(record_features.encode_example(example))
                 writer.write(proto.SerializeToString(deterministic=True))
                 content.update(image.tobytes())
+                content.update(mask.tobytes() if mask is not None else b"")
                 content.update(repr((row.label, row.labels, row.label_mask)).encode())
                 records += 1
         writer.close()
@@ -169,18 +175,30 @@ def write_shard(task: ShardTask) -> ShardResult:
 
 
 def _pixels(task: ShardTask, row: PlannedRow) -> np.ndarray:
-    image = task.spec.encode(Path(task.source), row.path)
+    image = task.spec.encode(Path(task.source), row.path, row.frame)
     if image.shape != task.spec.image_shape or image.dtype != np.dtype(task.spec.stored.dtype):
         raise TypeError(f"{task.spec.name} made pixels {image.shape} {image.dtype}, its spec says otherwise")
     return image
 
 
-def _example(spec: DatasetSpec, row: PlannedRow, image: np.ndarray, salt: bytes) -> dict[str, Any]:
+def _mask(task: ShardTask, row: PlannedRow) -> np.ndarray | None:
+    if task.spec.encode_mask is None:
+        return None
+    if not row.mask:
+        return np.full(task.spec.stored.size, UNKNOWN_MASK, np.uint8)
+    return task.spec.encode_mask(Path(task.source), row.path, row.mask, row.frame)
+
+
+def _example(
+    spec: DatasetSpec, row: PlannedRow, image: np.ndarray, mask: np.ndarray | None, salt: bytes
+) -> dict[str, Any]:
     example: dict[str, Any] = {
         "image": image,
         "case_id": pseudonym(salt, "case", row.identity),
         "patient": pseudonym(salt, "patient", row.patient),
     }
+    if mask is not None:
+        example["segmentation"] = mask
     if spec.task == "single_label":
         example["label"] = row.label
     elif spec.task == "multi_label":

@@ -6,19 +6,22 @@ needs the disk, a process pool or a secret stands in the builder, so that a spec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Num
+from jaxtyping import Num, UInt8
 import numpy as np
 
+from data_prep.ingest.files import walk
 from radnet_jax.preprocessing import StoredPixels
 from radnet_jax.registry import Registry
 
 DATASETS = Registry("dataset", "data_prep.datasets")
+FILE_SOURCES = ("table",)  # datasets whose source is a file that lists the images
 SPLIT_NAMES = ("train", "val", "test")
+UNKNOWN_MASK = 255  # mask value of pixels that nobody has labelled
 GENERATED_MARKER = ".generated"  # in a source folder: its images are generated, hence of no patient
 
 
@@ -57,7 +60,12 @@ class Row:
       labels: one 0 or 1 for each finding (task multi_label).
       label_mask: 1 where the finding is known (task multi_label).
       series: the stack the image is a slice of, or "".
+      frame: number of the image in its file (frame of a multi-frame file, slice of a volume), from 0.
+      plane: name of the slice's orientation; positions of one series are compared only where all of its slices have
+        the same.
       position: place along the slice normal in mm, where known.
+      shift: place of the first pixel along the row and the column direction in mm, where known.
+      mask: file of the segmentation, relative to the source, or "".
       instance: the slice's own number, which orders a series whose positions are not all known.
       pool: "" = may go to any split; else the splits it may go to, joined by "+" (official lists, split folders).
       facts: group facts by name; only names in `DatasetSpec.facts` are kept.
@@ -71,7 +79,11 @@ class Row:
     labels: tuple[int, ...] = ()
     label_mask: tuple[int, ...] = ()
     series: str = ""
+    frame: int = 0
+    plane: str = ""
     position: float | None = None
+    shift: tuple[float, float] | None = None
+    mask: str = ""
     instance: int | None = None
     pool: str = ""
     facts: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
@@ -89,10 +101,15 @@ class DatasetSpec:
       stored: what the stored pixels are.
       facts: allow-list of group facts that go into the manifest.
       candidates: source -> the files that may be records, in a stable order; opens no image.
-      row: (source, candidate) -> Row; reads the header only, raises Reject.
-      encode: (source, path below it) -> pixels (h, w, c) as `stored` says; raises Reject.
+      rows: (source, candidate) -> the rows of its images (frames, slices), one or more; reads the header only, raises
+        Reject.
+      encode: (source, path below it, frame) -> pixels (h, w, c) as `stored` says; raises Reject.
       public_ids: whether patients and files carry public names, so that a fixed salt gives nothing away.
       tables: files below the source whose content (lists, labels) is a rule of the dataset.
+      folder: where paths start if that is not the source itself.
+      files: source -> the files that the dataset is made of; a change of one is a change of the source.
+      segmentation: names of the mask values 1, 2, ...; empty without masks.
+      encode_mask: (source, path of the image, path of its mask, frame) -> mask (h, w) of stored.size; raises Reject.
     """
 
     name: str
@@ -102,10 +119,14 @@ class DatasetSpec:
     stored: StoredPixels
     facts: tuple[str, ...]
     candidates: Callable[[Path], Iterator[Candidate]]
-    row: Callable[[Path, Candidate], Row]
-    encode: Callable[[Path, str], Num[np.ndarray, "h w c"]]
+    rows: Callable[[Path, Candidate], Sequence[Row]]
+    encode: Callable[[Path, str, int], Num[np.ndarray, "h w c"]]
     public_ids: bool = False
     tables: tuple[str, ...] = ()
+    folder: Path | None = None
+    files: Callable[[Path], Iterator[str]] = walk
+    segmentation: tuple[str, ...] = ()
+    encode_mask: Callable[[Path, str, str, int], UInt8[np.ndarray, "h w"]] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -119,4 +140,4 @@ class DatasetSpec:
             "task": self.task,
             "labels": list(self.labels),
             "stored": self.stored.to_json(),
-        }
+        } | ({"segmentation": list(self.segmentation)} if self.segmentation else {})

@@ -51,7 +51,7 @@ def chestxray14(source: Path, size: int, view: str = "14") -> DatasetSpec:
         stored=StoredPixels("XR", "none", (0.0, 255.0), (size, size), 1, "pad_area", "uint8"),
         facts=("sex", "age_band"),
         candidates=functools.partial(_candidates, table=table),
-        row=functools.partial(_row, multi=multi),
+        rows=functools.partial(_rows, multi=multi),
         encode=functools.partial(_encode, size=size),
         public_ids=True,
         tables=(table, *LISTS),
@@ -93,7 +93,7 @@ def _candidates(source: Path, *, table: str) -> Iterator[Candidate]:
         yield Candidate(path, {"Image Index": name})
 
 
-def _row(source: Path, candidate: Candidate, *, multi: bool) -> Row:
+def _rows(source: Path, candidate: Candidate, *, multi: bool) -> list[Row]:
     entry = candidate.entry
     if "Patient ID" not in entry:
         raise Reject("not_in_table")
@@ -106,18 +106,20 @@ def _row(source: Path, candidate: Candidate, *, multi: bool) -> Row:
         raise Reject("unknown_finding", entry["Finding Labels"])
     any_finding = int(names != [NO_FINDING])
     rarest = min((RARITY.index(n) for n in names if n != NO_FINDING), default=len(RARITY))
-    return Row(
-        path=candidate.path,
-        identity=entry["Image Index"],
-        patient=entry["Patient ID"],
-        stratum=rarest if multi else any_finding,
-        label=-1 if multi else any_finding,
-        labels=tuple(int(f in names) for f in FINDINGS) if multi else (),
-        label_mask=(1,) * len(FINDINGS) if multi else (),
-        pool=entry["pool"],
-        facts={"sex": sex(entry["Patient Gender"]), "age_band": age_band(entry["Patient Age"])},
-    )
+    return [
+        Row(
+            path=candidate.path,
+            identity=entry["Image Index"],
+            patient=entry["Patient ID"],
+            stratum=rarest if multi else any_finding,
+            label=-1 if multi else any_finding,
+            labels=tuple(int(f in names) for f in FINDINGS) if multi else (),
+            label_mask=(1,) * len(FINDINGS) if multi else (),
+            pool=entry["pool"],
+            facts={"sex": sex(entry["Patient Gender"]), "age_band": age_band(entry["Patient Age"])},
+        )
+    ]
 
 
-def _encode(source: Path, path: str, *, size: int) -> UInt8[np.ndarray, "h w 1"]:
+def _encode(source: Path, path: str, frame: int, *, size: int) -> UInt8[np.ndarray, "h w 1"]:
     return fit(read_image(source / path, 1), (size, size), "pad_area", 0)

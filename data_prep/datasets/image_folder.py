@@ -36,7 +36,7 @@ def image_folder(source: Path, size: int, modality: str = "photo", channels: int
         stored=StoredPixels(modality, "none", (0.0, 255.0), (size, size), channels, "stretch_area", "uint8"),
         facts=(),
         candidates=_candidates,
-        row=functools.partial(_row, labels=labels, split_folders=split_folders),
+        rows=functools.partial(_rows, labels=labels, split_folders=split_folders),
         encode=functools.partial(_encode, size=size, channels=channels),
         public_ids=True,
     )
@@ -61,7 +61,7 @@ def _candidates(source: Path) -> Iterator[Candidate]:
     return (Candidate(path) for path in walk(source))
 
 
-def _row(source: Path, candidate: Candidate, *, labels: tuple[str, ...], split_folders: tuple[str, ...]) -> Row:
+def _rows(source: Path, candidate: Candidate, *, labels: tuple[str, ...], split_folders: tuple[str, ...]) -> list[Row]:
     path = PurePosixPath(candidate.path)
     if path.suffix.lower() not in SUFFIXES:
         raise Reject("not_an_image_name", path.suffix)
@@ -77,10 +77,9 @@ def _row(source: Path, candidate: Candidate, *, labels: tuple[str, ...], split_f
     if labels and not folders:
         raise Reject("outside_class_folders")
     label = labels.index(folders[0]) if labels else -1
-    return Row(
-        path=candidate.path, identity=candidate.path, patient=candidate.path, stratum=label, label=label, pool=pool
-    )
+    path_ = candidate.path
+    return [Row(path=path_, identity=path_, patient=path_, stratum=label, label=label, pool=pool)]
 
 
-def _encode(source: Path, path: str, *, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
+def _encode(source: Path, path: str, frame: int, *, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
     return fit(read_image(source / path, channels), (size, size), "stretch_area", 0)

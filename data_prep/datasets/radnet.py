@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 import functools
 from pathlib import Path
-import posixpath
 import re
 
 from jaxtyping import Int16
 import numpy as np
 
-from data_prep.facts import age_band, scanner, sex
 from data_prep.ingest import dicom
+from data_prep.ingest.dicom.rows import slice_row
 from data_prep.ingest.files import walk
 from data_prep.ingest.image import fit
 from data_prep.spec import DATASETS, Candidate, DatasetSpec, Row
+from radnet_jax.errors import UserError
 from radnet_jax.preprocessing import StoredPixels
 
 HU_RANGE = (-1024.0, 3071.0)  # what 12 stored bits with the usual intercept can hold
@@ -54,21 +54,26 @@ def body_region(text: str) -> int:
 
 
 @DATASETS.register("radnet")
-def radnet(source: Path, size: int) -> DatasetSpec:
-    """A tree of CT DICOM files: any nesting, any file name, any number of patients and series. One slice is one record,
-    int16 Hounsfield units; its label is the body region that BodyPartExamined names (six classes; no hit: unlabelled).
+def radnet(source: Path, size: int, burned_in: str = "reject") -> DatasetSpec:
+    """A tree of CT DICOM files: any nesting, any file name, any number of patients and series; multi-frame and enhanced
+    files too. One slice is one record, int16 Hounsfield units; its label is the body region that BodyPartExamined names
+    (six classes; no hit: unlabelled). Option: --burned_in=keep takes files with BurnedInAnnotation = YES, whose pixels
+    can show names; by default they are rejected.
     """
     del source  # the rules are the same for every source
+    if burned_in not in ("reject", "keep"):
+        raise UserError("radnet: burned_in", got=repr(burned_in), expected="reject or keep")
+    keep = burned_in == "keep"
     return DatasetSpec(
         name="radnet",
-        version="1.0.0",
+        version="1.1.0",
         task="single_label",
         labels=tuple(BODY_REGIONS),
         stored=StoredPixels("CT", "HU", HU_RANGE, (size, size), 1, "pad_area", "int16"),
         facts=("sex", "age_band", "scanner"),
         candidates=_candidates,
-        row=_row,
-        encode=functools.partial(_encode, size=size),
+        rows=functools.partial(_rows, burned_in=keep),
+        encode=functools.partial(_encode, size=size, burned_in=keep),
     )
 
 
@@ -76,26 +81,12 @@ def _candidates(source: Path) -> Iterator[Candidate]:
     return (Candidate(path) for path in walk(source))
 
 
-def _row(source: Path, candidate: Candidate) -> Row:
-    header = dicom.read_header(source / candidate.path)
-    folder = posixpath.dirname(candidate.path)
-    # An empty patient id makes each study a patient of its own. A file without even a study id belongs with the rest of
-    # its folder: that can join two patients, but never puts slices of one on both sides of a split.
-    study = header.study or f"folder {folder}"
-    label = body_region(header.body_part)
-    return Row(
-        path=candidate.path,
-        identity=header.sop_instance or f"file {candidate.path}",
-        patient=f"id {header.patient}" if header.patient else f"study {study}",
-        stratum=label,
-        label=label,
-        series=header.series or f"{study} folder {folder}",
-        position=header.position,
-        instance=header.instance,
-        facts={"sex": sex(header.sex), "age_band": age_band(header.age), "scanner": scanner(header.manufacturer)},
-    )
+def _rows(source: Path, candidate: Candidate, *, burned_in: bool) -> list[Row]:
+    headers = dicom.read_headers(source / candidate.path, burned_in=burned_in)
+    label = body_region(headers[0].body_part)
+    return [slice_row(header, candidate.path, len(headers), stratum=label, label=label) for header in headers]
 
 
-def _encode(source: Path, path: str, *, size: int) -> Int16[np.ndarray, "h w 1"]:
-    slice_ = dicom.read_hu(source / path, HU_RANGE)
+def _encode(source: Path, path: str, frame: int, *, size: int, burned_in: bool) -> Int16[np.ndarray, "h w 1"]:
+    slice_ = dicom.read_hu(source / path, HU_RANGE, frame, burned_in=burned_in)
     return fit(slice_[..., None], (size, size), "pad_area", HU_RANGE[0])

@@ -30,6 +30,8 @@ class DatasetCard:
       splits: number of records in each split.
       fingerprint: SHA-256 over what the records are made of (source digests, rules, splits); equal for equal builds.
       generated: whether the images are generated, hence of no patient.
+      segmentation: names of the mask values 1, 2, ... of the record key `segmentation` (0 = background, 255 = unknown);
+        empty where the records have no masks.
     """
 
     name: str
@@ -40,6 +42,7 @@ class DatasetCard:
     splits: Mapping[str, int]
     fingerprint: str
     generated: bool = False
+    segmentation: tuple[str, ...] = ()
 
     def write(self, folder: str | Path) -> None:
         data = dataclasses.asdict(self) | {"format": FORMAT}
@@ -62,6 +65,7 @@ def read_card(folder: str | Path) -> DatasetCard:
             raise UserError(f"dataset card {path} has another format", got=got, expected=FORMAT, fix="rebuild it")
         data["stored"] = StoredPixels.from_json(data["stored"])
         data["labels"] = tuple(data["labels"])
+        data["segmentation"] = tuple(data.get("segmentation", ()))  # older cards do without
         return DatasetCard(**data)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"dataset card {path} can't be read ({error})", fix="rebuild the dataset") from error

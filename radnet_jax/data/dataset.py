@@ -34,10 +34,13 @@ class Split:
         return self.card.splits[self.name]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Returns `image [h w c]`, `labels [k]`, `label_mask [k]` float32 and `index` (0..n-1) of one record."""
+        """Returns `image [h w c]`, `labels [k]`, `label_mask [k]` float32 and `index` (0..n-1) of one record; with
+        masks also `segmentation [h w]` uint8 (0 = background, 255 = unknown).
+        """
         record = self._source[int(index)]
         labels, label_mask = _labels(record, self.card)
-        return {
+        masks = {"segmentation": record["segmentation"]} if self.card.segmentation else {}
+        return masks | {
             "image": record["image"],
             "labels": labels,
             "label_mask": label_mask,

@@ -1,5 +1,6 @@
 """The builder: atomic, restartable, salt-proof, and clear about what it refuses."""
 
+import contextlib
 import json
 import os
 
@@ -31,6 +32,12 @@ def _files(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
 
 
+@contextlib.contextmanager
+def _in_process(workers, limits):
+    """The pool's map without its processes, so that what a test replaces in this process counts."""
+    yield map
+
+
 def _stop_after(monkeypatch, shard_count):
     """The builder dies once it has finished that many shards."""
     real, done = shards.write_shard, []
@@ -41,6 +48,7 @@ def _stop_after(monkeypatch, shard_count):
         done.append(task)
         return real(task)
 
+    monkeypatch.setattr(build_module, "ordered_map", _in_process)
     monkeypatch.setattr(build_module, "write_shard", dying)
     return done
 
@@ -181,6 +189,7 @@ def test_a_disk_that_takes_no_more_is_one_line(source, tmp_path, monkeypatch, me
             raise RuntimeError(f"write() failed: {message}")  # as array_record says it
 
     with monkeypatch.context() as patch:
+        patch.setattr(build_module, "ordered_map", _in_process)
         patch.setattr(shards.array_record_module, "ArrayRecordWriter", FullDisk)
         with pytest.raises(UserError, match=code):
             build("radnet", source, tmp_path / "out", size=16)
@@ -199,6 +208,7 @@ def test_only_one_build_writes_a_folder(source, tmp_path, monkeypatch):
                 build("radnet", source, tmp_path / "out", size=16)
         return real(task)
 
+    monkeypatch.setattr(build_module, "ordered_map", _in_process)
     monkeypatch.setattr(build_module, "write_shard", nested)
     build("radnet", source, tmp_path / "out", size=16)
     assert seen

@@ -1,0 +1,66 @@
+"""Where a slice lies, as the header says it. Nothing is invented: without a valid plane a slice has no position.
+
+Standard: DICOM PS3.3 C.7.6.2.1.1 (Image Plane), C.7.6.16.2.3 and C.7.6.16.2.4 (planes of frames).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+import numpy as np
+from pydicom.dataset import Dataset
+
+from data_prep.ingest.dicom.tags import functional_group, values
+
+_TOLERANCE = 1e-2  # of direction cosines, which some writers round to two or three places
+
+
+class Plane(NamedTuple):
+    """The place of a slice.
+
+    Attributes:
+      orientation: the direction cosines, rounded; positions of slices with another orientation can't be compared.
+      position: of the first pixel along the normal, mm.
+      along_row: of the first pixel along the row direction, mm.
+      along_column: of the first pixel along the column direction, mm. Where these two change from slice to slice the
+        stack is sheared, as with a tilted gantry.
+    """
+
+    orientation: str
+    position: float
+    along_row: float
+    along_column: float
+
+
+def plane(orientation: Sequence[Any], position: Sequence[Any]) -> Plane | None:
+    """The plane from ImageOrientationPatient (6 numbers) and ImagePositionPatient (3 numbers, mm); None where they are
+    absent, not finite, or not two perpendicular unit vectors.
+    """
+    if len(orientation) != 6 or len(position) != 3:
+        return None
+    try:
+        cosines: Float[np.ndarray, 6] = np.asarray([float(v) for v in orientation])
+        origin: Float[np.ndarray, 3] = np.asarray([float(v) for v in position])
+    except (ValueError, TypeError):
+        return None
+    row, column = cosines[:3], cosines[3:]
+    lengths = np.asarray([row @ row, column @ column])
+    if not (np.isfinite(cosines).all() and np.isfinite(origin).all()):
+        return None
+    if abs(lengths - 1).max() > _TOLERANCE or abs(row @ column) > _TOLERANCE:
+        return None
+    name = " ".join(f"{round(float(v), 2) + 0.0:g}" for v in cosines)
+    return Plane(name, float(np.cross(row, column) @ origin), float(row @ origin), float(column @ origin))
+
+
+def frame_plane(dataset: Dataset, frame: int) -> Plane | None:
+    """The plane of one frame: by its functional groups, or by the header of a file with one frame."""
+    place = functional_group(dataset, frame, "PlanePositionSequence")
+    turn = functional_group(dataset, frame, "PlaneOrientationSequence")
+    if place is not None and turn is not None:
+        return plane(values(turn, "ImageOrientationPatient"), values(place, "ImagePositionPatient"))
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        return None  # the header's one position can't be that of every frame
+    return plane(values(dataset, "ImageOrientationPatient"), values(dataset, "ImagePositionPatient"))

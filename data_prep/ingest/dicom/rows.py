@@ -1,0 +1,44 @@
+"""The planned row of a DICOM image: whose it is, which series it belongs to, where it lies."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Any
+
+from data_prep.facts import age_band, scanner, sex
+from data_prep.ingest.dicom import Header
+from data_prep.spec import Row
+
+
+def slice_row(header: Header, path: str, frames: int, **fields: Any) -> Row:
+    """The row of one frame.
+
+    An empty patient id makes each study a patient of its own. A file without even a study id belongs with the rest of
+    its folder: that can join two patients, but never puts slices of one on both sides of a split.
+
+    Args:
+      header: of the frame.
+      path: of its file, relative to the source.
+      frames: number of frames in the file.
+      **fields: of the row, for the dataset to decide: label, stratum, patient, ...
+    """
+    folder = posixpath.dirname(path)
+    study = header.study or f"folder {folder}"
+    identity = header.sop_instance or f"file {path}"
+    series = header.series or f"{study} folder {folder}"
+    plane = header.plane
+    known: dict[str, Any] = {
+        "path": path,
+        "identity": f"{identity} frame {header.frame}" if frames > 1 else identity,
+        "patient": f"id {header.patient}" if header.patient else f"study {study}",
+        "series": f"{series} stack {header.stack}" if header.stack else series,
+        "frame": header.frame,
+        "plane": plane.orientation if plane else "",
+        "position": plane.position if plane else None,
+        "shift": (plane.along_row, plane.along_column) if plane else None,
+        "instance": header.instance,
+        "facts": {
+            "sex": sex(header.sex), "age_band": age_band(header.age), "scanner": scanner(header.manufacturer),
+        },
+    }  # fmt: skip
+    return Row(**known | fields)
