@@ -5,6 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 import os
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Version(NamedTuple):
+    """A file as it was when it was opened; another content is another version."""
+
+    path: Path
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, path: Path) -> Version:
+        status = path.stat()
+        return cls(path, status.st_size, status.st_mtime_ns)
 
 
 def walk(source: Path) -> Iterator[str]:

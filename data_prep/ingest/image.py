@@ -1,48 +1,141 @@
-"""PNG and JPEG files, and the resize rules of the preprocessing contract."""
+"""PNG, JPEG, TIFF and npy files, and the resize rules of the preprocessing contract."""
 
 from __future__ import annotations
 
 from pathlib import Path
+import struct
 
 import cv2
-from jaxtyping import Num, UInt8
+from jaxtyping import Int16, Num, UInt8
 import numpy as np
 
-from data_prep.spec import Reject
+from data_prep.guard import check_memory
+from data_prep.spec import UNKNOWN_MASK, Reject
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+_NO_MEMORY = -4  # cv::Error::StsNoMem
 
 
-def read_image(path: Path, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """Reads an 8-bit PNG or JPEG as grey (1 channel) or RGB (3 channels), upright by its EXIF orientation.
+def read_image(path: Path, channels: int, value_range: tuple[float, float] | None = None) -> UInt8[np.ndarray, "h w c"]:
+    """Reads a PNG, JPEG, TIFF or npy file as 8-bit grey (1 channel) or RGB (3 channels), upright by EXIF orientation.
 
     Transparency is dropped; grey is repeated to three channels, colour is brought to one by its luminance.
 
+    Args:
+      path: the file; npy arrays are (h, w), (h, w, 1) or (h, w, 3).
+      channels: 1 or 3.
+      value_range: values that become 0 and 255; without it the file must have 8 bits, since deeper values can't be
+        brought to 8 without choosing a window.
+
     Raises:
-      Reject: unreadable, undecodable, or more than 8 bits deep (which can't be brought to 8 without choosing a window).
+      Reject: unreadable, empty_file, undecodable, multi_page, not_8_bit, not_finite, not_an_image, memory_limit.
+    """
+    image = read_values(path, channels)
+    if value_range is not None:
+        low, high = value_range
+        scaled = (image.astype(np.float64) - low) / (high - low)
+        return np.rint(scaled.clip(0.0, 1.0) * 255).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise Reject("not_8_bit", str(image.dtype))
+    return image
+
+
+def read_hu(path: Path, value_range: tuple[float, float]) -> Int16[np.ndarray, "h w"]:
+    """Reads a grey file whose values are Hounsfield units (npy, TIFF): signed or floating, since air is negative.
+
+    Raises:
+      Reject: as `read_image`, and no_hu for unsigned values, which can't be Hounsfield units as they stand.
+    """
+    image = read_values(path, 1)[..., 0]
+    if image.dtype.kind == "u":
+        raise Reject("no_hu", str(image.dtype))
+    return np.rint(image.astype(np.float64)).clip(*value_range).astype(np.int16)
+
+
+def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Reads a mask of whole numbers 0 to 254 as they stand (a palette's colours count as grey).
+
+    Raises:
+      Reject: as `read_image`, and mask_value.
+    """
+    values = read_values(path, 1)[..., 0]
+    if values.dtype.kind == "b":
+        values = values.astype(np.uint8)
+    if (values != np.rint(values)).any() or values.min() < 0 or values.max() > UNKNOWN_MASK:
+        raise Reject("mask_value")
+    return values.astype(np.uint8)
+
+
+def read_values(path: Path, channels: int) -> Num[np.ndarray, "h w c"]:
+    """Values of a file in the depth it has, as grey or RGB.
+
+    Raises:
+      Reject: unreadable, empty_file, undecodable, multi_page, not_finite, not_an_image, memory_limit.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        if not path.is_file():
+            raise Reject("unreadable", "not a regular file")
+        data = path.read_bytes()
     except OSError as error:
         raise Reject("unreadable", str(error)) from error
-    if not data.size:
+    if not data:
         raise Reject("empty_file")
-    if _png_depth(data) > 8:
-        raise Reject("not_8_bit", "16-bit PNG")
-    flag = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
+    image = _load_npy(path) if path.suffix.lower() == ".npy" else _decode(data, channels)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype.kind not in "biuf" or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
+        raise Reject("not_an_image", f"{image.dtype} {image.shape}")
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise Reject("not_finite")
+    if image.shape[2] > channels:
+        image = _luminance(image)
+    return np.repeat(image, channels // image.shape[2], axis=2) if image.shape[2] < channels else image
+
+
+def _luminance(image: Num[np.ndarray, "h w 3"]) -> Num[np.ndarray, "h w 1"]:
+    if image.dtype == np.uint8:
+        return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[..., None]
+    grey = image.astype(np.float64) @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as OpenCV
+    return (np.rint(grey) if image.dtype.kind in "iu" else grey).astype(image.dtype)[..., None]
+
+
+def _load_npy(path: Path) -> np.ndarray:
     try:
-        image = cv2.imdecode(data, flag)
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise Reject("undecodable", str(error)) from error
+
+
+def _decode(data: bytes, channels: int) -> np.ndarray:
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 24:
+        width, height = struct.unpack(">2I", data[16:24])
+        check_memory(width * height * 3 * (2 if data[24] > 8 else 1))
+    if _pages(data) > 1:
+        raise Reject("multi_page")
+    flag = (cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_ANYDEPTH
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error as error:
+        if error.code == _NO_MEMORY:
+            raise MemoryError from error
         raise Reject("undecodable", str(error)) from error
     if image is None:
         raise Reject("undecodable")
-    return image[..., ::-1] if channels == 3 else image[..., None]
+    return image[..., ::-1] if image.ndim == 3 else image
 
 
-def _png_depth(data: UInt8[np.ndarray, n]) -> int:
-    """Bits of each channel as the PNG header says; 0 for another format."""
-    is_png = data[:8].tobytes() == b"\x89PNG\r\n\x1a\n" and data.size > 24
-    return int(data[24]) if is_png else 0
+def _pages(data: bytes) -> int:
+    """1 or 2 (= several) directories of a TIFF; 1 for other formats."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        return 1
+    try:
+        (place,) = struct.unpack_from(order + "I", data, 4)
+        (entries,) = struct.unpack_from(order + "H", data, place)
+        (following,) = struct.unpack_from(order + "I", data, place + 2 + 12 * entries)
+    except struct.error as error:
+        raise Reject("undecodable", "broken TIFF directory") from error
+    return 2 if following else 1
 
 
 def resize(image: Num[np.ndarray, "h w c"], size: tuple[int, int]) -> Num[np.ndarray, "H W c"]:
@@ -77,3 +170,12 @@ def pad_square(image: Num[np.ndarray, "h w c"], value: float) -> Num[np.ndarray,
 def fit(image: Num[np.ndarray, "h w c"], size: tuple[int, int], rule: str, lowest: float) -> Num[np.ndarray, "H W c"]:
     """Brings an image to `size` by a resize rule of `StoredPixels`: "pad_area" or "stretch_area"."""
     return resize(pad_square(image, lowest) if rule == "pad_area" else image, size)
+
+
+def fit_mask(mask: UInt8[np.ndarray, "h w"], size: tuple[int, int], rule: str) -> UInt8[np.ndarray, "H W"]:
+    """Brings a mask to `size` as `fit` brings its image, by the nearest pixel: no value is made that was not there."""
+    if rule == "pad_area":
+        mask = pad_square(mask[..., None], 0)[..., 0]
+    if mask.shape == size:
+        return np.ascontiguousarray(mask)
+    return cv2.resize(np.ascontiguousarray(mask), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

@@ -12,7 +12,9 @@ import tensorflow_datasets as tfds
 from data_prep.build import build
 from data_prep.datasets.chestxray14 import FINDINGS, RARITY
 from data_prep.facts import age_band, scanner, sex
+from data_prep.ingest.image import fit_mask, read_hu, read_image
 from radnet_jax.errors import UserError
+from tests.data_prep.test_dicom import reason_of
 
 
 def _png(path, value, size=20, channels=3):
@@ -53,6 +55,63 @@ def test_class_folders(tmp_path):
     assert wide.shape == (16, 16, 3)
     assert wide[8, 0].tolist() == [0, 0, 255]  # RGB; the left half, stretched
     assert wide[8, 15].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+def test_deep_grey_files_need_a_value_range(tmp_path, suffix):
+    values = np.array([[0, 500, 1000], [2000, 4000, 65535]], np.uint16)
+    path = tmp_path / f"a{suffix}"
+    np.save(path, values) if suffix == ".npy" else cv2.imwrite(str(path), values)
+    assert reason_of(read_image, path, 1) == "not_8_bit"
+    expected = np.rint(np.clip(values / 4000, 0, 1) * 255)
+    np.testing.assert_array_equal(read_image(path, 1, (0.0, 4000.0))[..., 0], expected)
+    np.testing.assert_array_equal(read_image(path, 3, (0.0, 4000.0))[..., 2], expected)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".npy"])
+def test_eight_bit_files(tmp_path, suffix):
+    rgb = np.full((16, 16, 3), (200, 40, 90), np.uint8)
+    path = tmp_path / f"a{suffix}"
+    np.save(path, rgb) if suffix == ".npy" else cv2.imwrite(str(path), rgb[..., ::-1])
+    assert abs(read_image(path, 3).astype(int) - rgb).max() <= (6 if suffix == ".jpg" else 0)
+    grey = read_image(path, 1).astype(float)[..., 0]
+    assert abs(grey - rgb @ [0.299, 0.587, 0.114]).max() <= (3 if suffix == ".jpg" else 1)
+
+
+def test_npy_and_tiff_in_hounsfield_units(tmp_path):
+    values = np.array([[-3000.0, -1000.4], [40.5, 3000.0]], np.float32)
+    np.save(tmp_path / "a.npy", values)
+    cv2.imwrite(str(tmp_path / "a.tif"), values)
+    for name in ("a.npy", "a.tif"):
+        np.testing.assert_array_equal(read_hu(tmp_path / name, (-1024.0, 3071.0)), [[-1024, -1000], [40, 3000]])
+    np.save(tmp_path / "b.npy", values.clip(0).astype(np.uint16))
+    assert reason_of(read_hu, tmp_path / "b.npy", (-1024.0, 3071.0)) == "no_hu"
+
+
+def test_files_that_are_not_understood(tmp_path):
+    cv2.imwritemulti(str(tmp_path / "pages.tif"), [np.zeros((4, 4), np.uint8)] * 2)
+    np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
+    np.save(tmp_path / "volume.npy", np.zeros((4, 4, 4), np.uint8))
+    np.save(tmp_path / "nan.npy", np.full((4, 4), np.nan))
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("text")
+    cv2.imwrite(str(tmp_path / "huge.png"), np.zeros((4, 4), np.uint8))
+    raw = (tmp_path / "huge.png").read_bytes()
+    (tmp_path / "huge.png").write_bytes(raw[:16] + (60000).to_bytes(4, "big") * 2 + raw[24:])
+    reasons = {
+        "pages.tif": "multi_page", "object.npy": "undecodable", "volume.npy": "not_an_image", "nan.npy": "not_finite",
+        "empty.png": "empty_file", "text.png": "undecodable", "none.png": "unreadable", "huge.png": "memory_limit",
+    }  # fmt: skip
+    assert {name: reason_of(read_image, tmp_path / name, 1) for name in reasons} == reasons
+
+
+def test_masks_are_resized_by_the_nearest_pixel(tmp_path):
+    mask = np.random.default_rng(0).choice([0, 1, 7], (20, 10)).astype(np.uint8)
+    small = fit_mask(mask, (8, 8), "pad_area")
+    assert set(np.unique(small)) <= {0, 1, 7}
+    assert (small[:, :2] == 0).all()  # the padding is background
+    np.testing.assert_array_equal(fit_mask(mask, (20, 10), "stretch_area"), mask)
+    np.testing.assert_array_equal(fit_mask(mask, (40, 20), "stretch_area"), mask.repeat(2, 0).repeat(2, 1))
 
 
 def test_split_folders_are_honoured_and_val_comes_out_of_train(tmp_path):

@@ -18,6 +18,7 @@ from data_prep.ingest.dicom.geometry import Plane, frame_plane
 from data_prep.ingest.dicom.pixels import hounsfield
 from data_prep.ingest.dicom.rules import check_ct, hu_transform
 from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read, text
+from data_prep.ingest.files import Version
 from data_prep.spec import Reject
 
 
@@ -109,16 +110,16 @@ def read_hu(
             raise Reject("bad_header", f"{type(error).__name__}: {error}") from error
 
 
-_open: tuple[Path, FileDataset] | None = None
+_open: tuple[Version, FileDataset] | None = None
 
 
 def open_frames(path: Path) -> FileDataset:
     """Reads a whole file; the last one with several frames stays open, since its frames are asked for in turn."""
     global _open
-    if _open is not None and _open[0] == path:
+    if _open is not None and path.is_file() and _open[0] == Version.of(path):
         return _open[1]
     _open = None
     dataset = read(path, header_only=False)
     if frame_count(dataset) > 1:
-        _open = (path, dataset)
+        _open = (Version.of(path), dataset)
     return dataset

@@ -84,7 +84,8 @@ def choose(dataset: FileDataset, frame: int) -> tuple[UID, str]:
     """
     declared = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ExplicitVRLittleEndian))
     pixels = dataset["PixelData"]
-    whole = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8 * frame_count(dataset)
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    whole = int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.BitsAllocated) // 8 * frame_count(dataset)
     if pixels.value[:4] != _ITEM or (not pixels.is_undefined_length and len(pixels.value) == whole):
         return (ExplicitVRLittleEndian if declared.is_encapsulated else declared), ""
     try:
