@@ -149,9 +149,10 @@ def _map(crew: list[_Worker], limits: Limits, function: Callable[[Any], Any], ta
                 continue
             dead = worker.connection in ready
             if dead or worker.overtime(limits):
+                task, item = worker.end()
                 if job := worker.job:
                     worker.job = None
-                    _blame(job, *worker.end(), "worker_crash" if dead else "time_limit")
+                    _blame(job, task, item, "worker_crash" if dead else "time_limit")
                     waiting.appendleft(job)
                 crew[place] = _Worker()
 
@@ -168,9 +169,9 @@ def _collect(worker: _Worker) -> bool:
     job, worker.job = worker.job, None
     if not good:
         error, text = value
-        if isinstance(error, OSError | UserError):
+        if error is not None:
             raise error
-        raise RuntimeError(f"a worker of the build failed:\n{text}") from error
+        raise RuntimeError(f"a worker of the build failed (what it said may quote a file and is left out):\n{text}")
     assert job is not None
     job.done, job.result = True, value
     return True

@@ -20,9 +20,11 @@ import cv2
 
 # Imported once, before the first task, and part of the memory at rest.
 from data_prep import guard, plan, shards
-from data_prep.ingest import dicom, image
+from data_prep.ingest import dicom, image, nifti
+from data_prep.ingest.dicom import display
+from radnet_jax.errors import UserError
 
-PRELOADED = (plan, shards, dicom, image)
+PRELOADED = (plan, shards, dicom, display, image, nifti)
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -52,13 +54,9 @@ def main() -> None:
 
 
 def _failure(error: BaseException) -> bytes:
-    text = "".join(traceback.format_exception(error))
-    try:
-        reply = pickle.dumps((False, (error, text)))
-        pickle.loads(reply)
-        return reply
-    except Exception:  # an error that can't travel goes as its text
-        return pickle.dumps((False, (None, text)))
+    text = f"{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}"
+    told = error if isinstance(error, OSError | UserError) else None
+    return pickle.dumps((False, (told, text)))
 
 
 def _data_bytes() -> int:

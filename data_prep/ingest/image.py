@@ -53,7 +53,7 @@ def read_hu(path: Path, value_range: tuple[float, float]) -> Int16[np.ndarray, "
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """Reads a mask of whole numbers 0 to 254 as they stand (a palette's colours count as grey).
+    """Reads a mask of whole numbers 0 to 255 as they stand (a palette's colours count as grey).
 
     Raises:
       Reject: as `read_image`, and mask_value.

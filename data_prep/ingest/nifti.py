@@ -7,7 +7,6 @@ affine of its own is rejected: no orientation is made up.
 
 from __future__ import annotations
 
-import functools
 import gzip
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,13 +93,13 @@ def read_mask(path: Path, index: int, image: Path) -> UInt8[np.ndarray, "h w"]:
     """Reads one axial slice of a label volume that has the grid of `image`.
 
     Raises:
-      Reject: as `read_slice`, and mask_mismatch (another grid), mask_value (not whole numbers from 0 to 254).
+      Reject: as `read_slice`, and mask_mismatch (another grid), mask_value (not whole numbers from 0 to 255).
     """
     labels, grid = _load(path), _load(image)
     if _shape(labels) != _shape(grid) or not np.allclose(labels.affine, grid.affine, atol=1e-2):
         raise Reject("mask_mismatch")
     values = read_slice(path, index)
-    if (values != np.rint(values)).any() or values.min() < 0 or values.max() >= UNKNOWN_MASK:
+    if (values != np.rint(values)).any() or values.min() < 0 or values.max() > UNKNOWN_MASK:
         raise Reject("mask_value")
     return values.astype(np.uint8)
 
@@ -142,8 +141,17 @@ def _orientation(image: nibabel.Nifti1Image) -> tuple[tuple[int, int, int], tupl
     return (first[0], second[0], third[0]), (first[1], second[1], third[1])
 
 
-@functools.lru_cache(maxsize=2)  # an image and its mask: slices are asked for in turn, and a .gz has to be read whole
+_opened: dict[Version, _Volume] = {}
+
+
 def _open(version: Version) -> _Volume:
+    """Opens a volume. The last two (an image and its mask) stay open: slices are asked for in turn, and a .gz has to be
+    read whole.
+    """
+    if version in _opened:
+        return _opened[version]
+    while len(_opened) > 1:
+        del _opened[next(iter(_opened))]  # before the next is read, so that no three are held
     image = _load(version.path)
     axes, flips = _orientation(image)
     shape = _shape(image)
@@ -153,7 +161,8 @@ def _open(version: Version) -> _Volume:
         data = np.asanyarray(proxy.get_unscaled()).reshape(shape)
     except _BROKEN as error:
         raise Reject("truncated", f"{type(error).__name__}: {error}") from error
-    return _Volume(data, axes, flips, float(proxy.slope), float(proxy.inter))
+    _opened[version] = _Volume(data, axes, flips, float(proxy.slope), float(proxy.inter))
+    return _opened[version]
 
 
 def _slice(volume: _Volume, index: int) -> np.ndarray:

@@ -11,6 +11,9 @@ from data_prep.spec import Candidate, DatasetSpec, Row
 from radnet_jax.preprocessing import StoredPixels
 
 
+PATIENT = "Mueller^Hans"
+
+
 def spec(source, size):
     return DatasetSpec(
         name="hostile",
@@ -54,4 +57,4 @@ def _misbehave(name):
         while True:
             held.append(np.empty(1 << 26, np.uint8))
     if name.startswith("error"):
-        raise ZeroDivisionError("Mueller^Hans")
+        raise ZeroDivisionError(PATIENT)

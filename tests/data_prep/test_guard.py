@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 import zlib
 
 import numpy as np
@@ -54,8 +55,10 @@ def test_a_planted_hang_crash_and_bomb_cost_one_file_each(tmp_path, monkeypatch,
 
 
 def test_an_error_of_the_program_is_no_rejected_file(tmp_path):
-    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+    with pytest.raises(RuntimeError, match="ZeroDivisionError") as error:
         build("hostile", _source(tmp_path / "in", "error"), tmp_path / "out", size=8, splits=("train",))
+    assert "hostile.py" in str(error.value)  # where it was, but not what it said
+    assert hostile.PATIENT not in "".join(traceback.format_exception(error.value))
     (tmp_path / "in" / "error").unlink()
     build("hostile", tmp_path / "in", tmp_path / "out", size=8, splits=("train",))
     assert read_card(tmp_path / "out").splits == {"train": 20}
