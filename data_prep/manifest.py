@@ -108,10 +108,12 @@ def write_rejected(out: Path, rejected: Iterable[Rejected]) -> dict[str, int]:
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        for item in rejected:
+        before = None
+        for item in rejected:  # by file
             line = {"index": item.file, "path": item.path, "reason": item.reason, "detail": item.detail}
             file.write(json.dumps(line) + "\n")
-            reasons[item.reason] += 1
+            reasons[item.reason] += (item.file, item.reason) != before  # several frames of a file count once
+            before = (item.file, item.reason)
     return dict(sorted(reasons.items()))
 
 

@@ -10,7 +10,6 @@ from data_prep.ingest.files import walk
 from data_prep.spec import Candidate, DatasetSpec, Row
 from radnet_jax.preprocessing import StoredPixels
 
-
 PATIENT = "Mueller^Hans"
 
 

@@ -172,6 +172,15 @@ def test_character_sets(tmp_path, charset, part, patient):
     assert read_hu(path, WIDE).shape == (4, 4)
 
 
+def test_body_parts_with_umlauts(tmp_path):
+    for charset, encoding in (("ISO_IR 100", "latin-1"), ("ISO_IR 192", "utf-8")):
+        path = write_dicom(tmp_path / "a", np.zeros((4, 4), np.uint16), SpecificCharacterSet=charset)
+        old, new = b"CHEST ", "HÄLS  ".encode(encoding)[:6]
+        assert path.read_bytes().count(old) == 1
+        path.write_bytes(path.read_bytes().replace(old, new))
+        assert read_headers(path)[0].body_part == "HÄLS"
+
+
 def test_an_unknown_character_set_and_bytes_outside_it(tmp_path):
     path = write_dicom(tmp_path / "a", np.zeros((4, 4), np.uint16), SpecificCharacterSet="ISO_IR 100", PatientID="PX")
     raw = path.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 999").replace(b"PX", b"P\xe9")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pydicom
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import JPEGLSLossless
 import pytest
 import tensorflow_datasets as tfds
@@ -197,6 +198,22 @@ def test_the_same_instance_twice_is_one_record(tmp_path):
     images, _, report = _built(tmp_path / "in", tmp_path / "out")
     assert len(images) == 4
     assert report["rejected"] == {"duplicate": 3}  # files, not frames
+
+
+def test_frames_that_can_not_be_decoded_cost_themselves_and_the_file_is_told_once(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 1000, (4, 16, 16)).astype(np.uint16)
+    path = write_enhanced(tmp_path / "in" / "a", pixels, [(0, 0, k) for k in range(4)])
+    data = pydicom.dcmread(path)
+    data.compress(JPEGLSLossless)
+    frames = [get_frame(data.PixelData, k, number_of_frames=4) for k in range(4)]
+    data.PixelData = encapsulate([frames[0], frames[1][:-40], frames[2], frames[3][:-40]])
+    data.save_as(path)
+    images, rows, report = _built(tmp_path / "in", tmp_path / "out")
+    assert len(images) == 2
+    assert [row["slice"] for row in rows] == [0, 2]
+    assert report["rejected"] == {"truncated": 1}
+    lines = (tmp_path / "out" / "rejected" / "rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["detail"].split(":")[0] for line in lines] == ["frame 1", "frame 3"]
 
 
 def test_burned_in_names_are_an_option_of_the_build(tmp_path):

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pyarrow.parquet as pq
+import pydicom
 import pytest
 import tensorflow_datasets as tfds
 
@@ -160,6 +161,41 @@ def test_unusable_files_are_counted_by_reason_and_the_rest_is_built(tmp_path, ca
     printed = capsys.readouterr().out
     assert "6 of 18 files rejected" in printed
     assert "truncated: 1" in printed
+
+
+def test_ten_bad_files_of_a_hundred_cost_ten_files(tmp_path):
+    source = source_of_patients(tmp_path / "in", patients=45, slices=2)
+    pixels = np.random.default_rng(0).integers(0, 4000, (64, 64)).astype(np.uint16)
+
+    def bad(name, **fields):
+        return write_dicom(source / "bad" / name, pixels, SOPInstanceUID=f"1.4.{len(name)}", **fields)
+
+    def compressed(path, syntax, **fields):
+        data = pydicom.dcmread(path)
+        data.compress(syntax)
+        for field, value in fields.items():
+            setattr(data, field, value)
+        data.save_as(path)
+
+    path = bad("t")
+    path.write_bytes(path.read_bytes()[:-1000])
+    broken = pydicom.encaps.encapsulate([b"\x01\0\0\0" + b"\xff" * 80])
+    compressed(bad("ur"), pydicom.uid.RLELossless, PixelData=broken)
+    compressed(bad("huge"), pydicom.uid.JPEGLSLossless, Rows=65535, Columns=65535)
+    bad("other", meta_class="1.2.840.10008.5.1.4.1.1.4")
+    bad("scout1", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    bad("capture", meta_class="1.2.840.10008.5.1.4.1.1.7")
+    bad("no_slope", remove=("RescaleSlope",))
+    (source / "bad" / "text").write_text("text")
+    (source / "bad" / "empty").touch()
+    shutil.copy(source / "p0" / "0.dcm", source / "copy")
+    card = build("radnet", source, tmp_path / "out", size=16, splits=("train",))
+    assert card.splits == {"train": 90}
+    assert {line["reason"] for line in rejected(tmp_path / "out")} == {
+        "truncated", "undecodable", "memory_limit", "not_ct", "localizer", "secondary_capture", "missing_rescale",
+        "not_dicom", "empty_file",
+    } | {"duplicate"}  # fmt: skip
+    assert len(rejected(tmp_path / "out")) == 10
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")  # while the test writes such values

@@ -7,6 +7,7 @@ MONOCHROME1, presentation LUT shape, overlays) is ignored. `display` reads other
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from pydicom.dataset import FileDataset
 from data_prep.ingest.dicom.geometry import Plane, frame_plane
 from data_prep.ingest.dicom.pixels import hounsfield
 from data_prep.ingest.dicom.rules import check_ct, hu_transform
-from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read, text
+from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read, text, values
 from data_prep.ingest.files import Version
 from data_prep.spec import Reject
 
@@ -76,7 +77,7 @@ def header(dataset: FileDataset, frame: int) -> Header:
         study=text(dataset, "StudyInstanceUID"),
         series=text(dataset, "SeriesInstanceUID"),
         patient=text(dataset, "PatientID"),
-        body_part=text(dataset, "BodyPartExamined"),
+        body_part=_body_part(dataset),
         sex=text(dataset, "PatientSex"),
         age=text(dataset, "PatientAge"),
         manufacturer=text(dataset, "Manufacturer"),
@@ -85,6 +86,17 @@ def header(dataset: FileDataset, frame: int) -> Header:
         plane=frame_plane(dataset, frame),
         instance=int(float(instance)) if instance else None,
     )
+
+
+def _body_part(dataset: FileDataset) -> str:
+    """BodyPartExamined is a code, ASCII by the standard; writers put umlauts there in the file's character set, which
+    pydicom does not apply to codes.
+    """
+    part = text(dataset, "BodyPartExamined")
+    if "ISO_IR 192" in [str(v) for v in values(dataset, "SpecificCharacterSet")]:
+        with contextlib.suppress(UnicodeError):
+            return part.encode("latin-1").decode("utf-8")
+    return part
 
 
 def read_hu(
