@@ -54,7 +54,7 @@ class _Worker:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "data_prep.worker", str(theirs.fileno()), str(file.fileno())],
                 pass_fds=(theirs.fileno(), file.fileno()),
-                env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # decoders print what they choke on
                 stderr=subprocess.DEVNULL,
