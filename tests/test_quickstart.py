@@ -10,7 +10,7 @@ import pytest
 from radnet_jax.evaluation import ledger
 from tests.tiny import ROOT
 
-# The quickstart's own data and pretraining, cut to less than half of its steps; then nearest neighbours of the features.
+# The quickstart's own data and pretraining, cut to less than half of its steps; then neighbours of the features.
 SCRIPT = """
 import sys
 from pathlib import Path

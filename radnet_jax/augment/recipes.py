@@ -75,8 +75,8 @@ _COLOUR = dict(jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2
 _register("none")
 # Chen et al. 2020, appendix A, colour strength 1; crops from 0.2 of the area on, as for small images and MoCo.
 _register("simclr", crop=(0.2, 1.0), hflip=0.5, blur=0.5, **_COLOUR)
-# Windows move by 3 % of their width and noise stays within 1 %: in a window of 2,000 HU, 60 and 20 HU. What tells tissues
-# apart is the absolute value: with 10 % and 5 % the probe of a pretraining on phantoms fell from .74 to .54.
+# Windows move by 3 % of their width and noise stays within 1 %: in a window of 2,000 HU, 60 and 20 HU. What tells
+# tissues apart is the absolute value: with 10 % and 5 % the probe of a pretraining on phantoms fell from .74 to .54.
 _register(
     "ct",
     window_shift=0.03,
