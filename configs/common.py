@@ -84,7 +84,12 @@ def photo_input(size: int) -> ConfigDict:
     )
 
 
-INPUTS = {"ct": ct_input, "xray": xray_input, "photo": photo_input}
+# What the images are: the model input of a network that starts from scratch, and the names of the augmentation recipes.
+DOMAINS = {
+    "ct": dict(input=ct_input, pretrain="ct", fine_tune="finetune_ct"),
+    "chest_xray": dict(input=xray_input, pretrain="chest_xray", fine_tune="finetune_chest_xray"),
+    "natural": dict(input=photo_input, pretrain="simclr", fine_tune="finetune_natural"),
+}
 
 
 def base() -> ConfigDict:

@@ -26,7 +26,7 @@ def pretraining(dataset, **changes):
     return tiny.config("configs/pretrain/simclr.py", "smoke,size=24", dataset, total_steps=4, **changes)
 
 
-def fine_tuning(dataset, variant="smoke,input=ct,size=24", **changes):
+def fine_tuning(dataset, variant="smoke,scratch,size=24", **changes):
     return tiny.config("configs/finetune/classification.py", variant, dataset, total_steps=4, **changes)
 
 
@@ -84,7 +84,7 @@ def test_a_finished_run_is_skipped(ct_dataset, pretrained):
 
 
 def test_fine_tuning_starts_from_the_pretrained_backbone(ct_dataset, pretrained):
-    config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained), augment=dict(name="finetune_ct"))
+    config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained))
     parts = assemble(config)
     objective, recipe, (tx, _) = make_objective(config, parts), make_recipe(config, parts), make_tx(config)
     state = train.initial_state(config, parts, objective, tx, recipe)
