@@ -11,7 +11,7 @@ from radnet_jax.errors import UserError
 from radnet_jax.main import load_config
 from tests.tiny import ROOT
 
-TINY = dict(name="resnet18", base_width=4)
+TINY = dict(name="resnet10", base_width=4)
 
 
 def tiny_config(**changes):

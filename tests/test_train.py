@@ -122,6 +122,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(ct_dataset, tmp_pat
         "--config.total_steps=14",
         "--config.checkpoint.every=3",
         "--config.log_every=1",
+        "--config.backbone.name=resnet10",
     ]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start_process(flags, killed)
@@ -195,7 +196,7 @@ def test_bad_input_is_refused_before_training(ct_dataset, tmp_path, changes, mes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(backbone=dict(name="resnet18", base_width=8)), "another architecture"),
+        (dict(backbone=dict(name="resnet10", base_width=8)), "another architecture"),
         (dict(primary_metric="acuracy"), 'did you mean "accuracy"'),
     ],
 )
