@@ -23,7 +23,9 @@ def parse_arg(arg: str, **defaults: object) -> ConfigDict:
     for word in filter(None, arg.split(",")):
         name, _, value = word.partition("=")
         if name not in defaults:
-            raise UserError(f"unknown variant {name!r}{nearest(name, defaults)}", expected=f"of {', '.join(defaults)}")
+            raise UserError(
+                f"unknown variant {name!r}{nearest(name, defaults)}", expected=f"one of {', '.join(defaults)}"
+            )
         kind = type(defaults[name])
         try:
             values[name] = (value or "true").lower() in ("1", "true", "yes") if kind is bool else kind(value)

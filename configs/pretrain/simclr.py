@@ -32,7 +32,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective = ConfigDict(dict(name="simclr", temperature=0.1, projector_hidden=2048, projector_dim=128))
     config.optimizer = ConfigDict(dict(name="lars", weight_decay=1e-6, momentum=0.9))
     config.schedule = ConfigDict(
-        dict(name="warmup_cosine", base_lr=0.3 * config.batch_size / 256, warmup_steps=10 * 312)
+        dict(
+            name="warmup_cosine",
+            base_lr=config.get_ref("batch_size").to_float() * (0.3 / 256),  # follows --config.batch_size
+            warmup_steps=10 * 312,
+        )
     )
     if arg.smoke:
         config.backbone = ConfigDict(dict(name="resnet18", base_width=16))
