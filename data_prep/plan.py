@@ -15,6 +15,7 @@ from pathlib import Path
 import sqlite3
 from typing import Any, NamedTuple, TypeVar
 
+from data_prep.patients import Groups
 from data_prep.spec import Candidate, DatasetSpec, Reject, Row
 from data_prep.splits import Patient, assign, majority
 from radnet_jax.errors import UserError
@@ -55,6 +56,8 @@ CREATE TABLE rows (id INTEGER PRIMARY KEY, path TEXT, identity TEXT UNIQUE, pati
   label INTEGER, labels TEXT, label_mask TEXT, series TEXT, position REAL, instance INTEGER, pool TEXT, facts TEXT);
 CREATE TABLE rejected (id INTEGER PRIMARY KEY, path TEXT, reason TEXT, detail TEXT);
 CREATE TABLE patients (patient TEXT PRIMARY KEY, split TEXT);
+CREATE TABLE renamed (patient TEXT PRIMARY KEY, key TEXT);
+CREATE TABLE joined (n INTEGER);
 """
 
 # Series in the order of their first file; slices of a series along its normal if every slice has a position, else by
@@ -119,11 +122,13 @@ def make_plan(
         database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
         tasks = ((spec, str(source), chunk) for chunk in _chunks(spec.candidates(source)))
         counter = itertools.count()
+        groups = Groups()
         for (_, _, chunk), results in _with_input(ordered_map, read_rows, tasks):
             for candidate, result in zip(chunk, results):
-                _insert(database, next(counter), candidate, result)
+                _insert(database, next(counter), candidate, result, groups)
             progress(len(chunk))
         _refuse_nothing(database)
+        _join(database, groups)
         assigned = assign(_patients(database, spec), fractions, seed)
         database.executemany("INSERT INTO patients VALUES (?, ?)", assigned.items())
         database.executescript(_PLANNED)
@@ -151,18 +156,36 @@ def _with_input(ordered_map: OrderedMap, function: Callable[[A], B], tasks: Iter
         yield queue.pop(0), result
 
 
-def _insert(database: sqlite3.Connection, index: int, candidate: Candidate, result: Row | tuple[str, str]) -> None:
+def _insert(
+    database: sqlite3.Connection, index: int, candidate: Candidate, result: Row | tuple[str, str], groups: Groups
+) -> None:
     if isinstance(result, Row):
         row = result
+        patient = next(name for name in (row.patient, *row.links) if name)
+        if row.links:
+            groups.add((row.patient, *row.links))
         values = (
-            index, row.path, row.identity, row.patient, row.stratum, row.label, json.dumps(row.labels),
+            index, row.path, row.identity, patient, row.stratum, row.label, json.dumps(row.labels),
             json.dumps(row.label_mask), row.series, row.position, row.instance, row.pool, json.dumps(dict(row.facts)),
         )  # fmt: skip
         marks = ", ".join("?" * len(values))
         if database.execute(f"INSERT OR IGNORE INTO rows VALUES ({marks})", values).rowcount:
             return
+        if row.links:  # else it would depend on the order of the copies what is known of the patient
+            kept = database.execute("SELECT patient FROM rows WHERE identity = ?", (row.identity,)).fetchone()
+            groups.join(kept[0], patient)
         result = ("duplicate", "another file has the same instance")
     database.execute("INSERT INTO rejected VALUES (?, ?, ?, ?)", (index, candidate.path, *result))
+
+
+def _join(database: sqlite3.Connection, groups: Groups) -> None:
+    """Gives all rows of a group of linked names the group's key as their patient."""
+    database.executemany("INSERT INTO renamed VALUES (?, ?)", groups.renamed())
+    database.execute(
+        "UPDATE rows SET patient = (SELECT key FROM renamed WHERE renamed.patient = rows.patient) "
+        "WHERE patient IN (SELECT patient FROM renamed)"
+    )
+    database.execute("INSERT INTO joined VALUES (?)", (groups.several_patients(),))
 
 
 def _refuse_nothing(database: sqlite3.Connection) -> None:
@@ -225,6 +248,10 @@ class Plan:
         """Usable files of lists or folders that none of the asked splits takes."""
         query = "SELECT COUNT(*) FROM rows WHERE patient NOT IN (SELECT patient FROM patients)"
         return int(self._database.execute(query).fetchone()[0])
+
+    def joined(self) -> int:
+        """Groups of linked studies that name more than one patient."""
+        return int(self._database.execute("SELECT n FROM joined").fetchone()[0])
 
     def rejected(self) -> Iterator[Rejected]:
         for row in self._database.execute("SELECT id, path, reason, detail FROM rejected ORDER BY id"):

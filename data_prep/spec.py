@@ -51,7 +51,7 @@ class Row:
     Attributes:
       path: the file, relative to the source.
       identity: what `case_id` is hashed from; a second row of the same identity is rejected as a duplicate.
-      patient: whose image it is; a patient's rows never part.
+      patient: whose image it is; a patient's rows never part. "" = the file does not say; then `links` must.
       stratum: what splits are balanced by (see `splits.py`).
       label: class index, -1 = unlabelled (task single_label).
       labels: one 0 or 1 for each finding (task multi_label).
@@ -59,6 +59,8 @@ class Row:
       series: the stack the image is a slice of, or "".
       position: place along the slice normal in mm, where known.
       instance: the slice's own number, which orders a series whose positions are not all known.
+      links: what else is of one patient, widest first: its study, its series; "" = not known. Rows that share the
+        patient or a link are of one patient, whatever their other names are.
       pool: "" = may go to any split; else the splits it may go to, joined by "+" (official lists, split folders).
       facts: group facts by name; only names in `DatasetSpec.facts` are kept.
     """
@@ -73,6 +75,7 @@ class Row:
     series: str = ""
     position: float | None = None
     instance: int | None = None
+    links: tuple[str, ...] = ()
     pool: str = ""
     facts: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
@@ -92,6 +95,7 @@ class DatasetSpec:
       row: (source, candidate) -> Row; reads the header only, raises Reject.
       encode: (source, path below it) -> pixels (h, w, c) as `stored` says; raises Reject.
       public_ids: whether patients and files carry public names, so that a fixed salt gives nothing away.
+      patients_unknown: whether the source can't tell whose images they are, so that each counts as a patient.
       tables: files below the source whose content (lists, labels) is a rule of the dataset.
     """
 
@@ -105,6 +109,7 @@ class DatasetSpec:
     row: Callable[[Path, Candidate], Row]
     encode: Callable[[Path, str], Num[np.ndarray, "h w c"]]
     public_ids: bool = False
+    patients_unknown: bool = False
     tables: tuple[str, ...] = ()
 
     @property

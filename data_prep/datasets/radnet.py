@@ -79,14 +79,16 @@ def _candidates(source: Path) -> Iterator[Candidate]:
 def _row(source: Path, candidate: Candidate) -> Row:
     header = dicom.read_header(source / candidate.path)
     folder = posixpath.dirname(candidate.path)
-    # An empty patient id makes each study a patient of its own. A file without even a study id belongs with the rest of
-    # its folder: that can join two patients, but never puts slices of one on both sides of a split.
+    # A study and a series are of one patient, also where only some of their files name it. Files with neither a patient
+    # nor a study belong with their like in the folder: that can join two patients, where guessing could part one.
     study = header.study or f"folder {folder}"
+    linked = bool(header.study or not header.patient)
     label = body_region(header.body_part)
     return Row(
         path=candidate.path,
         identity=header.sop_instance or f"file {candidate.path}",
-        patient=f"id {header.patient}" if header.patient else f"study {study}",
+        patient=f"id {header.patient}" if header.patient else "",
+        links=(f"study {study}" if linked else "", f"series {header.series}" if header.series else ""),
         stratum=label,
         label=label,
         series=header.series or f"{study} folder {folder}",
