@@ -23,7 +23,9 @@ def parse_arg(arg: str, **defaults: object) -> ConfigDict:
     for word in filter(None, arg.split(",")):
         name, _, value = word.partition("=")
         if name not in defaults:
-            raise UserError(f"unknown variant {name!r}{nearest(name, defaults)}", expected=f"of {', '.join(defaults)}")
+            raise UserError(
+                f"unknown variant {name!r}{nearest(name, defaults)}", expected=f"one of {', '.join(defaults)}"
+            )
         kind = type(defaults[name])
         try:
             values[name] = (value or "true").lower() in ("1", "true", "yes") if kind is bool else kind(value)
@@ -84,7 +86,12 @@ def photo_input(size: int) -> ConfigDict:
     )
 
 
-INPUTS = {"ct": ct_input, "xray": xray_input, "photo": photo_input}
+# What the images are: the model input of a network that starts from scratch, and the names of the augmentation recipes.
+DOMAINS = {
+    "ct": dict(input=ct_input, pretrain="ct", fine_tune="finetune_ct"),
+    "chest_xray": dict(input=xray_input, pretrain="chest_xray", fine_tune="finetune_chest_xray"),
+    "natural": dict(input=photo_input, pretrain="simclr", fine_tune="finetune_natural"),
+}
 
 
 def base() -> ConfigDict:

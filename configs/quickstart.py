@@ -22,9 +22,9 @@ def get_config() -> ConfigDict:
         dict(
             ct=dict(
                 dataset="radnet",
-                generate=dict(kind="ct", patients_per_region=20, slices=10, image_size=96, seed=0),
+                generate=dict(kind="ct", patients_per_region=40, slices=5, image_size=96, seed=0),
                 source="",
-                options=dict(size=72, seed=0, workers=2),
+                options=dict(size=72, seed=0, split_fractions=(0.5, 0.1, 0.4), workers=2),
             ),
             leaves=dict(
                 dataset="image_folder",
@@ -35,7 +35,9 @@ def get_config() -> ConfigDict:
         )
     )
     config.pretraining.ct = small.pretraining("ct", common.ct_input(SIZE), "ct", total_steps=130)
-    config.pretraining.natural = small.pretraining("leaves", common.photo_input(SIZE), "simclr", total_steps=130)
+    config.pretraining.natural = small.pretraining(
+        "leaves", common.photo_input(SIZE), "simclr", total_steps=130, **small.PHOTO_AUGMENT
+    )
     config.starts = ConfigDict({s: dict(pretraining="" if s == "scratch" else s) for s in ("scratch", "natural", "ct")})
     config.tasks.body_region = ConfigDict(
         dict(

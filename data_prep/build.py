@@ -21,6 +21,7 @@ import os
 from pathlib import Path
 import shutil
 import sqlite3
+import stat
 import time
 from typing import Any
 
@@ -37,9 +38,13 @@ from radnet_jax import __version__
 from radnet_jax.data.card import CARD_FILE, DatasetCard, read_card
 from radnet_jax.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 WORK_FOLDER = ".build"  # private: the plan holds paths and identifiers; gone when the build is finished
+SMALL_SOURCE = 64 << 20  # bytes; below, reading all of it costs next to nothing
 FILES_PER_WORKER = 512  # fewer would be read before another process has started
+PATIENTS_UNKNOWN = (
+    "patients are unknown, so every image counts as a patient: several images of one person may be in different splits"
+)
 DEFAULT_SPLITS = ("train", "val", "test")
 Log = Callable[[str], None]
 
@@ -105,7 +110,7 @@ def build(
     crew = min(workers, 1 + files // FILES_PER_WORKER)
     try:
         with _work_folder(out, request) as work, ordered_map(crew, limits) as mapped:
-            salt = _kept_salt(work, salt, log)
+            salt = _kept_salt(work, salt)
             return _run(_Job(spec, source, out, work, fractions, seed, salt, request, generated, log), mapped)
     except OSError as error:
         raise _disk_error(error, out) from error
@@ -133,16 +138,24 @@ def _spec(dataset: str, source: Path, out: Path, size: int, options: Mapping[str
 
 
 def _source_fingerprint(spec: DatasetSpec, source: Path) -> tuple[str, int]:
-    """SHA-256 over names, lengths and times (s) of all files and over the tables' content, and the number of files."""
+    """SHA-256 over names and lengths of all files and the content of the tables, and the number of files.
+
+    The content of the other files is in it for sources under 64 MiB only. Times are left out: a copy is the same.
+    """
     listing = hashlib.sha256()
-    files = 0
+    files = size = 0
     for path in spec.files(source):
         with contextlib.suppress(OSError):  # a dangling link; the header pass rejects it
             status = (source / path).stat()
-            listing.update(f"{path}\0{status.st_size}\0{int(status.st_mtime)}\0".encode(errors="surrogateescape"))
+            length = status.st_size if stat.S_ISREG(status.st_mode) else 0  # a folder's length changes by itself
+            listing.update(f"{path}\0{length}\0".encode(errors="surrogateescape"))
+            size += length
         files += 1
-    for table in spec.tables:
-        listing.update(hashlib.sha256((source / table).read_bytes()).digest())
+    for path in spec.files(source) if size < SMALL_SOURCE else spec.tables:
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG((source / path).stat().st_mode):  # opening a pipe would wait for ever
+                with (source / path).open("rb") as file:
+                    listing.update(hashlib.file_digest(file, "sha256").digest())
     return listing.hexdigest(), files
 
 
@@ -199,14 +212,10 @@ def _work_folder(out: Path, request: Mapping[str, Any]) -> Iterator[Path]:
         yield work
 
 
-def _kept_salt(work: Path, salt: Salt, log: Log) -> Salt:
+def _kept_salt(work: Path, salt: Salt) -> Salt:
     """A throwaway salt lives in the private folder for as long as the build is unfinished, so that it can go on."""
     if salt.kind != "throwaway":
         return salt
-    log(
-        "no salt file: patients of this dataset can't be matched with other datasets; "
-        "to match them give each build the same secret file with --salt_file=FILE"
-    )
     path = work / "salt"
     if not path.is_file():
         unfinished = path.with_suffix(".unfinished")
@@ -235,6 +244,7 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
     if not plan_file.is_file():
         progress = _progress(job.log, f"{spec.name}: header pass,")
         make_plan(plan_file, spec, job.source, job.fractions, job.seed, mapped, progress)
+    _remark(job)
     with Plan(plan_file) as plan:
         sizes = {split: plan.sizes()[split] for split in job.fractions}
         tasks = plan_shards(spec, job.source, job.out, job.work, job.salt, sizes)
@@ -251,6 +261,21 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
     return card
 
 
+def _remark(job: _Job) -> None:
+    """What the user should know of the ids; said once the plan stands, so that a refusal stays one line."""
+    if job.salt.kind == "throwaway":
+        job.log(
+            "no salt file: patients of this dataset can't be matched with other datasets; "
+            "to match them give each build the same secret file with --salt_file=FILE"
+        )
+    if _patients_unknown(job):
+        job.log(f"{job.spec.name}: {PATIENTS_UNKNOWN}")
+
+
+def _patients_unknown(job: _Job) -> bool:
+    return job.spec.patients_unknown and not job.generated  # a generated image is of no patient
+
+
 def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResult]]) -> DatasetCard:
     spec = job.spec
     late = sorted(r for results in done.values() for result in results for r in result.rejected)
@@ -260,7 +285,7 @@ def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResu
     if empty:
         raise UserError(f"no image of split {empty[0]!r} could be decoded", got=reasons_text(reasons))
     skipped = {split: {i for r in results for i in r.skipped} for split, results in done.items()}
-    counts = manifest.write_manifest(job.out, spec, plan, job.fractions, skipped, job.salt.value)
+    counts, grouping = manifest.write_manifest(job.out, spec, plan, job.fractions, skipped, job.salt.value)
     manifest.write_json(
         job.out / manifest.BUILD_FILE,
         {
@@ -269,6 +294,7 @@ def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResu
             "files": plan.files(),
             "left_out": plan.left_out(),
             "series": plan.series(),
+            "patients": {"joined": plan.joined(), "note": PATIENTS_UNKNOWN if _patients_unknown(job) else ""},
             "rejected": reasons,
             "records": written,
             "labels": counts,
@@ -284,7 +310,9 @@ def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResu
         labels=spec.labels,
         stored=spec.stored,
         splits=written,
-        fingerprint=digest([spec.rules(), {split: [r.digest for r in results] for split, results in done.items()}]),
+        fingerprint=digest(
+            [spec.rules(), {split: [r.digest for r in results] for split, results in done.items()}, grouping]
+        ),
         generated=job.generated,
         segmentation=spec.segmentation,
     )
@@ -319,6 +347,8 @@ def _report(
             f"{sum(reasons.values())} of {plan.files()} files rejected ({reasons_text(reasons)}); "
             f"paths and details in OUT/{manifest.REJECTED_FOLDER}, which is private"
         )
+    if joined := plan.joined():
+        log(f"{joined} groups of linked studies name more than one patient: joined")
     if left_out := plan.left_out():
         log(f"{left_out} files belong to official lists or folders of splits that were not asked for: left out")
     for split, labels in counts.items():

@@ -7,16 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 import inspect
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS
 from data_prep.spec import DATASETS
 from radnet_jax.errors import UserError, nearest
 
 
+class _Flags(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse prints the usage too and exits."""
+        raise UserError(message, fix="see python -m data_prep.build --help")
+
+
 def parser() -> argparse.ArgumentParser:
     """The flags that every dataset has."""
-    flags = argparse.ArgumentParser(
+    flags = _Flags(
         "python -m data_prep.build",
         description="Raw files -> a TFDS dataset of array records (array_record, card.json, manifest.parquet).",
         add_help=False,
@@ -47,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
 def run(build: Callable[..., Any], arguments: Sequence[str] | None) -> int:
     """Parses `arguments`, calls `build`; returns 0, or 2 after one line on stderr that tells what to mend."""
     flags = parser()
-    known, rest = flags.parse_known_args(arguments)
     try:
+        known, rest = flags.parse_known_args(arguments)
         if known.help:
             print(_help(flags, known.dataset))
             return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+import hashlib
 from importlib import metadata
 import json
 import os
@@ -27,7 +28,7 @@ _BATCH = 8192
 
 def write_manifest(
     out: Path, spec: DatasetSpec, plan: Plan, splits: Iterable[str], skipped: Mapping[str, set[int]], salt: bytes
-) -> dict[str, dict[str, int]]:
+) -> tuple[dict[str, dict[str, int]], str]:
     """Writes manifest.parquet: one row for each record, in record order; facts by the spec's allow-list only.
 
     Args:
@@ -39,17 +40,22 @@ def write_manifest(
       salt: for the hashes; the same as in the records.
 
     Returns:
-      {split: {label name: records}}; "unlabelled" for -1; findings count their positives.
+      {split: {label name: records}}, "unlabelled" for -1, findings count their positives; and a digest of which records
+      are of one patient, which depends neither on the salt nor on the patients' names.
     """
     counts: dict[str, dict[str, int]] = {}
+    grouping = hashlib.sha256()
     schema = _schema(spec)
     with pq.ParquetWriter(out / MANIFEST_FILE, schema) as writer:
         for split in splits:
             labels: Counter[str] = Counter()
             batch: list[dict[str, Any]] = []
+            seen: dict[str, int] = {}  # patients of this split by first appearance; no patient is in two
+            grouping.update(f"{split}\0".encode())
             written = (row for row in plan.rows(split) if row.order not in skipped[split])
             for index, row in enumerate(written):
                 batch.append(_line(spec, split, index, row, salt))
+                grouping.update(seen.setdefault(row.patient, len(seen)).to_bytes(8, "little"))
                 labels.update(_label_names(spec, row))
                 if len(batch) == _BATCH:
                     writer.write_table(pa.Table.from_pylist(batch, schema))
@@ -57,7 +63,7 @@ def write_manifest(
             if batch:
                 writer.write_table(pa.Table.from_pylist(batch, schema))
             counts[split] = dict(sorted(labels.items()))
-    return counts
+    return counts, grouping.hexdigest()
 
 
 def _schema(spec: DatasetSpec) -> pa.Schema:

@@ -16,6 +16,7 @@ import sqlite3
 from typing import Any, NamedTuple, TypeVar
 
 from data_prep.guard import watch
+from data_prep.patients import Groups
 from data_prep.spec import Candidate, DatasetSpec, Reject, Row
 from data_prep.splits import Patient, assign, majority
 from radnet_jax.errors import UserError
@@ -65,6 +66,8 @@ CREATE TABLE rows (id INTEGER PRIMARY KEY, file INTEGER, path TEXT, frame INTEGE
 CREATE TABLE rejected (id INTEGER PRIMARY KEY, path TEXT, reason TEXT, detail TEXT);
 CREATE TABLE scan (files INTEGER);
 CREATE TABLE patients (patient TEXT PRIMARY KEY, split TEXT);
+CREATE TABLE renamed (patient TEXT PRIMARY KEY, key TEXT);
+CREATE TABLE joined (n INTEGER);
 """
 
 # Series in the order of their first file; slices of a series along its normal if every slice has a position and all
@@ -153,13 +156,15 @@ def make_plan(
         database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
         tasks = ((spec, str(source), chunk) for chunk in _chunks(spec.candidates(source)))
         files = 0
+        groups = Groups()
         for (_, _, chunk), results in _with_input(ordered_map, read_rows, tasks):
             for file, (candidate, result) in enumerate(zip(chunk, results), files):
-                _insert(database, file, candidate, result)
+                _insert(database, file, candidate, result, groups)
             files += len(chunk)
             progress(len(chunk))
         database.execute("INSERT INTO scan VALUES (?)", (files,))
         _refuse_nothing(database)
+        _join(database, groups)
         assigned = assign(_patients(database, spec), fractions, seed)
         database.executemany("INSERT INTO patients VALUES (?, ?)", assigned.items())
         database.executescript(_PLANNED)
@@ -187,24 +192,45 @@ def _with_input(ordered_map: OrderedMap, function: Callable[[A], B], tasks: Iter
         yield queue.pop(0), result
 
 
-def _insert(database: sqlite3.Connection, file: int, candidate: Candidate, found: Found) -> None:
+def _insert(database: sqlite3.Connection, file: int, candidate: Candidate, found: Found, groups: Groups) -> None:
     if isinstance(found, list):
-        inserted = [_insert_row(database, file, row) for row in found]
+        inserted = [_insert_row(database, file, row, groups) for row in found]
         if all(inserted):
             return
         found = ("duplicate", "another file has the same instance")
     database.execute("INSERT INTO rejected VALUES (?, ?, ?, ?)", (file, candidate.path, *found))
 
 
-def _insert_row(database: sqlite3.Connection, file: int, row: Row) -> bool:
+def _insert_row(database: sqlite3.Connection, file: int, row: Row, groups: Groups) -> bool:
     """Returns False for an identity that is there already."""
+    patient = next(name for name in (row.patient, *row.links) if name)
+    if row.links:
+        groups.add((row.patient, *row.links))
     values = (
-        None, file, row.path, row.frame, row.mask, row.identity, row.patient, row.stratum, row.label,
+        None, file, row.path, row.frame, row.mask, row.identity, patient, row.stratum, row.label,
         json.dumps(row.labels), json.dumps(row.label_mask), row.series, row.plane, row.position,
         *(row.shift or (None, None)), row.instance, row.pool, json.dumps(dict(row.facts)),
     )  # fmt: skip
     marks = ", ".join("?" * len(values))
-    return bool(database.execute(f"INSERT OR IGNORE INTO rows VALUES ({marks})", values).rowcount)
+    if database.execute(f"INSERT OR IGNORE INTO rows VALUES ({marks})", values).rowcount:
+        return True
+    # Else it would depend on the order of the copies what is known of the patient.
+    (kept,) = database.execute("SELECT patient FROM rows WHERE identity = ?", (row.identity,)).fetchone()
+    if kept != patient:
+        for name in (kept, patient):
+            groups.add((name,))  # one that is not there yet has no links: it is a patient
+        groups.join(kept, patient)
+    return False
+
+
+def _join(database: sqlite3.Connection, groups: Groups) -> None:
+    """Gives all rows of a group of linked names the group's key as their patient."""
+    database.executemany("INSERT INTO renamed VALUES (?, ?)", groups.renamed())
+    database.execute(
+        "UPDATE rows SET patient = (SELECT key FROM renamed WHERE renamed.patient = rows.patient) "
+        "WHERE patient IN (SELECT patient FROM renamed)"
+    )
+    database.execute("INSERT INTO joined VALUES (?)", (groups.several_patients(),))
 
 
 def _refuse_nothing(database: sqlite3.Connection) -> None:
@@ -271,6 +297,10 @@ class Plan:
         """Number of series, and how many of them have which oddity of geometry."""
         cursor = self._database.execute(_SERIES)
         return {column[0]: int(n or 0) for column, n in zip(cursor.description, cursor.fetchone())}
+
+    def joined(self) -> int:
+        """Groups of linked studies that name more than one patient."""
+        return int(self._database.execute("SELECT n FROM joined").fetchone()[0])
 
     def rejected(self) -> Iterator[Rejected]:
         for row in self._database.execute("SELECT id, path, reason, detail FROM rejected ORDER BY id"):

@@ -54,7 +54,7 @@ class Row:
     Attributes:
       path: the file, relative to the source.
       identity: what `case_id` is hashed from; a second row of the same identity is rejected as a duplicate.
-      patient: whose image it is; a patient's rows never part.
+      patient: whose image it is; a patient's rows never part. "" = the file does not say; then `links` must.
       stratum: what splits are balanced by (see `splits.py`).
       label: class index, -1 = unlabelled (task single_label).
       labels: one 0 or 1 for each finding (task multi_label).
@@ -67,6 +67,8 @@ class Row:
       shift: place of the first pixel along the row and the column direction in mm, where known.
       mask: file of the segmentation, relative to the source, or "".
       instance: the slice's own number, which orders a series whose positions are not all known.
+      links: what else is of one patient, widest first: its study, its series; "" = not known. Rows that share the
+        patient or a link are of one patient, whatever their other names are.
       pool: "" = may go to any split; else the splits it may go to, joined by "+" (official lists, split folders).
       facts: group facts by name; only names in `DatasetSpec.facts` are kept.
     """
@@ -85,6 +87,7 @@ class Row:
     shift: tuple[float, float] | None = None
     mask: str = ""
     instance: int | None = None
+    links: tuple[str, ...] = ()
     pool: str = ""
     facts: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
@@ -105,6 +108,7 @@ class DatasetSpec:
         Reject.
       encode: (source, path below it, frame) -> pixels (h, w, c) as `stored` says; raises Reject.
       public_ids: whether patients and files carry public names, so that a fixed salt gives nothing away.
+      patients_unknown: whether the source can't tell whose images they are, so that each counts as a patient.
       tables: files below the source whose content (lists, labels) is a rule of the dataset.
       folder: where paths start if that is not the source itself.
       files: source -> the files that the dataset is made of; a change of one is a change of the source.
@@ -122,6 +126,7 @@ class DatasetSpec:
     rows: Callable[[Path, Candidate], Sequence[Row]]
     encode: Callable[[Path, str, int], Num[np.ndarray, "h w c"]]
     public_ids: bool = False
+    patients_unknown: bool = False
     tables: tuple[str, ...] = ()
     folder: Path | None = None
     files: Callable[[Path], Iterator[str]] = walk

@@ -74,9 +74,8 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:  # storage layers raise many types for damaged files
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 logging.warning(
-                    "checkpoint %d is not usable (%.200s): moved aside, trying the one before", step, reason
+                    "checkpoint %d is not usable (%s): moved aside, trying the one before", step, _first_line(error)
                 )
                 unusable.append(step)
                 if jax.process_index() == 0:
@@ -132,6 +131,20 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     return meta
 
 
+def load_meta(folder: str | Path) -> dict[str, Any]:
+    """Reads the meta of one step folder; a UserError where it is damaged or of another format."""
+    try:
+        return read_meta(folder)
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"checkpoint {folder} can't be read ({_first_line(error)})", fix="use another checkpoint of that run"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def latest_folder(workdir: str | Path) -> Path:
     """Returns the newest step folder of a workdir; a UserError where there is none."""
     folder = Path(workdir).absolute() / FOLDER
@@ -154,9 +167,8 @@ def load_arrays(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, An
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             state = checkpointer.restore(Path(folder) / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except Exception as error:  # storage layers raise many types for damaged files
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"checkpoint {folder} can't be read ({reason[:200]})", fix="use another checkpoint of that run"
+            f"checkpoint {folder} can't be read ({_first_line(error)})", fix="use another checkpoint of that run"
         ) from error
     arrays = {name: np.asarray(leaf) for name, leaf in trees.named_leaves(state)}
     if (changed := _changed(arrays, meta["digest"])) is not None:

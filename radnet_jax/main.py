@@ -55,7 +55,7 @@ def _dispatch(argv: list[str]) -> None:
     if not _WORKDIR.value:
         raise UserError("--workdir is missing", expected="the folder that the run is written to")
     _set_up_logging(quiet=config.run == "study")
-    workdir = Path(_WORKDIR.value).absolute()
+    workdir = Path(_WORKDIR.value).resolve()
     if config.run not in _RUNNERS:
         raise UserError(
             f"unknown config.run {config.run!r}{nearest(config.run, _RUNNERS)}", expected=", ".join(_RUNNERS)
@@ -68,7 +68,7 @@ def _dispatch(argv: list[str]) -> None:
         if error.errno is None or (error.filename is None and not error.strerror):
             raise
         raise UserError(
-            f"the file system refused ({error.strerror}: {error.filename})",
+            f"the file system refused ({error.strerror}) while writing {error.filename or workdir}",
             fix="free space or permissions there, then start the same command again: it goes on from its last save",
         ) from error
 
@@ -77,9 +77,15 @@ def _use_compilation_cache(workdir: Path) -> None:
     """Keeps compiled programs beside the workdir, so that every run of a study and every restart finds them."""
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(workdir.parent / ".radnet_jax_cache"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = workdir.parent / ".radnet_jax_cache"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = workdir / ".radnet_jax_cache"  # the parent can't be written
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def _set_up_logging(*, quiet: bool) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
 import os
@@ -26,7 +28,7 @@ from radnet_jax.objectives import OBJECTIVES, Objective
 from radnet_jax.optim import make_optimizer
 from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
 from radnet_jax.schedules import SCHEDULES
-from radnet_jax.starts import Start, check_backbone, load_start
+from radnet_jax.starts import Start, check_backbone, find_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +54,21 @@ def plain(section: Any) -> Any:
     return json.loads(json.dumps(section))
 
 
-def assemble(config: ConfigDict, mesh: Mesh | None = None) -> Parts:
-    """Opens the dataset and the start, and settles the contract between them; on all devices by default."""
+def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None = None) -> Parts:
+    """Opens the dataset, finds the start, and settles the contract between them.
+
+    Args:
+      config: of the run.
+      mesh: all devices by default.
+      planned: stands for `init_from`, where a study checks runs whose pretraining is still to come.
+    """
     mesh = mesh or sharding.make_mesh()
+    check_names(config, mesh)
     split = open_split(config.data.dir, config.data.split)
     backbone_config = plain(config.backbone)
-    start = load_start(config.init_from) if config.init_from else None
+    start = planned or (find_start(config.init_from) if config.init_from else None)
     if start is not None:
-        check_backbone(start, backbone_config, config.init_from)
+        check_backbone(start, backbone_config)
         if config.input is not None:
             raise UserError(
                 "config.input is given and so is config.init_from, whose checkpoint says what it expects to see",
@@ -71,8 +80,7 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None) -> Parts:
             raise UserError("config.input is missing", expected="what the model sees, for a run without init_from")
         model_input = ModelInput.from_json(plain(config.input))
     adapter = make_adapter(split.card.stored, model_input, plain(config.adapter) if config.adapter else None)
-    name, kwargs = _named(config.backbone)
-    return Parts(mesh, split, start, adapter, MODELS.build(name, kwargs), backbone_config)
+    return Parts(mesh, split, start, adapter, MODELS.build(*_named(config.backbone)), backbone_config)
 
 
 def make_objective(config: ConfigDict, parts: Parts) -> Objective:
@@ -109,20 +117,45 @@ def _named(section: ConfigDict) -> tuple[str, dict[str, Any]]:
 
 
 def check_names(config: ConfigDict, mesh: Mesh) -> None:
-    """Checks all that can be checked of a run before its dataset and start exist: names, arguments, batch sizes."""
+    """Checks all that can be checked of a run before its dataset and start exist: names, arguments, ranges."""
     MODELS.build(*_named(config.backbone))
     METRICS.get(config.primary_metric)
+    _check_range("seed", config.seed, 0, 2**31 - 1)
+    _check_range("log_every", config.log_every, 1)
+    _check_range("checkpoint.every", config.checkpoint.every, 1)
+    _check_range("checkpoint.keep", config.checkpoint.keep, 1)
     sharding.check_batch_size(config.eval_batch_size, mesh, what="eval_batch_size")
     if config.run == "train":
         OBJECTIVES.get(config.objective.name)
         AUGMENTATIONS.build(*_named(config.augment))
+        _check_range("total_steps", config.total_steps, 1)
         sharding.check_batch_size(config.batch_size, mesh)
         make_tx(config)
 
 
+def _check_range(name: str, value: int, low: int, high: int | None = None) -> None:
+    if value < low or (high is not None and value > high):
+        raise UserError(f"config.{name}", got=value, expected=f"at least {low}" + (f", at most {high}" if high else ""))
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Holds a workdir for this process, so that two commands do not write the same run; freed also when killed."""
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is at work in {workdir}", fix="wait for it, or choose another --workdir"
+            ) from error
+        except OSError:
+            pass  # a file system without locks: there is nothing to hold
+        yield
+
+
 def check_workdir(workdir: str | Path, *, need_bytes: int) -> Path:
     """Makes the workdir; refuses one that can't be written or has no room for what the run will save."""
-    folder = Path(workdir).absolute()
+    folder = Path(workdir).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe") as probe:
@@ -133,12 +166,17 @@ def check_workdir(workdir: str | Path, *, need_bytes: int) -> Path:
         raise UserError(
             f"workdir {folder} can't be written ({error.strerror})", fix="choose another --workdir, or free space there"
         ) from error
+    check_room(folder, need_bytes)
+    return folder
+
+
+def check_room(folder: Path, need_bytes: int) -> None:
+    """Refuses to go on where the next save would fill the disk: a save that fails half-way is told at great length."""
     free = shutil.disk_usage(folder).free
     if free < need_bytes:
         raise UserError(
             f"workdir {folder} has not enough room",
             got=f"{free / 2**20:.0f} MiB free",
             expected=f"at least {need_bytes / 2**20:.0f} MiB for checkpoints and logs",
-            fix="free space there, or choose another --workdir",
+            fix="free space there and start the same command again, or choose another --workdir",
         )
-    return folder

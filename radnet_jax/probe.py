@@ -18,11 +18,11 @@ import numpy as np
 
 from radnet_jax import records, rng, sharding, starts
 from radnet_jax.data.dataset import Split
-from radnet_jax.errors import UserError
+from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import evaluators, ledger, probes
 from radnet_jax.evaluation.canonical import canonical_json
 from radnet_jax.evaluation.metrics import METRICS
-from radnet_jax.parts import Parts, assemble, check_workdir, plain
+from radnet_jax.parts import Parts, assemble, check_workdir, lock, plain
 
 BATCH_STATS = ("start", "initial", "reestimated")
 
@@ -35,23 +35,34 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     """
     began = time.perf_counter()
     parts = assemble(config)
-    sharding.check_batch_size(config.eval_batch_size, parts.mesh, what="eval_batch_size")
-    judged = records.check_judged(config, parts)
-    if config.probe.name not in _PROBES:
-        raise UserError(f"unknown probe {config.probe.name!r}", expected=f"one of {', '.join(_PROBES)}")
-    expected = BATCH_STATS[:1] if parts.start else BATCH_STATS[1:]
-    if config.probe.batch_stats not in expected:
-        raise UserError(
-            "probe.batch_stats does not fit the start", got=config.probe.batch_stats, expected=" or ".join(expected)
-        )
-    if parts.split.card.task == "none":
-        raise UserError(f"dataset {parts.split.card.name} has no labels to probe", fix="use a labelled dataset")
-    if config.probe.name == "linear_probe" and "val" not in config.data.judge:
-        raise UserError("the linear probe chooses its regularisation on val", fix='have "val" in config.data.judge')
+    judged = check(config, parts)
     workdir = check_workdir(workdir, need_bytes=2**24)
     if records.is_finished(config, parts, workdir):
         return workdir
+    with lock(workdir):
+        return _run(config, parts, judged, workdir, began)
 
+
+def check(config: ConfigDict, parts: Parts) -> list[Split]:
+    """Makes every check that needs no weights; returns the splits that the run will be judged on."""
+    probe = config.probe
+    if probe.name not in _PROBES:
+        raise UserError(f"unknown probe {probe.name!r}{nearest(probe.name, _PROBES)}", expected=", ".join(_PROBES))
+    expected = BATCH_STATS[:1] if parts.start else BATCH_STATS[1:]
+    if probe.batch_stats not in expected:
+        raise UserError(
+            "probe.batch_stats does not fit the start", got=probe.batch_stats, expected=" or ".join(expected)
+        )
+    if parts.split.card.task == "none" or not parts.split.all_labels()[1].any():
+        raise UserError(f"dataset {parts.split.card.name} has no labels to probe", fix="use a labelled dataset")
+    if probe.name == "linear_probe" and "val" not in config.data.judge:
+        raise UserError("the linear probe chooses its regularisation on val", fix='have "val" in config.data.judge')
+    if probe.name == "linear_probe" and not (probe.strengths and min(probe.strengths) >= 0):
+        raise UserError("probe.strengths", got=tuple(probe.strengths), expected="one or more penalties of at least 0")
+    return records.check_judged(config, parts)
+
+
+def _run(config: ConfigDict, parts: Parts, judged: list[Split], workdir: Path, began: float) -> Path:
     features = _cached_features(config, parts, [parts.split, *judged])
     scores, chosen = _PROBES[config.probe.name](config, parts, judged, features)
     predictions, metrics = records.judge(scores)
@@ -74,9 +85,13 @@ def _linear_probe(
     val = next(s for s in judged if s.name == "val")
     val_labels, val_mask = val.all_labels()
     metric = METRICS.get(config.primary_metric)
-    on_val = [metric(p.scores(features[val]), val_labels, val_mask).value for p in fitted]
+    results = [metric(p.scores(features[val]), val_labels, val_mask) for p in fitted]
+    on_val = [r.value for r in results]
     if not np.isfinite(on_val).any():
-        raise UserError(f"{config.primary_metric} is undefined on val", fix="build the dataset with a larger val split")
+        raise UserError(
+            f"{config.primary_metric} is undefined on val, where the probe chooses its penalty ({results[0].reason})",
+            fix="build the dataset with a larger val split",
+        )
     best = int(np.nanargmax(on_val))
     chosen = {"strength": strengths[best], "on_val": dict(zip(map(str, strengths), on_val, strict=True))}
     return {split: fitted[best].scores(features[split]) for split in judged}, chosen
@@ -155,5 +170,7 @@ def _cached_features(config: ConfigDict, parts: Parts, splits: list[Split]) -> d
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
             with temporary.open("wb") as file:
                 np.save(file, features[split], allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, path)
     return features

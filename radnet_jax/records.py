@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import importlib.metadata
 from pathlib import Path
 import platform
 from typing import Any
 
 from absl import logging
-import jax
 from jaxtyping import Float
 from ml_collections import ConfigDict
 import numpy as np
@@ -23,20 +22,55 @@ from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.parts import Parts, plain
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "scipy")
-_OUTSIDE = ("log_every", "checkpoint", "tags")  # say nothing about the result
+_OUTSIDE = ("name", "log_every", "checkpoint", "tags")  # say nothing about the result
+_PLACES = (("init_from",), ("data", "dir"), ("probe", "cache_dir"))  # what is there is named by fingerprints
 
 
-def identity(config: ConfigDict) -> dict[str, Any]:
-    """Returns the config without what says nothing about the result: logging, saving, names and places."""
-    resolved = {k: v for k, v in plain(config).items() if k not in (*_OUTSIDE, "name", "init_from")}
-    resolved["data"] = {k: v for k, v in resolved["data"].items() if k != "dir"}  # the fingerprint says what is there
+def public_config(config: ConfigDict) -> dict[str, Any]:
+    """Returns the config as plain JSON types, with places cut to their last part: paths can carry names."""
+    resolved = plain(config)
+    for *section, key in _PLACES:
+        holder = resolved
+        for name in section:
+            holder = holder.get(name, {})
+        if key in holder:
+            holder[key] = Path(holder[key]).name
     return resolved
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a plain config without what says nothing about the result: logging, saving, names and places."""
+    resolved = {k: v for k, v in config.items() if k not in _OUTSIDE}
+    for *section, key in _PLACES:
+        if not section:
+            resolved.pop(key, None)
+        elif section[0] in resolved:
+            resolved[section[0]] = {k: v for k, v in resolved[section[0]].items() if k != key}
+    return resolved
+
+
+def signature(config: ConfigDict, parts: Parts) -> dict[str, Any]:
+    """Returns what makes a run this run: config, dataset and start. The same for any spelling of any folder."""
+    return {
+        "config": identity(plain(config)),
+        "dataset": parts.split.card.fingerprint,
+        "start": parts.start.id if parts.start else None,
+    }
+
+
+def _signature_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The signature of a finished run, or of a checkpoint's meta."""
+    return {
+        "config": identity(record["config"]),
+        "dataset": record["dataset"]["fingerprint"],
+        "start": record["checkpoint"],
+    }
 
 
 def run_id(config: ConfigDict, parts: Parts) -> str:
     """Returns the run's id: resolved config, start, dataset and code."""
-    start = parts.start.id if parts.start else ""
-    return ledger.run_id(identity(config) | {"start": start}, parts.split.card.fingerprint, ledger.code_version())
+    what = signature(config, parts)
+    return ledger.run_id({"config": what["config"], "start": what["start"]}, what["dataset"], ledger.code_version())
 
 
 def checkpoint_meta(config: ConfigDict, parts: Parts) -> dict[str, Any]:
@@ -44,12 +78,40 @@ def checkpoint_meta(config: ConfigDict, parts: Parts) -> dict[str, Any]:
     card = parts.split.card
     return {
         "run_id": run_id(config, parts),
-        "config": plain(config),
+        "config": public_config(config),
+        "checkpoint": parts.start.id if parts.start else None,
         "model_input": parts.model_input.to_json(),
         "dataset": {"name": card.name, "fingerprint": card.fingerprint},
         "topology": sharding.topology(parts.mesh),
         "code": ledger.code_version(),
     }
+
+
+def check_same_run(record: Mapping[str, Any], config: ConfigDict, parts: Parts, workdir: Path, what: str) -> None:
+    """Refuses a workdir whose `what` (a finished run, a checkpoint) is of another config, dataset or start.
+
+    One that was made by other code is kept, with a warning: what it was made with stands in its record.
+    """
+    before, now = (dict(_flat(s)) for s in (_signature_of(record), signature(config, parts)))
+    differing = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"workdir {workdir} holds {what} of another config, dataset or start ({len(differing)} difference(s))",
+            got=f"{name}={now.get(name)}",
+            expected=f"{before.get(name)}, as in the workdir",
+            fix="use a new --workdir (more steps is a new run: give it init_from), or go back to the old settings",
+        )
+    if record["run_id"] != run_id(config, parts):
+        logging.warning("%s holds %s by other code (run %s): kept", workdir, what, record["run_id"])
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from _flat(child, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
 
 
 def check_judged(config: ConfigDict, parts: Parts) -> list[Split]:
@@ -85,7 +147,7 @@ def run_record(
         "name": config.name,
         "seed": config.seed,
         "checkpoint": parts.start.id if parts.start else None,
-        "config": plain(config),
+        "config": public_config(config),
         "dataset": {"name": card.name, "fingerprint": card.fingerprint, "splits": dict(card.splits)}
         | {"generated": card.generated},
         "code": ledger.code_version(),
@@ -123,34 +185,9 @@ def outcome(record: Mapping[str, Any]) -> str:
 
 
 def is_finished(config: ConfigDict, parts: Parts, workdir: Path) -> bool:
-    """Whether the workdir holds this very run, finished; refuses a finished run of another config or dataset.
-
-    A run that was finished by other code is kept, with a warning: what it was made with stands in its run.json.
-    """
+    """Whether the workdir holds this very run, finished; refuses a finished run of another config, dataset or start."""
     if not ledger.is_finished(workdir):
         return False
-    record = ledger.read_run(workdir).record
-    same = _comparable(record) == _comparable(
-        {
-            "config": plain(config),
-            "dataset": {"fingerprint": parts.split.card.fingerprint},
-            "checkpoint": parts.start.id if parts.start else None,
-        }
-    )
-    if not same:
-        raise UserError(
-            f"workdir {workdir} holds a finished run of another config, dataset or start",
-            got=f"run {record['run_id']}",
-            expected=f"run {run_id(config, parts)}",
-            fix="use a new --workdir, or delete this one",
-        )
-    if record["run_id"] != run_id(config, parts):
-        logging.warning("%s was finished by other code (run %s): kept", workdir, record["run_id"])
-    if jax.process_index() == 0:
-        logging.info("%s is finished: skipped", workdir)
+    check_same_run(ledger.read_run(workdir).record, config, parts, workdir, "a finished run")
+    logging.info("%s is finished: skipped", workdir)
     return True
-
-
-def _comparable(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    config = ConfigDict(record["config"])
-    return identity(config), record["dataset"]["fingerprint"], record["checkpoint"]

@@ -48,12 +48,12 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, what: str = "batch_size") -
     """Refuses a global batch that the devices can't divide."""
     devices = mesh.size
     if batch_size < 1 or batch_size % devices:
-        lower = batch_size // devices * devices
+        lower = max(batch_size // devices, 1) * devices
         raise UserError(
             f"{what} can't be divided over the devices",
             got=f"{batch_size} over {devices} device(s)",
             expected=f"a multiple of {devices}",
-            fix=f"use {lower or devices} or {lower + devices}",
+            fix=f"use {lower} or {lower + devices}",
         )
 
 

@@ -4,58 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from absl import logging
 from jaxtyping import PyTree
-import numpy as np
 
 from radnet_jax import checkpoint, trees
 from radnet_jax.errors import UserError
 from radnet_jax.preprocessing import ModelInput
 
 _BACKBONE = ("params/backbone/", "model_state/batch_stats/backbone/")
+_WEIGHTS = ("params/", "model_state/")
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """A pretrained backbone, loaded to the host.
+    """A pretrained backbone; its weights stay on disk until `fill`.
 
     Attributes:
-      id: `run_id@step` of the pretraining run.
+      id: `run_id@step-digest`: the run, the step and the very weights.
       backbone: backbone section of its config.
       model_input: what its input is.
-      arrays: the backbone's weights and statistics by name.
+      folder: the checkpoint; None for a start that a study has planned and not trained yet.
     """
 
     id: str
     backbone: Mapping[str, Any]
     model_input: ModelInput
-    arrays: Mapping[str, np.ndarray]
+    folder: Path | None
 
 
-def load_start(init_from: str) -> Start:
-    """Loads the newest checkpoint of the workdir `init_from`; what is not of the backbone is skipped and logged."""
+def find_start(init_from: str) -> Start:
+    """Finds the newest checkpoint of the workdir `init_from` and reads what it is."""
     folder = checkpoint.latest_folder(init_from)
-    arrays, meta = checkpoint.load_arrays(folder)
-    kept = {k: v for k, v in arrays.items() if k.startswith(_BACKBONE)}
-    weights = {k for k in arrays if k.startswith(("params/", "model_state/"))}
-    skipped = sorted(weights - set(kept))
-    logging.info("init_from %s: %d arrays, skipped %s", folder, len(kept), ", ".join(skipped) or "none")
+    meta = checkpoint.load_meta(folder)
+    weights = sorted((k, v) for k, v in meta["digest"].items() if k.startswith(_BACKBONE))
+    digest = hashlib.sha256(repr(weights).encode()).hexdigest()[:8]
     return Start(
-        id=f"{meta['run_id']}@{meta['step']}",
+        id=f"{meta['run_id']}@{meta['step']}-{digest}",
         backbone=meta["config"]["backbone"],
         model_input=ModelInput.from_json(meta["model_input"]),
-        arrays=kept,
+        folder=folder,
     )
 
 
-def check_backbone(start: Start, backbone: Mapping[str, Any], init_from: str) -> None:
+def check_backbone(start: Start, backbone: Mapping[str, Any]) -> None:
     """Refuses a start whose backbone is not the one that the config asks for."""
     differing = [k for k in sorted({*start.backbone, *backbone}) if start.backbone.get(k) != backbone.get(k)]
     if differing:
         raise UserError(
-            f"the checkpoint in {init_from} is of another architecture",
+            f"the checkpoint of start {start.id} is of another architecture",
             got=", ".join(f"{k}={start.backbone.get(k)}" for k in differing),
             expected=", ".join(f"{k}={backbone.get(k)}" for k in differing),
             fix="set config.backbone to the checkpoint's, or choose another init_from",
@@ -63,9 +63,17 @@ def check_backbone(start: Start, backbone: Mapping[str, Any], init_from: str) ->
 
 
 def fill(start: Start, params: PyTree, model_state: PyTree, *, heads: str) -> tuple[PyTree, PyTree]:
-    """Returns (params, model_state) with the start's backbone in place; all but `heads` must be filled, strictly."""
+    """Returns (params, model_state) with the start's backbone in place; all but `heads` must be filled, strictly.
+
+    What the checkpoint holds beside the backbone is skipped, and logged.
+    """
+    assert start.folder is not None, "a planned start has no weights yet"
+    arrays, _ = checkpoint.load_arrays(start.folder)
+    kept = {k: v for k, v in arrays.items() if k.startswith(_BACKBONE)}
+    skipped = sorted(k for k in arrays if k.startswith(_WEIGHTS) and k not in kept)
+    logging.info("start %s: %d arrays, skipped %s", start.id, len(kept), ", ".join(skipped) or "none")
     merged = trees.merge_strict(
-        start.arrays,
+        kept,
         {"params": params, "model_state": model_state},
         new=rf"(params|model_state/batch_stats)/({heads})",
         source=f"start {start.id}",

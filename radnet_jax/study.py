@@ -5,7 +5,7 @@ One process runs all of it, so that compiled functions, the compilation cache an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import gc
@@ -24,9 +24,10 @@ from radnet_jax.data.card import DatasetCard
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger, report
 from radnet_jax.evaluation.compare import compare
-from radnet_jax.parts import check_names, check_workdir, plain
-from radnet_jax.preprocessing import ModelInput, make_adapter
+from radnet_jax.parts import assemble, check_names, check_workdir, lock, plain
+from radnet_jax.preprocessing import ModelInput
 from radnet_jax.registry import check_arguments
+from radnet_jax.starts import Start
 
 _CONSOLE = Console(stderr=True, highlight=False)
 _GENERATORS: dict[str, Callable[..., Path]] = {"ct": write_ct, "leaves": write_leaves}
@@ -54,34 +55,40 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     began = time.perf_counter()
     _check_study(config)
     workdir = check_workdir(workdir, need_bytes=2**28)
-    cards = {name: _build(name, spec, config.data_root, workdir) for name, spec in config.datasets.items()}
-    _say(began, f"{len(cards)} dataset(s) ready")
-    _check_contracts(config, cards)
-    jobs = [*pretraining_jobs(config, workdir), *downstream_jobs(config, workdir)]
-    for number, job in enumerate(jobs, 1):
-        finished = ledger.is_finished(job.workdir)
-        job.run()
-        gc.collect()  # a finished run's arrays are freed before the next allocates its own
-        outcome = (
-            f"{job.name}: finished before, skipped"
-            if finished
-            else records.outcome(ledger.read_run(job.workdir).record)
-        )
-        _say(began, f"[{number}/{len(jobs)}] {outcome}")
-    if jax.process_index() != 0:
-        return workdir / "report" / "index.html"
-    path = write_report(config, workdir)
+    with lock(workdir):
+        for name, spec in config.datasets.items():
+            _build(name, spec, config.data_root, workdir)
+        _say(began, f"{len(config.datasets)} dataset(s) ready")
+        jobs = [*pretraining_jobs(config, workdir), *downstream_jobs(config, workdir)]
+        for job in jobs:
+            _check_job(config, job)
+        for number, job in enumerate(jobs, 1):
+            finished = ledger.is_finished(job.workdir)
+            job.run()
+            gc.collect()  # a finished run's arrays are freed before the next allocates its own
+            done = f"{job.name}: finished before, skipped"
+            outcome = done if finished else records.outcome(ledger.read_run(job.workdir).record)
+            _say(began, f"[{number}/{len(jobs)}] {outcome}")
+        if jax.process_index() != 0:
+            return workdir / "report" / "index.html"
+        path = write_report(config, workdir, jobs)
     _say(began, f"report: {path}")
     return path
 
 
-def write_report(config: ConfigDict, workdir: Path) -> Path:
-    """Compares all finished runs of the workdir and writes the report; returns its path."""
-    runs = ledger.read_runs(workdir / "runs")
+def write_report(config: ConfigDict, workdir: Path, jobs: Sequence[Job]) -> Path:
+    """Compares the runs of the jobs and writes the report; returns its path. Other runs in the workdir are named."""
+    folders = {job.workdir for job in jobs}
+    found = ledger.read_runs(workdir / "runs")
+    runs = [run for run in found if run.folder in folders]
+    others = len(found) - len(runs)
+    warnings = (
+        [f"{others} other finished run(s) in this folder are not of this study and were left out."] if others else []
+    )
     comparisons = compare([r for r in runs if r.judged], **plain(config.compare))
     shown = examples.write(config, workdir) if config.report.images else []
     return report.write_report(
-        workdir / "report", title=config.name, comparisons=comparisons, runs=runs, examples=shown
+        workdir / "report", title=config.name, comparisons=comparisons, runs=runs, examples=shown, warnings=warnings
     )
 
 
@@ -232,13 +239,11 @@ def _known(what: str, name: str, valid: ConfigDict | dict[str, Any]) -> None:
         raise UserError(f"unknown {what}: {name!r}{nearest(name, valid)}", expected=f"one of {', '.join(valid)}")
 
 
-def _check_contracts(config: ConfigDict, cards: dict[str, DatasetCard]) -> None:
-    """Checks every crossing from stored pixels to a model's input before anything is trained."""
-    for spec in config.pretraining.values():
-        make_adapter(cards[spec.dataset].stored, ModelInput.from_json(plain(spec.config.input)))
-    for task, task_spec in config.tasks.items():
-        for start, start_spec in config.starts.items():
-            pretraining = start_spec.pretraining
-            model_input = config.pretraining[pretraining].config.input if pretraining else task_spec.input
-            declared = _declared_adapter(config, task, start)
-            make_adapter(cards[task_spec.dataset].stored, ModelInput.from_json(plain(model_input)), declared)
+def _check_job(config: ConfigDict, job: Job) -> None:
+    """Makes every check of a run before the first one starts, with what its pretraining will be where it is to come."""
+    planned = None
+    if job.config.init_from:
+        pretraining = config.pretraining[config.starts[job.config.tags.start].pretraining].config
+        planned = Start("planned", plain(pretraining.backbone), ModelInput.from_json(plain(pretraining.input)), None)
+    runner = probe if job.config.run == "probe" else train
+    runner.check(job.config, assemble(job.config, planned=planned))

@@ -20,18 +20,17 @@ from radnet_jax import records, rng, sharding, starts, trees
 from radnet_jax.augment import recipes
 from radnet_jax.augment.views import augment_image, make_views
 from radnet_jax.checkpoint import Checkpoints
+from radnet_jax.data.dataset import Split
 from radnet_jax.data.pipeline import steps_per_epoch, train_batches
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators, ledger
 from radnet_jax.objectives import Batch, Objective
-from radnet_jax.parts import Parts, assemble, check_workdir, make_objective, make_recipe, make_tx, plain
+from radnet_jax.parts import Parts, assemble, check_room, check_workdir, lock, make_objective, make_recipe, make_tx
 from radnet_jax.preprocessing import Adapter
 from radnet_jax.state import TrainState
 from radnet_jax.writer import Writer
 
-# A resumed run may differ in these; everything else that differs makes it another run.
-_FREE = ("log_every", "checkpoint", "tags")
-_LABEL_KEYS = frozenset({"labels", "label_mask"})
+_ROOM = 2**24  # bytes for logs, predictions and the storage's own files
 
 
 def train_step(
@@ -127,6 +126,16 @@ def initial_state(
     return sharding.replicate(state, parts.mesh)
 
 
+def check(config: ConfigDict, parts: Parts) -> list[Split]:
+    """Makes every check that needs no weights; returns the splits that the run will be judged on."""
+    objective = make_objective(config, parts)
+    make_recipe(config, parts)
+    steps_per_epoch(len(parts.split), config.batch_size)
+    if "labels" in objective.requires and not parts.split.all_labels()[1].any():
+        raise UserError(f"objective {config.objective.name!r} needs labels, and split {parts.split.name!r} has none")
+    return records.check_judged(config, parts)
+
+
 def run(config: ConfigDict, workdir: str | Path) -> Path:
     """Trains as the config says, evaluates, and writes the run's folder; goes on from its last checkpoint.
 
@@ -141,59 +150,83 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     """
     began = time.perf_counter()
     parts = assemble(config)
+    judged = check(config, parts)
     objective, recipe = make_objective(config, parts), make_recipe(config, parts)
     tx, schedule = make_tx(config)
-    sharding.check_batch_size(config.batch_size, parts.mesh)
-    if config.eval_batch_size:
-        sharding.check_batch_size(config.eval_batch_size, parts.mesh, what="eval_batch_size")
-    steps_per_epoch(len(parts.split), config.batch_size)
-    if "labels" in objective.requires and not parts.split.all_labels()[1].any():
-        raise UserError(f"objective {config.objective.name!r} needs labels, and split {parts.split.name!r} has none")
-    judged = records.check_judged(config, parts)
     workdir = check_workdir(workdir, need_bytes=0)
     if records.is_finished(config, parts, workdir):
         return workdir
-
-    state = initial_state(config, parts, objective, tx, recipe)
-    check_workdir(workdir, need_bytes=(config.checkpoint.keep + 1) * trees.size_bytes(state) + 2**24)
-    meta = records.checkpoint_meta(config, parts)
-    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-    try:
-        restored = checkpoints.restore_latest(
-            state, check=lambda meta: _check_same_run(meta["config"], plain(config), workdir)
-        )
-        if restored is not None:
-            state = restored[0]
-        start = int(state.step)
-        source = f"checkpoint {start}" if restored else (config.init_from or "random initialisation")
-        logging.info("%s: starting from %s", workdir, source)
-        state, seconds = _loop(config, parts, objective, tx, schedule, recipe, state, checkpoints, meta, workdir)
-        checkpoints.wait()
-    finally:
-        checkpoints.close()
-
-    predictions, metrics = None, dict[str, Any]()
-    if judged:
-        predict = evaluators.predict_of(objective)
-        scores = {}
-        for split in judged:
-            out = evaluators.predict_split(
-                predict,
-                state.params,
-                state.model_state,
-                split,
-                adapter=parts.adapter,
-                batch_size=config.eval_batch_size,
-                mesh=parts.mesh,
+    with lock(workdir):
+        state = initial_state(config, parts, objective, tx, recipe)
+        check_room(workdir, (config.checkpoint.keep + 1) * trees.size_bytes(state) + _ROOM)
+        checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+        try:
+            restored = checkpoints.restore_latest(
+                state, check=lambda meta: records.check_same_run(meta, config, parts, workdir, "a checkpoint")
             )
-            scores[split] = evaluators.scores_of(out["logits"], split.card)
-        predictions, metrics = records.judge(scores)
-    timings = {"train_s": seconds, "total_s": time.perf_counter() - began, "first_step": start}
-    record = records.run_record(config, parts, timings=timings, metrics=metrics)
-    if jax.process_index() == 0:
-        ledger.write_run(workdir, record, predictions=predictions)
-        logging.info("%s", records.outcome(record))
+            state, seconds_before = (restored[0], restored[1]["seconds"]) if restored else (state, 0.0)
+            start = int(state.step)
+            source = f"checkpoint {start}" if restored else (config.init_from or "random initialisation")
+            logging.info("%s: starting from %s", workdir, source)
+            meta = records.checkpoint_meta(config, parts)
+            save = functools.partial(_save, checkpoints, workdir, meta, seconds_before, time.perf_counter())
+            state = _loop(config, parts, objective, tx, schedule, recipe, state, save, workdir)
+            checkpoints.wait()
+        finally:
+            checkpoints.close()
+        trained = seconds_before + time.perf_counter() - began
+        predictions, metrics = _judge(config, parts, objective, state, judged)
+        timings = {
+            "train_s": trained,  # over all sittings, up to the last save of each
+            "total_s": seconds_before + time.perf_counter() - began,
+            "first_step": start,
+        }
+        record = records.run_record(config, parts, timings=timings, metrics=metrics)
+        if jax.process_index() == 0:
+            ledger.write_run(workdir, record, predictions=predictions)
+            logging.info("%s", records.outcome(record))
     return workdir
+
+
+def _save(
+    checkpoints: Checkpoints,
+    workdir: Path,
+    meta: dict[str, Any],
+    seconds_before: float,
+    began: float,
+    state: TrainState,
+    metrics: dict[str, Array],
+) -> None:
+    """Saves a state that is finite, where there is room for it."""
+    step = int(state.step)
+    if not all(bool(jnp.isfinite(metrics[name])) for name in ("loss", "gradient_norm")):
+        raise UserError(
+            f"loss or gradient are not finite at step {step} of {workdir}",
+            fix="lower the learning rate or lengthen the warm-up; earlier checkpoints were kept",
+        )
+    check_room(workdir, trees.size_bytes(state) + _ROOM)
+    checkpoints.save(step, state, meta | {"seconds": seconds_before + time.perf_counter() - began})
+
+
+def _judge(
+    config: ConfigDict, parts: Parts, objective: Objective, state: TrainState, judged: list[Split]
+) -> tuple[ledger.Predictions | None, dict[str, Any]]:
+    """Returns predictions and metrics on whole splits, where the run is judged on any."""
+    if not judged:
+        return None, {}
+    scores = {}
+    for split in judged:
+        out = evaluators.predict_split(
+            evaluators.predict_of(objective),
+            state.params,
+            state.model_state,
+            split,
+            adapter=parts.adapter,
+            batch_size=config.eval_batch_size,
+            mesh=parts.mesh,
+        )
+        scores[split] = evaluators.scores_of(out["logits"], split.card)
+    return records.judge(scores)
 
 
 def _loop(
@@ -204,15 +237,13 @@ def _loop(
     schedule: optax.Schedule,
     recipe: recipes.Recipe,
     state: TrainState,
-    checkpoints: Checkpoints,
-    meta: dict[str, Any],
+    save: Callable[[TrainState, dict[str, Array]], None],
     workdir: Path,
-) -> tuple[TrainState, float]:
-    """Runs the steps that are left; returns the final state and the seconds it took."""
+) -> TrainState:
+    """Runs the steps that are left; returns the final state."""
     start, total = int(state.step), config.total_steps
-    began = time.perf_counter()
     if start >= total:
-        return state, 0.0
+        return state
     step_fn = _compiled_step(objective, tx, parts.mesh)
     prepare_fn = _compiled_prepare(objective.requires, parts.adapter, recipe, parts.mesh)
     batches = train_batches(
@@ -242,36 +273,8 @@ def _loop(
             if done % config.log_every == 0 or done == total:
                 writer.write(done, {**metrics, "learning_rate": schedule(step)})
             if done % config.checkpoint.every == 0 or done == total:
-                _check_finite(metrics["loss"], done, workdir)
-                checkpoints.save(done, state, meta)
+                save(state, metrics)
     finally:
         writer.close()
         getattr(batches, "close", lambda: None)()
-    return state, time.perf_counter() - began
-
-
-def _check_finite(loss: Array, step: int, workdir: Path) -> None:
-    """Stops a run before it overwrites its last good checkpoint by a state that is not finite."""
-    if not bool(jnp.isfinite(loss)):
-        raise UserError(
-            f"the loss is not finite at step {step} of {workdir}",
-            fix="lower the learning rate or lengthen the warm-up; earlier checkpoints were kept",
-        )
-
-
-def _check_same_run(saved: dict[str, Any], config: dict[str, Any], workdir: Path) -> None:
-    """Refuses to go on with a checkpoint under a config that makes another run."""
-    before, now = (dict(trees.named_leaves(_without_free(c))) for c in (saved, config))
-    differing = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
-    if differing:
-        name = differing[0]
-        raise UserError(
-            f"workdir {workdir} holds a run with another config ({len(differing)} field(s) differ)",
-            got=f"{name.replace('/', '.')}={now.get(name)}",
-            expected=before.get(name),
-            fix="use a new --workdir (more steps is a new run: give it init_from), or go back to the old config",
-        )
-
-
-def _without_free(config: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in config.items() if k not in _FREE}
+    return state

@@ -12,7 +12,7 @@ from tests import tiny
 BATCH = 64
 CASES = {
     "simclr": ("configs/pretrain/simclr.py", "smoke,size=24"),
-    "classification": ("configs/finetune/classification.py", "smoke,input=ct,size=24"),
+    "classification": ("configs/finetune/classification.py", "smoke,scratch,size=24"),
 }
 
 

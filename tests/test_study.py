@@ -11,7 +11,7 @@ from radnet_jax.errors import UserError
 from radnet_jax.main import load_config
 from tests.tiny import ROOT
 
-TINY = dict(name="resnet18", base_width=4)
+TINY = dict(name="resnet10", base_width=4)
 
 
 def tiny_config(**changes):
@@ -92,6 +92,23 @@ def test_another_study_is_refused(finished):
         study.run(ConfigDict(config).lock(), workdir)
 
 
+def test_a_finished_study_may_be_moved(finished, tmp_path):
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "moved")
+    runs = {p: p.stat().st_mtime_ns for p in (tmp_path / "moved" / "runs").rglob("run.json")}
+    study.run(tiny_config(), tmp_path / "moved")
+    assert all(p.stat().st_mtime_ns == time for p, time in runs.items())
+
+
+def test_only_the_runs_of_this_study_are_compared(finished, tmp_path):
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "fewer")
+    path = study.run(tiny_config(seeds=(0,)), tmp_path / "fewer")
+    comparisons = json.loads((path.parent / "comparisons.json").read_text())
+    assert {r["n_a"] for r in comparisons["rows"]} == {1}
+    assert "are not of this study" in path.read_text()
+
+
 def broken(path, value):
     config = tiny_config().to_dict()
     section = config
@@ -123,6 +140,21 @@ def test_a_missing_data_root_is_refused(tmp_path):
     config = load_config(ROOT / "configs" / "studies" / "chest_xray_mini.py")
     with pytest.raises(UserError, match="data_root is missing"):
         study.run(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("protocols", "fine_tune", "config", "batch_size"), 512, "smaller than one batch"),
+        (("protocols", "fine_tune", "config", "objective", "label_smoothin"), 0.1, 'did you mean "label_smoothing"'),
+        (("protocols", "linear_probe", "config", "probe", "strengths"), (), "probe.strengths"),
+        (("tasks", "body_region", "augment", "name"), "finetune_natural", "changes colours"),
+    ],
+)
+def test_every_run_is_checked_before_the_first_is_trained(tmp_path, path, value, message):
+    with pytest.raises(UserError, match=message):
+        study.run(broken(path, value), tmp_path)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_undeclared_crossing_is_refused_before_training(tmp_path):

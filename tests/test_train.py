@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,17 +17,17 @@ from radnet_jax import checkpoint, sharding, train
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.main import load_config
-from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
+from radnet_jax.parts import assemble, lock, make_objective, make_recipe, make_tx
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 
 
 def pretraining(dataset, **changes):
-    return tiny.config("configs/pretrain/simclr.py", "smoke,size=24", dataset, total_steps=4, **changes)
+    return tiny.config("configs/pretrain/simclr.py", "smoke,size=24", dataset, **{"total_steps": 4, **changes})
 
 
-def fine_tuning(dataset, variant="smoke,input=ct,size=24", **changes):
+def fine_tuning(dataset, variant="smoke,scratch,size=24", **changes):
     return tiny.config("configs/finetune/classification.py", variant, dataset, total_steps=4, **changes)
 
 
@@ -84,7 +85,7 @@ def test_a_finished_run_is_skipped(ct_dataset, pretrained):
 
 
 def test_fine_tuning_starts_from_the_pretrained_backbone(ct_dataset, pretrained):
-    config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained), augment=dict(name="finetune_ct"))
+    config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained))
     parts = assemble(config)
     objective, recipe, (tx, _) = make_objective(config, parts), make_recipe(config, parts), make_tx(config)
     state = train.initial_state(config, parts, objective, tx, recipe)
@@ -106,7 +107,7 @@ def test_fine_tuning_leaves_predictions_of_the_whole_splits(ct_dataset, pretrain
         assert run.metrics[split]["accuracy"]["value"] is not None
     scores = np.asarray(run.predictions.scores)
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
-    assert run.checkpoint.endswith("@4")
+    assert "@4-" in run.checkpoint
 
 
 def start_process(config_flags, workdir, environment=None):
@@ -122,6 +123,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(ct_dataset, tmp_pat
         "--config.total_steps=14",
         "--config.checkpoint.every=3",
         "--config.log_every=1",
+        "--config.backbone.name=resnet10",
     ]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start_process(flags, killed)
@@ -165,6 +167,30 @@ def test_a_workdir_of_another_config_is_refused(ct_dataset, pretrained, tmp_path
     assert message in str(caught.value)
 
 
+def test_a_checkpoint_of_another_dataset_is_refused(ct_dataset, pretrained, tmp_path):
+    (tmp_path / "checkpoints").symlink_to(pretrained / "checkpoints")
+    other = tmp_path / "dataset"
+    shutil.copytree(ct_dataset, other)
+    card = json.loads((other / "card.json").read_text())
+    (other / "card.json").write_text(json.dumps(card | {"fingerprint": "another"}))
+    with pytest.raises(UserError, match="dataset=another"):
+        train.run(pretraining(other), tmp_path)
+
+
+def test_a_run_may_be_moved_and_its_folders_be_spelled_otherwise(ct_dataset, pretrained, tmp_path):
+    shutil.copytree(pretrained, tmp_path / "moved")
+    shutil.copytree(ct_dataset, tmp_path / "dataset")
+    (tmp_path / "x").mkdir()
+    train.run(pretraining(tmp_path / "x" / ".." / "dataset"), tmp_path / "moved")
+    assert str(tmp_path) not in (tmp_path / "moved" / "run.json").read_text()
+    assert str(ct_dataset.parent) not in (tmp_path / "moved" / "run.json").read_text()
+
+
+def test_two_commands_do_not_write_one_workdir(ct_dataset, tmp_path):
+    with lock(tmp_path), pytest.raises(UserError, match="another process"):
+        train.run(pretraining(ct_dataset), tmp_path)
+
+
 def test_a_finished_run_of_another_config_is_refused(ct_dataset, pretrained):
     with pytest.raises(UserError, match="finished run of another config"):
         train.run(pretraining(ct_dataset, seed=1), pretrained)
@@ -174,6 +200,11 @@ def test_a_finished_run_of_another_config_is_refused(ct_dataset, pretrained):
     ("changes", "message"),
     [
         (dict(batch_size=12), "can't be divided over the devices"),
+        (dict(log_every=0), "config.log_every; got 0; expected at least 1"),
+        (dict(checkpoint=dict(every=0, keep=1)), "config.checkpoint.every"),
+        (dict(seed=5_000_000_000), "config.seed"),
+        (dict(total_steps=0), "config.total_steps"),
+        (dict(objective=dict(name="simclr", temperature=0.0)), "temperature"),
         (dict(batch_size=8000), "smaller than one batch"),
         (dict(eval_batch_size=100), "eval_batch_size can't be divided"),
         (dict(objective=dict(name="simcrl")), 'did you mean "simclr"'),
@@ -195,7 +226,7 @@ def test_bad_input_is_refused_before_training(ct_dataset, tmp_path, changes, mes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(backbone=dict(name="resnet18", base_width=8)), "another architecture"),
+        (dict(backbone=dict(name="resnet10", base_width=8)), "another architecture"),
         (dict(primary_metric="acuracy"), 'did you mean "accuracy"'),
     ],
 )
@@ -217,8 +248,6 @@ def test_a_workdir_that_cannot_be_written_is_refused(ct_dataset, tmp_path):
 
 
 def test_a_full_disk_is_refused(ct_dataset, tmp_path, monkeypatch):
-    import shutil
-
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=2**20))
     with pytest.raises(UserError, match="not enough room"):

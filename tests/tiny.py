@@ -16,7 +16,7 @@ def config(path, variant, dataset, **changes):
     loaded = load_config(ROOT / path, variant)
     resolved = change(loaded, data=loaded.data.to_dict() | {"dir": str(dataset)})
     resolved = change(resolved, **{k: v for k, v in defaults.items() if k in resolved})
-    resolved = change(resolved, backbone=dict(name="resnet18", base_width=4))
+    resolved = change(resolved, backbone=dict(name="resnet10", base_width=4))
     return change(resolved, **changes)
 
 

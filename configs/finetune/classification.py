@@ -1,12 +1,13 @@
 """Fine-tunes a classification head and its backbone on any labelled dataset, from a pretraining or from scratch.
 
-    python -m radnet_jax.main --config=configs/finetune/classification.py:input=ct --config.data.dir=DATASET \
-        --workdir=DIR
-    python -m radnet_jax.main --config=configs/finetune/classification.py --config.data.dir=DATASET \
+    python -m radnet_jax.main --config=configs/finetune/classification.py:domain=ct --config.data.dir=DATASET \
         --config.init_from=PRETRAINING_WORKDIR --workdir=DIR
+    python -m radnet_jax.main --config=configs/finetune/classification.py:domain=ct,scratch \
+        --config.data.dir=DATASET --workdir=DIR
 
-Variants: `input=ct | xray | photo` is what the model sees when it starts from scratch; without it `init_from` is
-needed, whose checkpoint says what it expects to see. `backbone=NAME`, `size=N`, `smoke` for a laptop.
+Variants: `domain=ct | chest_xray | natural` is what the images are, and chooses the augmentation; `scratch` starts
+from random weights (otherwise `init_from` is needed, whose checkpoint says what it expects to see); `backbone=NAME`,
+`size=N` (of the input, from scratch), `smoke` for a laptop.
 """
 
 from __future__ import annotations
@@ -15,19 +16,17 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-_RECIPES = {"ct": "finetune_ct", "xray": "finetune_chest_xray", "photo": "finetune_natural", "": "none"}
-
 
 def get_config(arg: str = "") -> ConfigDict:
-    arg = common.parse_arg(arg, input="", backbone="resnet50", size=0, smoke=False)
-    common.choice("input", arg.input, _RECIPES)
+    arg = common.parse_arg(arg, domain="ct", scratch=False, backbone="resnet50", size=0, smoke=False)
+    domain = common.DOMAINS[common.choice("domain", arg.domain, common.DOMAINS)]
     config = common.train()
     config.name = "fine_tune"
     config.tags.update(kind="finetune", protocol="fine_tune")
     config.data.judge = ("val", "test")
-    config.input = common.INPUTS[arg.input](arg.size or (64 if arg.smoke else 224)) if arg.input else None
+    config.input = domain["input"](arg.size or (64 if arg.smoke else 224)) if arg.scratch else None
     config.backbone = ConfigDict(dict(name=arg.backbone))
-    config.augment.name = _RECIPES[arg.input]
+    config.augment.name = domain["fine_tune"]
     config.objective = ConfigDict(dict(name="classification", label_smoothing=0.0))
     config.optimizer = ConfigDict(dict(name="adamw", weight_decay=1e-4, grad_clip=1.0))
     config.batch_size = 128

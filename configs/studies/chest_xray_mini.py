@@ -39,7 +39,9 @@ def get_config() -> ConfigDict:
         )
     )
     config.pretraining.xray = small.pretraining("xray", common.xray_input(SIZE), "chest_xray", total_steps=200)
-    config.pretraining.natural = small.pretraining("photographs", common.photo_input(SIZE), "simclr", total_steps=200)
+    config.pretraining.natural = small.pretraining(
+        "photographs", common.photo_input(SIZE), "simclr", total_steps=200, **small.PHOTO_AUGMENT
+    )
     config.starts = ConfigDict(
         {s: dict(pretraining="" if s == "scratch" else s) for s in ("scratch", "natural", "xray")}
     )

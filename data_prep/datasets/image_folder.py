@@ -22,7 +22,8 @@ def image_folder(source: Path, size: int, modality: str = "photo", channels: int
     """Class folders of 8-bit PNG or JPEG files (SOURCE/cat/1.png, SOURCE/dog/x.jpg): labels are the folders' names, in
     alphabetic order. Split folders on top are honoured where the top level holds nothing else (SOURCE/train/cat/1.png;
     names train, val, test; a split without a folder is taken from train). Images without any folder are unlabelled.
-    Every image counts as a patient of its own. Options: --modality=photo|XR|MR|US|fundus, --channels=3|1.
+    Every image counts as a patient of its own, so several images of one person may part: where patients are known,
+    don't use it to measure. Options: --modality=photo|XR|MR|US|fundus, --channels=3|1.
     """
     if channels not in (1, 3):
         raise UserError("image_folder: channels", got=channels, expected="1 or 3")
@@ -38,7 +39,8 @@ def image_folder(source: Path, size: int, modality: str = "photo", channels: int
         candidates=_candidates,
         rows=functools.partial(_rows, labels=labels, split_folders=split_folders),
         encode=functools.partial(_encode, size=size, channels=channels),
-        public_ids=True,
+        public_ids=modality == "photo",  # a file name of any other modality may name a patient
+        patients_unknown=modality != "photo",
     )
 
 

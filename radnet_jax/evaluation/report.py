@@ -154,6 +154,12 @@ def _part(index: int, verdict: TaskVerdict, c: Comparisons, look: Mapping[str, f
     why = sorted({REASONS[r.seeds_reason] for r in rows if r.seeds_reason})
     if why:
         remarks.append(f"Where p over seeds is “–”: {'; '.join(why)}.")
+    fixed = sorted({r.fixed for r in rows if r.fixed})
+    if fixed:
+        remarks.append(
+            f"The seed changes nothing in the result of {verdicts.join(fixed)}: p over seeds is that of the other "
+            "start's runs against this one value."
+        )
     remarks += [f"{figures.label(g)}: undefined, {REASONS[g.reason]}." for g in groups if g.reason]
     remarks += [
         f"{figures.label(g)}: no interval, {REASONS[g.interval_reason]}."

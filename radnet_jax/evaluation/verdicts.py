@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 EQUIVALENT = "equivalent"
 NOT_ENOUGH = "not enough evidence"
 UNDEFINED = "undefined"
+MIN_PATIENTS = 20  # below, bootstrap intervals are known to be too narrow
 REASONS = {
     **metrics.REASONS,
     **tests.REASONS,
     **bootstrap.REASONS,
-    "seed_varies_nothing": "the seed varies nothing in the result of one of the starts",
+    "seed_varies_nothing": "the seed varies nothing in the result of either start",
+    "fixed_runs_differ": "a start whose result no seed varies has several results",
     "no_val_metric": "the metric is undefined on val, where the variant is chosen",
 }
 
@@ -102,10 +104,14 @@ def evidence(row: Comparison) -> str:
 
 
 def _decisive(row: Comparison) -> str:
-    """Which of the two tests has the larger p, where there are both: the verdict hangs on that one."""
+    """Which of the two tests has the larger p, where there are both: the verdict hangs on that one.
+
+    Where only one start varies with the seed its name is given: the other is one value in a one-sample test.
+    """
     if math.isnan(row.p_seeds):
         return ""
-    return " over seeds" if row.p_seeds > row.p_patients else " over patients"
+    of = f" of {row.b if row.fixed == row.a else row.a}" if row.fixed else ""
+    return f" over seeds{of}" if row.p_seeds > row.p_patients else " over patients"
 
 
 def _detectable(row: Comparison) -> str:
@@ -145,3 +151,29 @@ def judge_task(groups: Sequence[Group], rows: Sequence[Comparison]) -> TaskVerdi
 def _all_beaten(leaders: Sequence[str], beaten: set[str], wins: Sequence[Comparison]) -> bool:
     won = {better_of(row) for row in wins}
     return all((x, y) in won for x in leaders for y in beaten)
+
+
+def notes(
+    groups: Sequence[Group], rows: Sequence[Comparison], family: int, alpha: float, n_resamples: int
+) -> tuple[str, ...]:
+    """What a reader must know: a level out of reach, few patients, labels left out, undefined comparisons."""
+    out = []
+    if family and 2 / (n_resamples + 1) >= alpha / family:
+        out.append(
+            f"{n_resamples} resamples can't reach the corrected level {alpha / family:.2g} of {family} comparisons: "
+            f"raise n_resamples to {math.ceil(2 * family / alpha)} or more."
+        )
+    for task, first in {g.task: g for g in reversed(groups)}.items():
+        if first.n_patients < MIN_PATIENTS:
+            out.append(
+                f"Task {task}: the test split has {first.n_patients} patients whose cases enter the metric; intervals "
+                f"over fewer than {MIN_PATIENTS} are too narrow."
+            )
+        for label in first.left_out:
+            out.append(f"Task {task}: {label} has cases of one class only and is left out of the mean over labels.")
+    undefined = [row for row in rows if row.verdict == UNDEFINED]
+    for row in undefined:
+        out.append(f"{row.task}, {row.protocol}: {row.a} and {row.b} are not compared: {REASONS[row.reason]}.")
+    if undefined:
+        out.append(f"Undefined comparisons are not counted in the family of {family}.")
+    return tuple(out)

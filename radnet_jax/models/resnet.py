@@ -16,7 +16,7 @@ from radnet_jax.models import MODELS
 from radnet_jax.models.conv import conv_general_dilated
 from radnet_jax.models.pool import max_pool_3x3
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 STEMS = ("conv7", "conv3")
 PADDINGS = ("torch", "same")
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -76,7 +76,7 @@ class ResNet(nn.Module):
     running variance is the biased one.
 
     Attributes:
-      depth: 18, 34 or 50.
+      depth: 10 (one block a stage; not in the paper, for quick trials), 18, 34 or 50.
       base_width: channels of the first stage; 64 in the paper.
       stem: "conv7" (7x7, stride 2, then 3x3 max pooling, stride 2) or "conv3" (3x3, stride 1, no pooling: the form that
         SimCLR, appendix B.9, uses for images of 32 px; 16 times the work of "conv7" at the same size).

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PyTree
 
+from radnet_jax.errors import UserError
 from radnet_jax.losses.ntxent import nt_xent
 from radnet_jax.models.heads import Projector
 from radnet_jax.objectives import OBJECTIVES, Batch, NoUpdateMixin, apply_eval, apply_train
@@ -74,5 +75,7 @@ def simclr(
     projector_dim: int = 128,
 ) -> SimCLR:
     """Makes the objective; the defaults are the paper's for ImageNet (section 4.2, appendix B.7)."""
+    if not temperature > 0:
+        raise UserError("simclr: temperature", got=temperature, expected="more than 0")
     projector = Projector(layers=projector_layers, hidden=projector_hidden, out=projector_dim)
     return SimCLR(backbone=backbone, projector=projector, temperature=temperature)

@@ -39,13 +39,13 @@ def test_any_batch_can_be_started_from(start):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_the_global_batch_is_the_same_set_for_any_number_of_processes(processes):
+def test_the_global_batch_is_the_same_for_any_number_of_processes(processes):
     whole = take(7, Numbers(50), seed=1, batch_size=8)
     shares = [
         take(7, Numbers(50), seed=1, batch_size=8, process_index=i, process_count=processes) for i in range(processes)
     ]
     for number in range(7):
-        assert set(whole[number]) == set(np.concatenate([s[number] for s in shares]))
+        np.testing.assert_array_equal(whole[number], np.concatenate([s[number] for s in shares]))
 
 
 def test_seeds_order_differently():
@@ -55,6 +55,13 @@ def test_seeds_order_differently():
 def test_a_split_smaller_than_a_batch_is_refused():
     with pytest.raises(UserError, match="smaller than one batch"):
         train_batches(Numbers(5), seed=0, batch_size=6)
+
+
+def test_eval_batches_of_processes_are_blocks_of_the_whole():
+    whole = list(eval_batches(Numbers(10), batch_size=4))
+    shares = [list(eval_batches(Numbers(10), batch_size=4, process_index=i, process_count=2)) for i in range(2)]
+    for number, batch in enumerate(whole):
+        np.testing.assert_array_equal(batch["index"], np.concatenate([s[number]["index"] for s in shares]))
 
 
 def test_eval_batches_visit_each_record_once_in_order():

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -164,6 +165,36 @@ def test_a_changed_source_is_noticed(tmp_path):
         build("radnet", source, tmp_path / "out", size=16)
 
 
+def test_a_copy_of_the_source_is_the_same_source(tmp_path):
+    source = source_of_patients(tmp_path / "in", patients=6)
+    build("radnet", source, tmp_path / "out", size=16)
+    copy = shutil.copytree(source, tmp_path / "copy")
+    for path in copy.rglob("*.dcm"):
+        os.utime(path, (1, 1))
+    lines = []
+    build("radnet", copy, tmp_path / "out", size=16, log=lines.append)
+    assert "already built" in lines[0]
+
+
+def test_content_counts_in_a_small_source_and_names_and_sizes_in_a_large_one(tmp_path, monkeypatch):
+    source = source_of_patients(tmp_path / "in", patients=6)
+    file = source / "p0" / "0.dcm"
+    build("radnet", source, tmp_path / "out", size=16)
+    monkeypatch.setattr(build_module, "SMALL_SOURCE", 1000)
+    build("radnet", source, tmp_path / "large", size=16)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    build("radnet", source, tmp_path / "large", size=16)
+    file.write_bytes(content + b"\0\0")
+    with pytest.raises(UserError, match="source files changed"):
+        build("radnet", source, tmp_path / "large", size=16)
+    file.write_bytes(content)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="source files changed"):
+        build("radnet", source, tmp_path / "out", size=16)
+
+
 def test_an_unfinished_build_of_other_options_is_begun_anew(source, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         _stop_after(patch, 1)
@@ -246,13 +277,23 @@ def test_refusals_on_the_command_line(source, tmp_path, capsys):
     assert "split_fractions" in _refused(capsys, "--dataset=radnet", there, out, "--split_fractions=many")
     assert "size" in _refused(capsys, "--dataset=radnet", there, out, "--size=2")
     assert "workers" in _refused(capsys, "--dataset=radnet", there, out, "--workers=0")
+    assert "'abc'" in _refused(capsys, "--dataset=radnet", there, out, "--size=abc")
+    assert "--dataset: expected one argument" in _refused(capsys, there, out, "--dataset")
+    assert "--help" in _refused(capsys, "--help=radnet")
     assert not (tmp_path / "full" / ".build").exists()
 
 
-def test_too_few_patients_tells_the_way_out(tmp_path, capsys):
+def test_too_few_patients_tells_the_way_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("RADNET_JAX_SALT_FILE", raising=False)
     source = source_of_patients(tmp_path / "in", patients=2)
-    assert "--splits=train" in _refused(capsys, "--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'out'}")
-    assert main(["--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'out'}", "--splits=train"]) == 0
+    flags = ["--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'out'}"]
+    assert main(flags) == 2
+    printed = capsys.readouterr()
+    assert "--splits=train" in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""  # nothing of salts before it is clear that there will be a dataset
+    assert main([*flags, "--splits=train"]) == 0
+    assert "no salt file" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

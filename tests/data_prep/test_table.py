@@ -153,6 +153,38 @@ def test_ct_from_dicom_nifti_and_npy_in_one_table(tmp_path):
     np.testing.assert_array_equal(example["segmentation"], mask > 0)
 
 
+def test_dicom_files_of_one_study_are_of_one_patient_unless_the_table_says_otherwise(tmp_path):
+    for k, (patient, study) in enumerate([("B", "1"), ("", "1"), ("A", "1"), ("", "2"), ("C", "3"), ("C", "4")]):
+        write_dicom(
+            tmp_path / f"{k}.dcm", np.zeros((8, 8), np.uint16), PatientID=patient, StudyInstanceUID=f"1.5.{study}",
+            SeriesInstanceUID=f"1.5.{study}.{k}", SOPInstanceUID=f"1.5.{k}",
+        )  # fmt: skip
+    files = [f"{k}.dcm" for k in range(6)]
+
+    def patients(name, rows):
+        table = _table(tmp_path / f"{name}.csv", rows, ("image", "patient"))
+        _, _, manifest, report = _build(table, tmp_path / name, modality="CT")
+        hashed = [row["patient"] for row in manifest]
+        return [hashed.index(h) for h in hashed], report["patients"]["joined"]
+
+    assert patients("none", [[f, ""] for f in files]) == ([0, 0, 0, 3, 4, 4], 1)
+    assert patients("all", [[f, f"p{k}"] for k, f in enumerate(files)]) == ([0, 1, 2, 3, 4, 5], 0)
+    # the same file with and without a patient: one person, in either order
+    assert patients("first", [["4.dcm", "p"], ["4.dcm", ""], ["5.dcm", ""]]) == ([0, 0], 1)
+    assert patients("last", [["4.dcm", ""], ["4.dcm", "p"], ["5.dcm", ""]]) == ([0, 0], 1)
+
+
+def test_the_table_itself_is_part_of_the_source(tmp_path):
+    for k in range(4):
+        _png(tmp_path / f"{k}.png", k)
+    for cells in ("abab", "abba"):
+        table = _table(tmp_path / "t.csv", [[f"{k}.png", c] for k, c in enumerate(cells)], ("image", "labels"))
+        if cells == "abab":
+            _build(table, tmp_path / "out")
+    with pytest.raises(UserError, match="source files changed"):
+        _build(table, tmp_path / "out")
+
+
 def test_masks_of_several_classes_are_resized_with_their_image(tmp_path):
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 3, (20, 10)).astype(np.uint8)

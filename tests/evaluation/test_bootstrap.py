@@ -135,7 +135,7 @@ def test_paired_difference_pairs_the_patients():
     paired = paired_bootstrap("accuracy", [better], [worse], labels, groups=groups, n_resamples=2000)
     alone = bootstrap_interval("accuracy", better, labels, groups=groups, n_resamples=2000)
     assert paired.low > 0
-    assert paired.p == 1 / 2001  # the floor: no resample says otherwise
+    assert paired.p == 2 / 2001  # the floor: no resample says otherwise
     assert paired.high - paired.low < alone.high - alone.low  # shared difficulty cancels
     assert paired.difference == pytest.approx(
         METRICS.get("accuracy")(better, labels).value - METRICS.get("accuracy")(worse, labels).value
@@ -155,7 +155,32 @@ def test_paired_difference_is_the_loop_over_resamples_of_means_over_runs():
         values.append(means[0] - means[1])
     np.testing.assert_allclose((got.low, got.high), np.quantile(values, [0.05, 0.95]), atol=1e-12)
     tail = min(np.sum(np.array(values) <= 0), np.sum(np.array(values) >= 0))
-    assert got.p == pytest.approx(min(1, (2 * tail + 1) / 101))
+    assert got.p == pytest.approx(min(1, 2 * (tail + 1) / 101))
+
+
+@pytest.mark.parametrize(
+    ("below", "at", "above", "expected"),
+    [
+        (0, 0, 99, 2 / 100),
+        (99, 0, 0, 2 / 100),
+        (1, 0, 98, 4 / 100),
+        (50, 0, 49, 1.0),
+        (0, 99, 0, 1.0),
+        (1, 2, 96, 0.08),
+    ],
+)
+def test_p_is_twice_the_one_sided_one(below, at, above, expected):
+    """Davison and Hinkley 1997, eq. 4.11: (1 + how many are at least as extreme) / (B + 1), on either side."""
+    values = np.repeat([-0.1, 0.0, 0.1], [below, at, above])
+    assert bootstrap.bootstrap_p(values) == pytest.approx(expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(20, 300), st.floats(-3, 3), st.sampled_from([0.01, 0.05, 0.2]))
+def test_where_p_is_below_alpha_the_interval_leaves_zero_out(seed, n, shift, alpha):
+    values = np.random.default_rng(seed).normal(shift, 1, n).round(1)
+    low, high = bootstrap.percentile_interval(values, 1 - alpha)
+    assert bootstrap.bootstrap_p(values) >= alpha or low > 0 or high < 0
 
 
 def test_equal_starts_differ_by_nothing():

@@ -89,8 +89,22 @@ def test_a_probe_of_one_checkpoint_is_tested_by_patients_alone(planted):
     assert row.p == row.p_patients
     assert row.verdict == "ct is better than natural"
     assert row.clause == "for these checkpoints"
-    against_scratch = _row(got, "linear_probe", "ct", "scratch")
-    assert against_scratch.seeds_reason == "seed_varies_nothing"  # it varies on one side only
+
+
+def test_many_initialisations_are_tested_against_the_one_checkpoint(planted):
+    _, got = planted
+    row = _row(got, "linear_probe", "ct", "scratch")
+    groups = {g.start: g for g in got.groups if g.protocol == "linear_probe" and g.compared}
+    (value,) = groups["ct"].values
+    expected = stats.ttest_1samp(groups["scratch"].values, value)
+    assert (row.fixed, row.seeds_reason, row.n_a, row.n_b) == ("ct", "", 1, 3)
+    assert (row.t, row.df, row.p_seeds) == pytest.approx((-expected.statistic, 2, expected.pvalue))
+    interval = expected.confidence_interval(1 - row.alpha)
+    assert (row.low_seeds, row.high_seeds) == pytest.approx((value - interval.high, value - interval.low))
+    assert row.p == max(row.p_seeds, row.p_patients)
+    assert row.smallest_detectable_seeds > 0
+    assert row.effect_size > 1
+    assert row.p_equivalent > 0.5
 
 
 def test_the_variant_that_is_better_on_val_stands_for_its_start(planted):
@@ -162,6 +176,50 @@ def test_seeds_that_disagree_stop_a_verdict_that_patients_would_give(tmp_path):
     assert row.verdict == "not enough evidence"
 
 
+def _probe_of_one_checkpoint(root, cases, fixed, skills, **kwargs):
+    """A convex probe: one run of the checkpoint, several of random initialisations with these skills."""
+    study(root / "a", cases, {"ct": fixed}, protocol="linear_probe", seeds=1, seed_varies=False, **kwargs)
+    for seed, skill in enumerate(skills):
+        own = {"protocol": "linear_probe", "seed": seed, "run_id": f"s{seed}"}
+        study(root / "b" / str(seed), cases, {"scratch": skill}, seeds=1, **own, **kwargs)
+    return ledger.read_runs(root)
+
+
+def test_the_spread_of_initialisations_stops_a_verdict_over_one_checkpoint(tmp_path):
+    runs = _probe_of_one_checkpoint(tmp_path, Cases(n_patients=400, per_patient=2), 1.2, (0.3, 1.15))
+    got = compare(runs, **FAST)
+    (row,) = got.rows
+    assert row.p_patients < 0.05 < row.p_seeds
+    assert row.verdict == "not enough evidence"
+    assert "over seeds of scratch" in got.verdicts[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("skills", "verdict"), [((1.2, 1.19, 1.21), "equivalent"), ((1.0, 1.4), "not enough evidence")]
+)
+def test_equivalence_to_one_checkpoint_needs_the_seeds_too(tmp_path, skills, verdict):
+    cases = Cases(n_patients=800, per_patient=2)
+    (row,) = compare(_probe_of_one_checkpoint(tmp_path, cases, 1.2, skills, spread=0.05), margin=0.03, **FAST).rows
+    assert -0.03 < row.low < row.high < 0.03  # patients alone would say "equivalent" of both
+    assert row.verdict == verdict
+
+
+def test_one_initialisation_against_one_checkpoint(tmp_path):
+    (row,) = compare(_probe_of_one_checkpoint(tmp_path, Cases(n_patients=100), 1.8, (0.5,)), **FAST).rows
+    assert (row.seeds_reason, row.fixed) == ("one_run", "")
+    assert row.clause == "for these checkpoints and runs"
+
+
+def test_several_results_are_no_fixed_value(tmp_path):
+    """Two checkpoints of a start: what differs between them is not the seed of the probe."""
+    cases = Cases(n_patients=100)
+    study(tmp_path / "a", cases, {"ct": 1.5}, seeds=2, protocol="linear_probe", seed_varies=False)
+    study(tmp_path / "b", cases, {"scratch": 0.5}, seeds=2, protocol="linear_probe")
+    (row,) = compare(ledger.read_runs(tmp_path), **FAST).rows
+    assert (row.seeds_reason, row.fixed) == ("fixed_runs_differ", "")
+    assert math.isnan(row.p_seeds)
+
+
 def test_family_wise_error_is_kept(tmp_path):
     """Four equal starts, six pairs: of 40 simulated studies about two at most have a false "better"."""
     wrong = 0
@@ -230,7 +288,25 @@ def test_a_variant_that_val_cant_choose_is_not_compared(tmp_path):
 def test_a_level_out_of_reach_is_said(tmp_path):
     study(tmp_path, Cases(n_patients=60), dict.fromkeys("abcd", 1.0), seeds=2)
     got = compare(ledger.read_runs(tmp_path), n_resamples=100)
-    assert any("100 resamples can't reach the corrected level 0.0083 of 6 comparisons" in note for note in got.notes)
+    (note,) = [n for n in got.notes if "100 resamples can't reach the corrected level 0.0083 of 6 comparisons" in n]
+    assert "raise n_resamples to 240 or more" in note
+    assert not any("can't reach" in n for n in compare(ledger.read_runs(tmp_path), n_resamples=240).notes)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "auroc"])
+def test_patients_without_a_labelled_case_are_not_counted(tmp_path, metric):
+    """Fifteen of eighty test patients are labelled: few patients, whatever else the split holds."""
+    cases = Cases(n_patients=160, per_patient=3)
+    known = np.isin(cases.patient, np.unique(cases.patient[cases.split == "test"])[:15]) | (cases.split == "val")
+    known[np.flatnonzero(cases.split == "test")[0]] = False  # this patient has two others
+    for number, start in enumerate("ab"):
+        predictions = cases.predictions(1.0, seed=number)
+        predictions.label_mask[~known] = 0
+        ledger.write_run(tmp_path / start, record(start, start=start, primary_metric=metric), predictions=predictions)
+    got = compare(ledger.read_runs(tmp_path), n_resamples=100)
+    assert [(g.n_patients, g.n_cases) for g in got.groups] == [(15, 44)] * 2
+    assert got.rows[0].n_patients == 15
+    assert any("has 15 patients" in note for note in got.notes)
 
 
 def test_a_label_of_one_class_is_named(tmp_path):
@@ -265,5 +341,11 @@ def test_bad_input(tmp_path):
 
 def test_every_reason_has_words(planted):
     _, got = planted
-    reasons = {r.seeds_reason for r in got.rows} | {"no_val_metric", "one_run", "undefined_resamples", "nan_scores"}
+    reasons = {r.seeds_reason for r in got.rows} | {
+        "no_val_metric",
+        "one_run",
+        "fixed_runs_differ",
+        "undefined_resamples",
+        "nan_scores",
+    }
     assert reasons - {""} <= set(verdicts.REASONS)

@@ -18,7 +18,7 @@ INPUT = ModelInput("CT", 3, (24, 24), ((0.0, 2000.0),), None, (0.4,) * 3, (0.25,
 @pytest.fixture(scope="module")
 def setting(ct_dataset):
     split = open_split(ct_dataset, "val")
-    backbone = MODELS.build("resnet18", {"base_width": 4})
+    backbone = MODELS.build("resnet10", {"base_width": 4})
     adapter = make_adapter(split.card.stored, INPUT)
     variables = jax.jit(backbone.init, static_argnames="train")(
         jax.random.key(0), jnp.zeros((1, 24, 24, 3)), train=False

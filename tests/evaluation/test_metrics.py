@@ -9,6 +9,8 @@ import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from radnet_jax.errors import UserError
+from radnet_jax.evaluation import metrics
+from radnet_jax.evaluation.checks import TASK_KINDS
 from radnet_jax.evaluation.metrics import METRICS, Metric, undefined
 from radnet_jax.evaluation.metrics.classification import accuracy, auroc
 
@@ -120,3 +122,44 @@ def test_shapes_names_and_reasons_are_checked():
         undefined("because")
     with pytest.raises(ValueError, match="number or has a reason"):
         Metric(math.nan)
+
+
+def test_a_metric_says_which_task_kinds_it_is_for():
+    assert metrics.task_kinds("accuracy") == frozenset({"single_label"})
+    assert metrics.task_kinds("auroc") == frozenset({"single_label", "multi_label"})
+    for name in METRICS.names():
+        assert metrics.task_kinds(name)
+        assert metrics.task_kinds(name) <= set(TASK_KINDS)
+    with pytest.raises(UserError, match='did you mean "accuracy"'):
+        metrics.task_kinds("acuracy")
+
+
+def test_a_metric_without_task_kinds_is_refused(monkeypatch):
+    monkeypatch.setitem(METRICS._factories, "bare", lambda scores, labels, label_mask: Metric(0.5))
+    with pytest.raises(ValueError, match="'bare' declares no task_kinds"):
+        metrics.task_kinds("bare")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 12), st.sampled_from(["accuracy", "auroc"]))
+def test_a_case_that_does_not_enter_can_go(seed, n, name):
+    """Leaving out what does not enter changes nothing; so does any score of it."""
+    rng = np.random.default_rng(seed)
+    scores, labels, mask = _random(seed, n, 3, 5)
+    if name == "accuracy":
+        labels, mask = np.eye(3)[rng.integers(0, 3, n)], np.repeat(mask[:, :1], 3, axis=1)
+    enter = metrics.entering(name, labels, mask)
+    whole = METRICS.get(name)(scores, labels, mask)
+    assert enter.any() == (whole.reason == "")
+    if enter.any():
+        assert METRICS.get(name)(scores[enter], labels[enter], mask[enter]).value == pytest.approx(whole.value)
+        again = METRICS.get(name)(np.where(enter[:, None], scores, rng.random(scores.shape)), labels, mask)
+        assert again.value == pytest.approx(whole.value)
+
+
+def test_which_cases_enter():
+    labels = np.array([[1, 0], [0, 0], [1, 0], [0, 0]])
+    mask = np.array([[1, 1], [1, 0], [0, 1], [0, 0]])  # the second label has one class
+    np.testing.assert_array_equal(metrics.entering("auroc", labels, mask), [True, True, False, False])
+    np.testing.assert_array_equal(metrics.entering("accuracy", labels, mask), [True, False, False, False])
+    np.testing.assert_array_equal(metrics.entering("accuracy", labels), [True] * 4)

@@ -133,6 +133,8 @@ def test_the_verdict_and_its_numbers_stand_there(made):
     total = sum(r.timings["total_s"] * r.topology["devices"] for r in runs)
     assert f"{total:,.0f}" in text
     assert "not compared" in text
+    assert "in the result of ct: p over seeds is that of the other start's runs against this one value" in text
+    assert "a one-sample t-test" in text
 
 
 def test_images_have_words(made):

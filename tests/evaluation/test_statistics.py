@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestIndPower
+from statsmodels.stats.power import TTestIndPower, TTestPower
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from radnet_jax.evaluation.statistics import correction, power, tests
@@ -78,6 +78,73 @@ def test_tost_is_statsmodels(a, b, margin):
     got = tost_welch(a, b, margin)
     assert got.p == pytest.approx(expected, rel=1e-7, abs=1e-12)
     assert got.p == max(got.p_above, got.p_below)
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs, st.floats(0, 1, width=32), st.sampled_from("ab"), st.integers(1, 3))
+def test_against_a_fixed_value_it_is_scipys_one_sample_test(varying, value, fixed, times):
+    if not _spread(varying):
+        return
+    a, b = ([value] * times, varying) if fixed == "a" else (varying, [value] * times)
+    sign = -1 if fixed == "a" else 1
+    got = welch_test(a, b, level=0.9, fixed=fixed)
+    expected = stats.ttest_1samp(varying, value)
+    np.testing.assert_allclose(
+        (got.t, got.df, got.p), (sign * expected.statistic, expected.df, expected.pvalue), rtol=1e-7, atol=1e-9
+    )
+    interval = expected.confidence_interval(0.9)  # of the mean, not of the difference
+    ends = sorted(sign * (np.array([interval.low, interval.high]) - value))
+    np.testing.assert_allclose((got.low, got.high), ends, rtol=1e-7, atol=1e-9)
+    assert got.delta == pytest.approx(np.mean(a) - np.mean(b))
+    margin = 0.1
+    tost = tost_welch(a, b, margin, fixed=fixed)
+    above = stats.ttest_1samp(varying, value - margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(varying, value + margin, alternative="less").pvalue
+    assert tost.p == pytest.approx(max(above, below), rel=1e-7, abs=1e-12)
+
+
+def test_effect_size_against_a_fixed_value():
+    b = [0.78, 0.77, 0.80, 0.75]
+    got = welch_test([0.82], b, fixed="a")
+    exact = math.sqrt(2 / 3) * math.gamma(1.5) / math.gamma(1.0)
+    assert got.hedges_g == pytest.approx(exact * (0.82 - np.mean(b)) / np.std(b, ddof=1))
+    assert math.isnan(welch_test([0.82], b[:2], fixed="a").hedges_g)
+    assert welch_test([0.82], b[:2], fixed="a").p == pytest.approx(stats.ttest_1samp(b[:2], 0.82).pvalue)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "reason"),
+    [
+        ([0.8], [0.7], "one_run"),
+        ([], [0.7, 0.6], "one_run"),
+        ([0.8], [0.7, 0.7], "no_variance"),
+        ([0.8], [0.7, math.nan], "undefined_metric"),
+        ([math.nan, 0.8], [0.7, 0.6], "undefined_metric"),
+    ],
+)
+def test_undefined_against_a_fixed_value_has_a_reason(a, b, reason):
+    for got in (welch_test(a, b, fixed="a"), tost_welch(a, b, 0.02, fixed="a"), welch_test(b, a, fixed="b")):
+        assert got.reason == reason
+        assert math.isnan(got.p)
+    assert math.isnan(power.smallest_detectable_welch(a, b, alpha=0.05, fixed="a"))
+
+
+def test_a_fixed_side_with_two_values_is_refused():
+    with pytest.raises(ValueError, match="side a is not one fixed value"):
+        welch_test([0.8, 0.81], [0.7, 0.6], fixed="a")
+
+
+@pytest.mark.parametrize("n", [2, 4, 10])
+def test_smallest_detectable_difference_from_a_fixed_value_is_statsmodels(n):
+    b = np.linspace(0.7, 0.8, n)
+    got = power.smallest_detectable_welch([0.9], b, alpha=0.05, fixed="a")
+    assert got == power.smallest_detectable_welch(b, [0.9], alpha=0.05, fixed="b")
+    sd = b.std(ddof=1)
+    df, error = n - 1, sd / math.sqrt(n)
+    assert power.welch_power(got, error, df, 0.05) == pytest.approx(0.8, abs=1e-9)
+    assert power.welch_power(0.5 * sd, error, df, 0.05) == pytest.approx(TTestPower().power(0.5, n, 0.05), abs=1e-10)
+    if n == 10:
+        assert got / sd == pytest.approx(TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8), rel=1e-6)
 
 
 def test_equivalence_needs_the_interval_inside_the_margin():

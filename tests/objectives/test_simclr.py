@@ -10,7 +10,7 @@ from radnet_jax.state import TrainState
 
 
 def make(temperature=0.1):
-    backbone = MODELS.build("resnet18", {"base_width": 4})
+    backbone = MODELS.build("resnet10", {"base_width": 4})
     return OBJECTIVES.build(
         "simclr", {"temperature": temperature, "projector_hidden": 16, "projector_dim": 8}, backbone=backbone
     )

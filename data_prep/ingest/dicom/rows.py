@@ -13,8 +13,9 @@ from data_prep.spec import Row
 def slice_row(header: Header, path: str, frames: int, **fields: Any) -> Row:
     """The row of one frame.
 
-    An empty patient id makes each study a patient of its own. A file without even a study id belongs with the rest of
-    its folder: that can join two patients, but never puts slices of one on both sides of a split.
+    A study and a series are of one patient, also where only some of their files name it. Files with neither a patient
+    nor a study belong with their like in the folder: that can join two patients, where guessing could part one. A
+    patient that the dataset gives in `fields` stands as it is, whatever the files say.
 
     Args:
       header: of the frame.
@@ -24,13 +25,16 @@ def slice_row(header: Header, path: str, frames: int, **fields: Any) -> Row:
     """
     folder = posixpath.dirname(path)
     study = header.study or f"folder {folder}"
+    linked = bool(header.study or not header.patient)
+    links = (f"study {study}" if linked else "", f"series {header.series}" if header.series else "")
     identity = header.sop_instance or f"file {path}"
     series = header.series or f"{study} folder {folder}"
     plane = header.plane
     known: dict[str, Any] = {
         "path": path,
         "identity": f"{identity} frame {header.frame}" if frames > 1 else identity,
-        "patient": f"id {header.patient}" if header.patient else f"study {study}",
+        "patient": f"id {header.patient}" if header.patient else "",
+        "links": () if "patient" in fields else links,
         "series": f"{series} stack {header.stack}" if header.stack else series,
         "frame": header.frame,
         "plane": plane.orientation if plane else "",

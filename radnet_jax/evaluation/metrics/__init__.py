@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeVar
+
+from jaxtyping import Bool, Num
+import numpy as np
 
 from radnet_jax.registry import Registry
 
 METRICS = Registry("metric", "radnet_jax.evaluation.metrics")
-"""Names to functions (scores [n k], labels [n k], label_mask [n k] or None) -> Metric."""
+"""Names to functions (scores [n k], labels [n k], label_mask [n k] or None) -> Metric, each under `declare`."""
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 REASONS = {
     "no_cases": "no labelled case",
@@ -51,3 +57,47 @@ def undefined(reason: str, **more: Any) -> Metric:
     if reason not in REASONS:
         raise ValueError(f"unknown reason {reason!r}")
     return Metric(math.nan, reason, **more)
+
+
+def declare(*, task_kinds: frozenset[str], entering: Callable[..., np.ndarray]) -> Callable[[T], T]:
+    """Says of a metric what can't be seen from its values.
+
+    Args:
+      task_kinds: the kinds of task that it is defined for: "single_label", "multi_label".
+      entering: (labels [n k], label_mask [n k] or None) -> bool [n], the cases that its value rests on.
+    """
+
+    def add(function: T) -> T:
+        vars(function).update(task_kinds=task_kinds, entering=entering)
+        return function
+
+    return add
+
+
+def task_kinds(name: str) -> frozenset[str]:
+    """The kinds of task that a metric is for, of "single_label" and "multi_label".
+
+    Raises:
+      UserError: an unknown metric.
+    """
+    kinds: frozenset[str] = _declared(name, "task_kinds")
+    return kinds
+
+
+def entering(
+    name: str, labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
+) -> Bool[np.ndarray, " n"]:
+    """Which cases a metric rests on: labelled, and of a label that its mean does not leave out.
+
+    Raises:
+      UserError: an unknown metric.
+    """
+    cases: np.ndarray = _declared(name, "entering")(labels, label_mask)
+    return cases
+
+
+def _declared(name: str, what: str) -> Any:
+    function = METRICS.get(name)
+    if not hasattr(function, what):
+        raise ValueError(f"metric {name!r} declares no {what}: put it under metrics.declare")
+    return getattr(function, what)

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Num
 import numpy as np
 from scipy.stats import rankdata
 
-from radnet_jax.evaluation.metrics import METRICS, Metric, undefined
+from radnet_jax.evaluation.metrics import METRICS, Metric, declare, undefined
 
 
 def known_entries(
@@ -43,7 +43,24 @@ def is_correct(
     return correct, cases, reason
 
 
+def fully_known(
+    labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
+) -> Bool[np.ndarray, " n"]:
+    """The cases whose whole row is known: those that accuracy counts."""
+    return np.all(known_entries(labels, labels, label_mask)[2], axis=1)
+
+
+def known_in_two_classes(
+    labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
+) -> Bool[np.ndarray, " n"]:
+    """The cases that are known for a label with cases of both classes: those that the AUROC's mean rests on."""
+    _, truth, known = known_entries(labels, labels, label_mask)
+    both = (known & truth).any(axis=0) & (known & ~truth).any(axis=0)
+    return np.any(known & both, axis=1)
+
+
 @METRICS.register("accuracy")
+@declare(task_kinds=frozenset({"single_label"}), entering=fully_known)
 def accuracy(
     scores: Num[np.ndarray, "n k"], labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
 ) -> Metric:
@@ -76,6 +93,7 @@ def binary_auroc(scores: Num[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]
 
 
 @METRICS.register("auroc")
+@declare(task_kinds=frozenset({"single_label", "multi_label"}), entering=known_in_two_classes)
 def auroc(
     scores: Num[np.ndarray, "n k"], labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
 ) -> Metric:

@@ -62,7 +62,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class PairedDifference:
-    """The difference of two starts on the same patients, a minus b; `p` is two-sided, its least value 1 / (B + 1)."""
+    """The difference of two starts on the same patients, a minus b; `p` is two-sided, its least value 2 / (B + 1)."""
 
     difference: float
     low: float
@@ -293,12 +293,13 @@ def paired_bootstrap(
 
 
 def bootstrap_p(values: Float[np.ndarray, " b"]) -> float:
-    """Two-sided p of "no difference": twice the smaller tail beyond 0, at least 1 / (B + 1), at most 1.
+    """Two-sided p of "no difference": twice the one-sided p of the smaller tail, (tail + 1) / (B + 1), at most 1.
 
-    Agrees with the percentile interval: p < alpha where the 1 - alpha interval leaves 0 out.
+    Davison and Hinkley, Bootstrap Methods and their Application, 1997, eq. 4.11; the least value is 2 / (B + 1). Where
+    p < alpha, the percentile interval at 1 - alpha leaves 0 out; the other way round this holds up to one resample.
     """
     tail = min(int((values <= 0).sum()), int((values >= 0).sum()))
-    return min(1.0, (2 * tail + 1) / (len(values) + 1))
+    return min(1.0, 2 * (tail + 1) / (len(values) + 1))
 
 
 def _defined(values: Float[np.ndarray, " b"], n_groups: int, value: float) -> tuple[Float[np.ndarray, " d"], str]:

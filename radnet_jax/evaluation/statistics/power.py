@@ -9,13 +9,13 @@ import math
 import numpy as np
 from scipy import optimize, special, stats
 
-from radnet_jax.evaluation.statistics.tests import spread, undefined_reason
+from radnet_jax.evaluation.statistics.tests import Fixed, spread, undefined_reason
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 
 def welch_power(delta: float, error: float, df: float, alpha: float) -> float:
-    """Probability that Welch's two-sided test at `alpha` finds a true difference `delta`.
+    """Probability that a two-sided t-test, Welch's or one-sample, at `alpha` finds a true difference `delta`.
 
     The tails of the noncentral t distribution, as an integral over the estimated standard deviation:
     E[Phi(shift - c s) + Phi(-shift - c s)] with df s^2 ~ chi^2(df). (`scipy.stats.nct` gives NaN at small df.)
@@ -34,22 +34,25 @@ def welch_power(delta: float, error: float, df: float, alpha: float) -> float:
     return total
 
 
-def smallest_detectable_welch(a: Sequence[float], b: Sequence[float], *, alpha: float, power: float = 0.8) -> float:
-    """The true difference that Welch's test finds with `power`, at the spread and number of these runs.
+def smallest_detectable_welch(
+    a: Sequence[float], b: Sequence[float], *, alpha: float, power: float = 0.8, fixed: Fixed = None
+) -> float:
+    """The true difference that `tests.welch_test` finds with `power`, at the spread and number of these runs.
 
     Args:
       a: the metric of each run of one start.
       b: of the other.
       alpha: two-sided level, corrected for the family.
       power: probability of finding it.
+      fixed: the side whose value no seed varies: the test is then the one-sample t-test of the other.
 
     Returns:
       The difference in the metric's unit; NaN where the test is undefined.
     """
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if undefined_reason(x, y):
+    if undefined_reason(x, y, fixed):
         return math.nan
-    error, df = spread(x, y)
+    error, df = spread(x, y, fixed)
     high = float(stats.t.isf(alpha / 2, df) + stats.t.ppf(power, df)) * error
     while welch_power(high, error, df, alpha) < power:
         high *= 2

@@ -1,24 +1,30 @@
-"""Tests between two groups of runs: the variance that comes from the seeds."""
+"""Tests between two groups of runs: the variance that comes from the seeds.
+
+Where the seed varies both groups this is Welch's test. Where it varies one of them only (`fixed` names the other), that
+group is tested against the one value of the other: the one-sample t-test, df = n - 1.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Literal
 
 import numpy as np
 from scipy import special, stats
 
+Fixed = Literal["a", "b"] | None
 REASONS = {
     "one_run": "fewer than two runs in a group",
-    "no_variance": "the runs of both groups are all equal",
+    "no_variance": "the runs of each group are all equal",
     "undefined_metric": "the metric of a run is undefined",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class WelchResult:
-    """Welch's test of a against b; everything past the means is NaN where there is a reason (key of REASONS)."""
+    """The test of a against b; everything past the means is NaN where there is a reason (key of REASONS)."""
 
     n_a: int
     n_b: int
@@ -47,37 +53,54 @@ class EquivalenceResult:
     reason: str = ""
 
 
-def spread(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Standard error of the difference of two means and its degrees of freedom (Welch-Satterthwaite)."""
+def spread(a: np.ndarray, b: np.ndarray, fixed: Fixed = None) -> tuple[float, float]:
+    """Standard error of the difference of two means and its degrees of freedom (Welch-Satterthwaite).
+
+    A fixed side has no error of its own: what is left is the other's, with n - 1 degrees of freedom.
+    """
+    if fixed:
+        runs = b if fixed == "a" else a
+        return math.sqrt(runs.var(ddof=1) / len(runs)), float(len(runs) - 1)
     va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
     df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
     return math.sqrt(va + vb), float(df)
 
 
-def undefined_reason(a: np.ndarray, b: np.ndarray) -> str:
-    """Why Welch's test of a against b is undefined; empty where it is defined."""
+def undefined_reason(a: np.ndarray, b: np.ndarray, fixed: Fixed = None) -> str:
+    """Why the test of a against b is undefined; empty where it is defined."""
     if np.isnan(a).any() or np.isnan(b).any():
         return "undefined_metric"
-    if min(len(a), len(b)) < 2:
+    if len(a) < (1 if fixed == "a" else 2) or len(b) < (1 if fixed == "b" else 2):
         return "one_run"
+    held = {"a": a, "b": b}.get(fixed or "", a[:0])
+    if len(set(held.tolist())) > 1:
+        raise ValueError(f"side {fixed} is not one fixed value: {held.tolist()}")
     return "no_variance" if np.ptp(a) == 0 and np.ptp(b) == 0 else ""
 
 
-def hedges_g(a: np.ndarray, b: np.ndarray) -> float:
-    """Standardised difference with the small-sample correction (Hedges, J. Educ. Stat. 6, 1981), pooled SD."""
-    m = len(a) + len(b) - 2
-    pooled = ((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / m
+def hedges_g(a: np.ndarray, b: np.ndarray, fixed: Fixed = None) -> float:
+    """Standardised difference with the small-sample correction (Hedges, J. Educ. Stat. 6, 1981), pooled SD.
+
+    Where one side is fixed, the SD is the other's. NaN for two runs against a fixed value: the correction needs three.
+    """
+    varying = [x for name, x in (("a", a), ("b", b)) if name != fixed]
+    m = sum(len(x) - 1 for x in varying)
+    if m < 2:
+        return math.nan
+    pooled = sum((len(x) - 1) * x.var(ddof=1) for x in varying) / m
     correction = math.exp(special.gammaln(m / 2) - special.gammaln((m - 1) / 2)) / math.sqrt(m / 2)
     return float(correction * (a.mean() - b.mean()) / math.sqrt(pooled))
 
 
-def welch_test(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) -> WelchResult:
-    """Welch's two-sided t-test of two groups of runs with unequal variances.
+def welch_test(a: Sequence[float], b: Sequence[float], *, level: float = 0.95, fixed: Fixed = None) -> WelchResult:
+    """Welch's two-sided t-test of two groups of runs with unequal variances; one-sample where one side is fixed.
 
     Args:
       a: the metric of each run of one start.
       b: of the other.
       level: coverage of the interval of the difference of means.
+      fixed: the side whose value no seed varies; the other's runs are tested against it. Two runs suffice for the
+        test; Hedges' g needs three then.
 
     Returns:
       Difference absolute and relative (to b), t, df, p, interval and Hedges' g; a reason where they are undefined.
@@ -86,20 +109,20 @@ def welch_test(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) -
     mean_a, mean_b = (float(v.mean()) if len(v) else math.nan for v in (x, y))
     delta = mean_a - mean_b
     relative = delta / mean_b if mean_b else math.nan
-    reason = undefined_reason(x, y)
+    reason = undefined_reason(x, y, fixed)
     t = df = p = low = high = g = math.nan
     if not reason:
-        error, df = spread(x, y)
+        error, df = spread(x, y, fixed)
         t = delta / error
         p = float(2 * stats.t.sf(abs(t), df))
         half = float(stats.t.ppf((1 + level) / 2, df)) * error
         low, high = delta - half, delta + half
-        g = hedges_g(x, y)
+        g = hedges_g(x, y, fixed)
     return WelchResult(len(x), len(y), mean_a, mean_b, delta, relative, t, df, p, low, high, level, g, reason)
 
 
-def tost_welch(a: Sequence[float], b: Sequence[float], margin: float) -> EquivalenceResult:
-    """Two one-sided Welch tests that the difference of means lies inside (-margin, margin).
+def tost_welch(a: Sequence[float], b: Sequence[float], margin: float, *, fixed: Fixed = None) -> EquivalenceResult:
+    """Two one-sided tests, Welch's or one-sample, that the difference of means lies inside (-margin, margin).
 
     Schuirmann, J. Pharmacokin. Biopharm. 15, 1987. A difference that is not significant is no evidence of equality;
     this is.
@@ -108,14 +131,15 @@ def tost_welch(a: Sequence[float], b: Sequence[float], margin: float) -> Equival
       a: the metric of each run of one start.
       b: of the other.
       margin: largest difference that is taken for none, declared beforehand; in the metric's unit, > 0.
+      fixed: as for `welch_test`.
     """
     if not margin > 0:
         raise ValueError(f"margin must be positive, got {margin}")
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    reason = undefined_reason(x, y)
+    reason = undefined_reason(x, y, fixed)
     if reason:
         return EquivalenceResult(margin, math.nan, math.nan, math.nan, reason)
-    error, df = spread(x, y)
+    error, df = spread(x, y, fixed)
     delta = x.mean() - y.mean()
     p_above = float(stats.t.sf((delta + margin) / error, df))  # against "at most -margin"
     p_below = float(stats.t.cdf((delta - margin) / error, df))  # against "at least margin"
