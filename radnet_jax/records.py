@@ -18,7 +18,7 @@ from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators, ledger
 from radnet_jax.evaluation.ledger import Predictions
-from radnet_jax.evaluation.metrics import METRICS
+from radnet_jax.evaluation.metrics import METRICS, task_kinds
 from radnet_jax.parts import Parts, plain
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "scipy")
@@ -115,10 +115,17 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_judged(config: ConfigDict, parts: Parts) -> list[Split]:
-    """Returns the splits that the run is judged on ([] for pretraining); refuses unknown metrics and empty splits."""
+    """Returns the splits that the run is judged on ([] for pretraining); refuses metrics that do not fit the task."""
     if not config.data.judge:
         return []
-    METRICS.get(config.primary_metric)
+    task, metric = parts.split.card.task, config.primary_metric
+    if task not in task_kinds(metric):
+        fitting = [name for name in METRICS.names() if task in task_kinds(name)]
+        raise UserError(
+            f"primary_metric {metric!r} is not defined for a {task} task such as dataset {parts.split.card.name}",
+            expected=" or ".join(fitting),
+            fix=f"--config.primary_metric={fitting[0]}" if fitting else "use a labelled dataset",
+        )
     return [open_split(config.data.dir, name) for name in config.data.judge]
 
 

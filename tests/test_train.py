@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from radnet_jax import checkpoint, sharding, train
+from radnet_jax import checkpoint, records, sharding, train
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.main import load_config
@@ -234,6 +234,17 @@ def test_a_start_that_does_not_fit_is_refused(ct_dataset, pretrained, tmp_path, 
     config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained), **changes)
     with pytest.raises(UserError, match=message):
         train.run(config, tmp_path / "run")
+
+
+def test_a_metric_that_does_not_fit_the_task_is_refused(ct_dataset, tmp_path):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(ct_dataset, dataset)
+    card = json.loads((dataset / "card.json").read_text())
+    (dataset / "card.json").write_text(json.dumps(card | {"task": "multi_label"}))
+    config = fine_tuning(dataset)
+    parts = assemble(config)
+    with pytest.raises(UserError, match=r"'accuracy' is not defined for a multi_label task.*auroc"):
+        records.check_judged(config, parts)
 
 
 def test_a_missing_dataset_is_refused(tmp_path):
