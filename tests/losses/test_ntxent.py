@@ -8,7 +8,7 @@ import pytest
 from radnet_jax import sharding
 from radnet_jax.losses import ntxent
 
-nt_xent = jax.jit(ntxent.nt_xent, static_argnames="temperature")
+nt_xent = jax.jit(ntxent.nt_xent, static_argnames=("temperature", "groups", "block"))
 
 
 def paper(views, temperature):
@@ -91,6 +91,39 @@ def test_devices_share_the_negatives(devices):
     assert metrics_n["contrastive_accuracy"] == metrics["contrastive_accuracy"]
     np.testing.assert_allclose(gradient_n, gradient, atol=1e-6)
     assert gradient_n.sharding.spec == sharding.batch_sharding(mesh).spec
+
+
+@pytest.mark.parametrize("block", [1, 5, 16, 1000])
+def test_blocks_change_nothing(block):
+    z = jnp.asarray(embeddings(n=16))
+    run = jax.jit(
+        jax.value_and_grad(lambda z, block: nt_xent(z, temperature=0.2, block=block), has_aux=True), static_argnums=1
+    )
+    (loss, metrics), gradient = run(z, block)
+    (whole, whole_metrics), whole_gradient = run(z, 16)
+    assert loss == pytest.approx(paper(np.asarray(z), 0.2), abs=1e-5)
+    assert loss == pytest.approx(float(whole), abs=1e-6)
+    assert metrics == whole_metrics
+    np.testing.assert_allclose(gradient, whole_gradient, atol=1e-6)
+
+
+def test_groups_are_contrasted_each_within_itself():
+    z = embeddings(n=12)
+    loss, metrics = nt_xent(jnp.asarray(z), temperature=0.2, groups=3)
+    assert loss == pytest.approx(np.mean([paper(z[i : i + 4], 0.2) for i in (0, 4, 8)]), abs=1e-5)
+    apart = [nt_xent(jnp.asarray(z[i : i + 4]), temperature=0.2)[1]["contrastive_accuracy"] for i in (0, 4, 8)]
+    assert metrics["contrastive_accuracy"] == pytest.approx(np.mean(apart))
+
+
+def test_memory_of_a_device_grows_with_its_share_of_the_batch():
+    mesh = sharding.make_mesh(8)
+
+    def temporary_bytes(n):
+        z = jax.ShapeDtypeStruct((n, 2, 32), jnp.float32, sharding=sharding.batch_sharding(mesh))
+        step = jax.jit(jax.value_and_grad(lambda z: nt_xent(z, temperature=0.1, block=64)[0]))
+        return step.lower(z).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(8192) < 4.5 * temporary_bytes(2048)  # 16 times, were all similarities kept
 
 
 def test_other_numbers_of_views_are_refused():
