@@ -64,7 +64,8 @@ def main(argv: list[str]) -> None:
             value, gradient = step(sharded)
             alone_value, alone = jax.jit(jax.value_and_grad(blocked))(z)
             row["loss_difference"] = abs(float(value) - float(alone_value))
-            row["gradient_difference"] = float(jnp.abs(gradient - jax.device_put(alone, gradient.sharding)).max())
+            apart = jnp.abs(gradient - jax.device_put(alone, gradient.sharding)).max()
+            row["gradient_difference_relative"] = float(apart / jnp.abs(alone).max())
             seconds = []
             for _ in range(5):
                 began = time.perf_counter()
