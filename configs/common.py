@@ -125,6 +125,10 @@ def train() -> ConfigDict:
     config = base()
     config.total_steps = 0
     config.batch_size = 256  # global
+    config.accumulate = 1  # parts of a batch that are computed in turn; for losses that are means over examples
+    config.average = 0.0  # momentum of a running average of the weights; 0 keeps none
+    config.select = ConfigDict(dict(every=0, split="val"))  # every so many steps the primary metric is taken there
+    config.judged_weights = "last"  # last | average | best (of those steps)
     config.augment = ConfigDict(dict(name="none"))
     config.objective = ConfigDict(dict(name="simclr"))
     config.optimizer = ConfigDict(dict(name="adamw"))

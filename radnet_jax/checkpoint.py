@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import json
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,22 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, *, keep: int = 2):
         self.folder = Path(workdir).absolute() / FOLDER
-        policies = ocp.checkpoint_managers
+        self._keep = _Keep(keep)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=True,
-                preservation_policy=policies.LatestN(keep),
+                preservation_policy=self._keep,
                 enable_async_checkpointing=True,
             ),
         )
 
-    def save(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
-        """Writes a step folder in the background; returns as soon as the state was copied off the devices."""
+    def save(self, step: int, state: PyTree, meta: Mapping[str, Any], *, keep_too: int | None = None) -> None:
+        """Writes a step folder in the background; returns as soon as the state was copied off the devices.
+
+        The newest `keep` steps stay, and step `keep_too`.
+        """
+        self._keep.too = keep_too
         full = {"format": FORMAT, "step": step, "digest": _digest_of(state), **meta}
         self._manager.save(
             step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(full))
@@ -89,12 +93,35 @@ class Checkpoints:
             )
         return None
 
+    def restore(self, step: int, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """Restores one step into the shapes and shardings of `template`; a UserError where it is damaged."""
+        try:
+            return _restore(self.folder / str(step), template, lambda meta: None)
+        except Exception as error:  # storage layers raise many types for damaged files
+            raise UserError(
+                f"checkpoint {step} in {self.folder} is not usable ({_first_line(error)})",
+                fix="restore it from a backup, or delete the workdir to start afresh",
+            ) from error
+
     def wait(self) -> None:
         """Waits for the save that is under way."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
         self._manager.close()
+
+
+class _Keep(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the newest steps, and one more where it is named."""
+
+    def __init__(self, newest: int):
+        self.newest = newest
+        self.too: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        first = len(checkpoints) - self.newest
+        return [i >= first or info.step == self.too for i, info in enumerate(checkpoints)]
 
 
 def _free_name(path: Path) -> Path:

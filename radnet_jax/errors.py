@@ -27,3 +27,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns ` (did you mean "x"?)` for the valid name nearest to `name`, or an empty string."""
     match = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f' (did you mean "{match[0]}"?)' if match else ""
+
+
+class Preempted(Exception):  # noqa: N818 (the machine's doing, not an error)
+    """A run was asked to stop and has saved its state; the same command goes on."""

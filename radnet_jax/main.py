@@ -14,18 +14,22 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from radnet_jax.errors import UserError, nearest
+from radnet_jax.errors import Preempted, UserError, nearest
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run: a file of configs/, as path[:variant].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that is there already goes on.")
 
 _BUILTIN = Path(__file__).parent / "configs"  # where an installed package keeps configs/
 _EXIT_USER_ERROR = 2
+_EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start it again; clusters can tell it from a failure
 _RUNNERS = {"train": "radnet_jax.train", "probe": "radnet_jax.probe", "study": "radnet_jax.study"}  # by config.run
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    """Runs the command line; returns its exit code.
+
+    0: done; 2: one line on stderr says what to mend; 75: asked to stop, and the same command goes on.
+    """
     argv = list(sys.argv if argv is None else argv)
     try:
         if not {"--help", "-h", "--helpfull", "--helpshort"} & set(argv):
@@ -34,6 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_USER_ERROR
+    except Preempted as stopped:
+        print(f"stopped: {stopped}; the same command goes on from there", file=sys.stderr)
+        return _EXIT_PREEMPTED
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     return 0

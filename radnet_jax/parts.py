@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import optax
@@ -129,7 +130,11 @@ def check_names(config: ConfigDict, mesh: Mesh) -> None:
         OBJECTIVES.get(config.objective.name)
         AUGMENTATIONS.build(*_named(config.augment))
         _check_range("total_steps", config.total_steps, 1)
-        sharding.check_batch_size(config.batch_size, mesh)
+        _check_range("accumulate", config.accumulate, 1)
+        _check_range("select.every", config.select.every, 0)
+        if not 0 <= config.average < 1:
+            raise UserError("config.average", got=config.average, expected="0, or a momentum below 1")
+        sharding.check_batch_size(config.batch_size, mesh, parts=config.accumulate)
         make_tx(config)
 
 
@@ -141,6 +146,9 @@ def _check_range(name: str, value: int, low: int, high: int | None = None) -> No
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
     """Holds a workdir for this process, so that two commands do not write the same run; freed also when killed."""
+    if jax.process_index():  # process 0 holds it for all of them
+        yield
+        return
     with (workdir / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -67,7 +67,7 @@ def _run(config: ConfigDict, parts: Parts, judged: list[Split], workdir: Path, b
     scores, chosen = _PROBES[config.probe.name](config, parts, judged, features)
     predictions, metrics = records.judge(scores)
     timings = {"total_s": time.perf_counter() - began}
-    record = records.run_record(config, parts, timings=timings, metrics=metrics)
+    record = records.run_record(config, parts, timings=timings, metrics={"last": metrics})
     if jax.process_index() == 0:
         ledger.write_run(workdir, record | {"probe": chosen}, predictions=predictions)
         logging.info("%s", records.outcome(record))

@@ -144,9 +144,24 @@ def judge(
 
 
 def run_record(
-    config: ConfigDict, parts: Parts, *, timings: Mapping[str, float], metrics: Mapping[str, Any]
+    config: ConfigDict,
+    parts: Parts,
+    *,
+    timings: Mapping[str, float],
+    metrics: Mapping[str, Mapping[str, Any]],
+    weights: str = "last",
+    best: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Returns what run.json holds."""
+    """Returns what run.json holds.
+
+    Args:
+      config: of the run.
+      parts: of the run.
+      timings: in seconds.
+      metrics: {weights: {split: {metric: value}}}; {} where nothing is judged.
+      weights: whose metrics are the run's.
+      best: step and value of the weights that a split selected.
+    """
     card = parts.split.card
     tags = plain(config.tags)
     record = {
@@ -168,7 +183,10 @@ def run_record(
     if config.data.judge:
         record |= {
             "primary_metric": config.primary_metric,
-            "metrics": metrics,
+            "weights": weights,
+            "metrics": metrics[weights],
+            "metrics_of_weights": dict(metrics),
+            "best": best,
             "label_names": list(card.labels),
             "task_kind": card.task,
         }

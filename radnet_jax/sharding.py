@@ -44,16 +44,17 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, *, what: str = "batch_size") -> None:
-    """Refuses a global batch that the devices can't divide."""
-    devices = mesh.size
-    if batch_size < 1 or batch_size % devices:
-        lower = max(batch_size // devices, 1) * devices
+def check_batch_size(batch_size: int, mesh: Mesh, *, what: str = "batch_size", parts: int = 1) -> None:
+    """Refuses a global batch that the devices, or the devices times `parts` in turn, can't divide."""
+    unit = mesh.size * parts
+    if batch_size < 1 or batch_size % unit:
+        lower = max(batch_size // unit, 1) * unit
+        in_turn = f" in {parts} parts" if parts > 1 else ""
         raise UserError(
             f"{what} can't be divided over the devices",
-            got=f"{batch_size} over {devices} device(s)",
-            expected=f"a multiple of {devices}",
-            fix=f"use {lower} or {lower + devices}",
+            got=f"{batch_size} over {mesh.size} device(s){in_turn}",
+            expected=f"a multiple of {unit}",
+            fix=f"use {lower} or {lower + unit}",
         )
 
 

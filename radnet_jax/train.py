@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from pathlib import Path
 import time
@@ -11,96 +12,25 @@ from typing import Any
 from absl import logging
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array
 from ml_collections import ConfigDict
+import numpy as np
 import optax
 
-from radnet_jax import records, rng, sharding, starts, trees
+from radnet_jax import nonfinite, preemption, records, rng, selection, sharding, starts, trees
 from radnet_jax.augment import recipes
-from radnet_jax.augment.views import augment_image, make_views
 from radnet_jax.checkpoint import Checkpoints
 from radnet_jax.data.dataset import Split
 from radnet_jax.data.pipeline import steps_per_epoch, train_batches
-from radnet_jax.errors import UserError
+from radnet_jax.errors import Preempted, UserError
 from radnet_jax.evaluation import evaluators, ledger
-from radnet_jax.objectives import Batch, Objective
+from radnet_jax.objectives import Objective
 from radnet_jax.parts import Parts, assemble, check_room, check_workdir, lock, make_objective, make_recipe, make_tx
-from radnet_jax.preprocessing import Adapter
 from radnet_jax.state import TrainState
+from radnet_jax.step import compiled_init, compiled_prepare, compiled_step, prepare
 from radnet_jax.writer import Writer
 
 _ROOM = 2**24  # bytes for logs, predictions and the storage's own files
-
-
-def train_step(
-    state: TrainState, batch: Batch, seed: Int[Array, ""], *, objective: Objective, tx: optax.GradientTransformation
-) -> tuple[TrainState, dict[str, Array]]:
-    """One update: loss and gradient over the global batch, optimizer, what the objective does after it."""
-    key = rng.stream(seed, "loss", state.step)
-
-    def loss_of(params: Any) -> tuple[Array, Any]:
-        return objective.loss(params, state, batch, key)
-
-    (loss, aux), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-    state = state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        model_state=aux.model_state,
-        objective_state=aux.objective_state,
-        opt_state=opt_state,
-    )
-    params, objective_state = objective.after_update(state)
-    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **aux.metrics}
-    return state.replace(params=params, objective_state=objective_state), metrics
-
-
-def prepare(
-    batch: Batch,
-    seed: Int[Array, ""],
-    step: Int[Array, ""],
-    *,
-    requires: frozenset[str],
-    adapter: Adapter,
-    recipe: recipes.Recipe,
-) -> dict[str, Array]:
-    """Makes what an objective requires of a batch of stored pixels: a jitted stage of its own before the step.
-
-    Each example has its own draw, keyed by (seed, step, row of the global batch).
-    """
-    key = rng.stream(seed, "augment", step)
-    out = {k: batch[k] for k in requires if k in batch and k not in ("image", "views")}
-    if "views" in requires:
-        out["views"] = make_views(batch["image"], adapter, recipe, key, 2)
-    if "image" in requires:
-        out["image"] = augment_image(batch["image"], adapter, recipe, key)
-    return out
-
-
-# Equal arguments give the same compiled function, so that the runs of a study share their compilations.
-@functools.lru_cache(maxsize=32)
-def _compiled_step(objective: Objective, tx: optax.GradientTransformation, mesh: Mesh) -> Callable[..., Any]:
-    step = functools.partial(train_step, objective=objective, tx=tx)
-    return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled_prepare(
-    requires: frozenset[str], adapter: Adapter, recipe: recipes.Recipe, mesh: Mesh
-) -> Callable[..., Any]:
-    stage = functools.partial(prepare, requires=requires, adapter=adapter, recipe=recipe)
-    return jax.jit(stage, out_shardings=sharding.batch_sharding(mesh))
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled_init(objective: Objective, tx: optax.GradientTransformation, mesh: Mesh) -> Callable[..., TrainState]:
-    def init(seed: Int[Array, ""], batch: Batch) -> TrainState:
-        params, model_state, objective_state = objective.init(rng.stream(seed, "init"), batch)
-        step = jnp.zeros((), jnp.int32)
-        return TrainState(step, params, model_state, objective_state, tx.init(params), {})
-
-    return jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=rng.RUN_ONCE)
 
 
 def initial_state(
@@ -118,11 +48,15 @@ def initial_state(
     stage = functools.partial(prepare, requires=objective.requires, adapter=parts.adapter, recipe=recipe)
     shapes = jax.eval_shape(stage, raw, 0, 0)
     batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    state = _compiled_init(objective, tx, parts.mesh)(config.seed, batch)
+    state = compiled_init(objective, tx, parts.mesh)(config.seed, batch)
     if parts.start is not None:
         params, model_state = starts.fill(parts.start, state.params, state.model_state, heads=objective.heads)
         # Optimizer states start at zero or one whatever the parameters are.
         state = state.replace(params=params, model_state=model_state)
+    if config.average:
+        # A copy: a donated state may not hold one array twice.
+        weights = jax.tree.map(jnp.copy, {"params": state.params, "model_state": state.model_state})
+        state = state.replace(aux={"average": weights})
     return sharding.replicate(state, parts.mesh)
 
 
@@ -133,7 +67,38 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
     steps_per_epoch(len(parts.split), config.batch_size)
     if "labels" in objective.requires and not parts.split.all_labels()[1].any():
         raise UserError(f"objective {config.objective.name!r} needs labels, and split {parts.split.name!r} has none")
-    return records.check_judged(config, parts)
+    if config.accumulate > 1 and objective.weight is None:
+        raise UserError(
+            f"config.accumulate, and the loss of {config.objective.name!r} needs the whole batch at once",
+            got=config.accumulate,
+            fix="set it to 1; --config.backbone.remat=stages saves memory too",
+        )
+    judged = records.check_judged(config, parts)
+    selection.check(config, parts)
+    return judged
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the functions below share of one run."""
+
+    config: ConfigDict
+    parts: Parts
+    objective: Objective
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    recipe: recipes.Recipe
+    workdir: Path
+    checkpoints: Checkpoints
+    asked_to_stop: Callable[[int], bool]
+    began: float  # perf_counter at the start, less the seconds of earlier sittings
+
+    def save(self, state: TrainState, best: selection.Best | None) -> None:
+        """Saves a step, where there is room for it."""
+        check_room(self.workdir, trees.size_bytes(state) + _ROOM)
+        meta = records.checkpoint_meta(self.config, self.parts)
+        meta |= {"seconds": time.perf_counter() - self.began, "best": best._asdict() if best else None}
+        self.checkpoints.save(int(state.step), state, meta, keep_too=best.step if best else None)
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Path:
@@ -146,7 +111,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       The workdir.
 
     Raises:
-      UserError: whatever a user can mend, before anything is trained.
+      UserError: whatever a user can mend, before anything is trained; a step that is not finite.
+      Preempted: the run was asked to stop (see `preemption`), and has saved its state.
     """
     began = time.perf_counter()
     parts = assemble(config)
@@ -156,7 +122,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     workdir = check_workdir(workdir, need_bytes=0)
     if records.is_finished(config, parts, workdir):
         return workdir
-    with lock(workdir):
+    with lock(workdir), preemption.watch() as asked_to_stop:
         state = initial_state(config, parts, objective, tx, recipe)
         check_room(workdir, (config.checkpoint.keep + 1) * trees.size_bytes(state) + _ROOM)
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
@@ -164,117 +130,150 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             restored = checkpoints.restore_latest(
                 state, check=lambda meta: records.check_same_run(meta, config, parts, workdir, "a checkpoint")
             )
-            state, seconds_before = (restored[0], restored[1]["seconds"]) if restored else (state, 0.0)
+            state, meta = restored or (state, {"seconds": 0.0, "best": None})
+            best = selection.Best(**meta["best"]) if meta["best"] else None
             start = int(state.step)
             source = f"checkpoint {start}" if restored else (config.init_from or "random initialisation")
             logging.info("%s: starting from %s", workdir, source)
-            meta = records.checkpoint_meta(config, parts)
-            save = functools.partial(_save, checkpoints, workdir, meta, seconds_before, time.perf_counter())
-            state = _loop(config, parts, objective, tx, schedule, recipe, state, save, workdir)
+            began -= meta["seconds"]
+            this = _Run(config, parts, objective, tx, schedule, recipe, workdir, checkpoints, asked_to_stop, began)
+            state, best = _loop(this, state, best)
             checkpoints.wait()
+            timings = {"train_s": time.perf_counter() - began, "first_step": start}  # over all sittings
+            predictions, metrics = _judge(this, state, best, judged)
         finally:
             checkpoints.close()
-        trained = seconds_before + time.perf_counter() - began
-        predictions, metrics = _judge(config, parts, objective, state, judged)
-        timings = {
-            "train_s": trained,  # over all sittings, up to the last save of each
-            "total_s": seconds_before + time.perf_counter() - began,
-            "first_step": start,
-        }
-        record = records.run_record(config, parts, timings=timings, metrics=metrics)
+        timings["total_s"] = time.perf_counter() - began
+        record = records.run_record(
+            config,
+            parts,
+            timings=timings,
+            metrics=metrics,
+            weights=config.judged_weights,
+            best=best._asdict() if best else None,
+        )
         if jax.process_index() == 0:
             ledger.write_run(workdir, record, predictions=predictions)
             logging.info("%s", records.outcome(record))
     return workdir
 
 
-def _save(
-    checkpoints: Checkpoints,
-    workdir: Path,
-    meta: dict[str, Any],
-    seconds_before: float,
-    began: float,
-    state: TrainState,
-    metrics: dict[str, Array],
-) -> None:
-    """Saves a state that is finite, where there is room for it."""
-    step = int(state.step)
-    if not all(bool(jnp.isfinite(metrics[name])) for name in ("loss", "gradient_norm")):
-        raise UserError(
-            f"loss or gradient are not finite at step {step} of {workdir}",
-            fix="lower the learning rate or lengthen the warm-up; earlier checkpoints were kept",
-        )
-    check_room(workdir, trees.size_bytes(state) + _ROOM)
-    checkpoints.save(step, state, meta | {"seconds": seconds_before + time.perf_counter() - began})
-
-
 def _judge(
-    config: ConfigDict, parts: Parts, objective: Objective, state: TrainState, judged: list[Split]
-) -> tuple[ledger.Predictions | None, dict[str, Any]]:
-    """Returns predictions and metrics on whole splits, where the run is judged on any."""
+    this: _Run, state: TrainState, best: selection.Best | None, judged: list[Split]
+) -> tuple[ledger.Predictions | None, dict[str, dict[str, Any]]]:
+    """Returns the predictions of the judged weights and, for each kind of weights, all metrics on whole splits."""
     if not judged:
         return None, {}
-    scores = {}
-    for split in judged:
-        out = evaluators.predict_split(
-            evaluators.predict_of(objective),
-            state.params,
-            state.model_state,
-            split,
-            adapter=parts.adapter,
-            batch_size=config.eval_batch_size,
-            mesh=parts.mesh,
-        )
-        scores[split] = evaluators.scores_of(out["logits"], split.card)
-    return records.judge(scores)
+    weights = {"last": (state.params, state.model_state)}
+    if this.config.average:
+        weights["average"] = (state.aux["average"]["params"], state.aux["average"]["model_state"])
+    if best is not None:
+        of_best, _ = this.checkpoints.restore(best.step, state)
+        weights["best"] = (of_best.params, of_best.model_state)
+    predictions, metrics = {}, {}
+    for name, (params, model_state) in weights.items():
+        scores = {}
+        for split in judged:
+            scores[split] = _scores(this, params, model_state, split)
+            if this.asked_to_stop(this.config.total_steps):
+                raise Preempted(f"all steps of {this.workdir} are done and saved, its evaluation is not")
+        predictions[name], metrics[name] = records.judge(scores)
+    return predictions[this.config.judged_weights], metrics
 
 
-def _loop(
-    config: ConfigDict,
-    parts: Parts,
-    objective: Objective,
-    tx: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    recipe: recipes.Recipe,
-    state: TrainState,
-    save: Callable[[TrainState, dict[str, Array]], None],
-    workdir: Path,
-) -> TrainState:
-    """Runs the steps that are left; returns the final state."""
+def _scores(this: _Run, params: Any, model_state: Any, split: Split) -> Any:
+    out = evaluators.predict_split(
+        evaluators.predict_of(this.objective),
+        params,
+        model_state,
+        split,
+        adapter=this.parts.adapter,
+        batch_size=this.config.eval_batch_size,
+        mesh=this.parts.mesh,
+    )
+    return evaluators.scores_of(out["logits"], split.card)
+
+
+def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[TrainState, selection.Best | None]:
+    """Runs the steps that are left; returns the final state, and where it was best on the split that selects."""
+    config, mesh = this.config, this.parts.mesh
     start, total = int(state.step), config.total_steps
     if start >= total:
-        return state
-    step_fn = _compiled_step(objective, tx, parts.mesh)
-    prepare_fn = _compiled_prepare(objective.requires, parts.adapter, recipe, parts.mesh)
+        return state, best
+    step_fn = compiled_step(this.objective, this.tx, mesh, config.accumulate, config.average)
+    prepare_fn = compiled_prepare(this.objective.requires, this.parts.adapter, this.recipe, mesh)
     batches = train_batches(
-        parts.split,
+        this.parts.split,
         seed=config.seed,
         batch_size=config.batch_size,
         start=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    wanted = {"image"} | (objective.requires - {"views"})
+    wanted = {"image"} | (this.objective.requires - {"views"})
+    selecting = selection.split(config)
     label = str(config.name)
-    writer = Writer(workdir, total_steps=total, batch_size=config.batch_size, start=start, label=label)
+    writer = Writer(this.workdir, total_steps=total, batch_size=config.batch_size, start=start, label=label)
+    previous: tuple[int, dict[str, np.ndarray], Array] | None = None  # step, batch, whether the step was finite
     try:
-        previous = None
         for step in range(start, total):
             waiting = time.perf_counter()
             batch = next(batches)
             writer.add_input_wait(time.perf_counter() - waiting)
-            device_batch = sharding.put_batch({k: batch[k] for k in wanted}, parts.mesh)
-            prepared = prepare_fn(device_batch, config.seed, step)
-            state, metrics = step_fn(state, prepared, config.seed)
+            batch = {k: batch[k] for k in wanted}
+            prepared = prepare_fn(sharding.put_batch(batch, mesh), config.seed, step)
+            state, metrics = step_fn(state, prepared, config.seed, step)
             if previous is not None:
-                jax.block_until_ready(previous)  # at most two steps in flight, so that memory is bounded
-            previous = metrics["loss"]
+                _stop_unless_finite(this, state, best, *previous)  # waits: with two steps in flight memory is bounded
+            previous = step, batch, metrics.pop("finite")
             done = step + 1
-            if done % config.log_every == 0 or done == total:
-                writer.write(done, {**metrics, "learning_rate": schedule(step)})
-            if done % config.checkpoint.every == 0 or done == total:
-                save(state, metrics)
+            stop = this.asked_to_stop(step)
+            select = selecting is not None and (done % config.select.every == 0 or done == total)
+            save = stop or done == total or done % config.checkpoint.every == 0
+            if select or save:
+                _stop_unless_finite(this, state, best, *previous)
+            if selecting is not None and select:
+                value = selection.value(config, _scores(this, state.params, state.model_state, selecting), selecting)
+                metrics[f"{config.select.split}_{config.primary_metric}"] = value
+                if value > (best.value if best else -np.inf):
+                    best, save = selection.Best(done, value), True
+            if select or done == total or done % config.log_every == 0:
+                writer.write(done, {**metrics, "learning_rate": this.schedule(step)})
+            if save:
+                this.save(state, best)
+            if stop and done < total:
+                this.checkpoints.wait()
+                raise Preempted(f"{this.workdir} is saved at step {done} of {total}")
     finally:
         writer.close()
         getattr(batches, "close", lambda: None)()
-    return state
+    return state, best
+
+
+def _stop_unless_finite(
+    this: _Run,
+    state: TrainState,
+    best: selection.Best | None,
+    step: int,
+    batch: dict[str, np.ndarray],
+    finite: Array,
+) -> None:
+    """Stops the run if loss or gradient of `step` were not finite; keeps the state before it, and its batch."""
+    if bool(finite):
+        return
+    batches = sharding.put_batch(batch, this.parts.mesh)
+    prepare_fn = compiled_prepare(this.objective.requires, this.parts.adapter, this.recipe, this.parts.mesh)
+    key = rng.stream(this.config.seed, "loss", step)
+    names = nonfinite.first_leaves(this.objective, state, prepare_fn(batches, this.config.seed, step), key)
+    file = nonfinite.save_batch(this.workdir, step, batch)
+    sound = not names or not names[0].startswith(nonfinite.OF_STATE)
+    if sound and step not in this.checkpoints.steps():
+        this.save(state, best)
+    this.checkpoints.wait()
+    kept = f"checkpoint {step}" if sound else "lost, earlier checkpoints were kept"
+    raise UserError(
+        f"step {step + 1} of {this.workdir} is not finite",
+        got=trees.shown(names) if names else "a gradient whose norm is too large for float32",
+        fix="lower the learning rate, lengthen the warm-up or set optimizer.grad_clip, in a new workdir; "
+        f"the state before the step is {kept}, the batch {file.parent.name}/{file.name}",
+    )

@@ -44,7 +44,8 @@ def _leaf_digest(x: Array) -> Array:
     return jnp.sum(mixed ^ (mixed >> 15), dtype=jnp.uint32)
 
 
-def _listed(names: list[str]) -> str:
+def shown(names: list[str]) -> str:
+    """Returns names for a message: the first few, and how many more there are."""
     rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + rest
 
@@ -79,7 +80,7 @@ def merge_strict(
     unused = [n for n in loaded if n not in used and not (ignored and re.fullmatch(ignored, n))]
     unused = [n for n in unused if not any(m.startswith(f"{n} ") for m in misshaped)]
     problems = [
-        f"{len(names)} {what}: {_listed(names)}"
+        f"{len(names)} {what}: {shown(names)}"
         for what, names in (("missing", missing), ("of another shape", misshaped), ("unused", unused))
         if names
     ]

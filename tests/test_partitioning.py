@@ -7,6 +7,7 @@ import pytest
 
 from radnet_jax import sharding, train
 from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
+from radnet_jax.step import compiled_prepare, compiled_step
 from tests import tiny
 
 BATCH = 64
@@ -24,9 +25,9 @@ def compiled(name, dataset, devices):
     state = train.initial_state(config, parts, objective, tx, recipe)
     batch = next(train.train_batches(parts.split, seed=0, batch_size=BATCH))
     batch = sharding.put_batch({k: batch[k] for k in {"image"} | (objective.requires - {"views"})}, mesh)
-    prepare = train._compiled_prepare(objective.requires, parts.adapter, recipe, mesh)
+    prepare = compiled_prepare(objective.requires, parts.adapter, recipe, mesh)
     stage = prepare.lower(batch, 0, 0).compile()
-    step = train._compiled_step(objective, tx, mesh).lower(state, prepare(batch, 0, 0), 0).compile()
+    step = compiled_step(objective, tx, mesh).lower(state, prepare(batch, 0, 0), 0).compile()
     return stage, step
 
 

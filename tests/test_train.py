@@ -18,6 +18,7 @@ from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.main import load_config
 from radnet_jax.parts import assemble, lock, make_objective, make_recipe, make_tx
+from radnet_jax.step import compiled_prepare, compiled_step
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -44,8 +45,8 @@ def steps_on(devices, config, count=3):
     parts = assemble(config, mesh)
     objective, recipe, (tx, _) = make_objective(config, parts), make_recipe(config, parts), make_tx(config)
     state = train.initial_state(config, parts, objective, tx, recipe)
-    prepare = train._compiled_prepare(objective.requires, parts.adapter, recipe, mesh)
-    step_fn = train._compiled_step(objective, tx, mesh)
+    prepare = compiled_prepare(objective.requires, parts.adapter, recipe, mesh)
+    step_fn = compiled_step(objective, tx, mesh)
     batches = train.train_batches(parts.split, seed=0, batch_size=config.batch_size)
     losses = []
     for step in range(count):
@@ -265,11 +266,86 @@ def test_a_full_disk_is_refused(ct_dataset, tmp_path, monkeypatch):
         train.run(pretraining(ct_dataset), tmp_path / "run")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(ct_dataset, tmp_path):
+def test_a_step_that_is_not_finite_stops_the_run_and_leaves_the_state_before_it(ct_dataset, tmp_path):
     config = pretraining(ct_dataset, schedule=dict(name="constant", base_lr=1e30), optimizer=dict(name="sgd"))
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(
+        UserError, match=r"step 2 of .* is not finite; got .*; .*checkpoint 1, the batch nonfinite/"
+    ) as e:
         train.run(config, tmp_path)
-    assert not list(tmp_path.glob("checkpoints/[0-9]*"))
+    assert "statistics" in str(e.value) or "new model_state" in str(e.value)
+    arrays, _ = checkpoint.load_arrays(checkpoint.latest_folder(tmp_path))
+    assert int(arrays["step"]) == 1
+    assert all(np.isfinite(x).all() for x in arrays.values())
+    saved = np.load(tmp_path / "nonfinite" / "step_1_process_0.npz")
+    batches = train.train_batches(assemble(config).split, seed=config.seed, batch_size=config.batch_size, start=1)
+    np.testing.assert_array_equal(saved["image"], next(batches)["image"])
+    with pytest.raises(UserError, match=r"step 2 .* is not finite"):  # at once, with the same batch
+        train.run(config, tmp_path)
+
+
+def test_the_best_weights_on_val_are_kept_and_judged(ct_dataset, tmp_path):
+    changes = dict(select=dict(every=1, split="val"), average=0.5, judged_weights="best", tags=tiny.TAGS)
+    train.run(fine_tuning(ct_dataset, checkpoint=dict(every=100, keep=1), **changes), tmp_path)
+    run = ledger.read_run(tmp_path)
+    rows = ledger.read_curves(tmp_path)
+    values = [r["val_accuracy"] for r in rows]
+    assert len(values) == 4
+    best = run.record["best"]
+    assert best == {"step": 1 + int(np.argmax(values)), "value": max(values)}
+    assert run.record["weights"] == "best"
+    of_weights = run.record["metrics_of_weights"]
+    assert set(of_weights) == {"last", "average", "best"}
+    assert of_weights["best"]["val"]["accuracy"]["value"] == pytest.approx(max(values))
+    assert of_weights["last"]["val"]["accuracy"]["value"] == pytest.approx(values[-1])
+    assert run.metrics == of_weights["best"]
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*")}
+    assert kept == {best["step"], 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(judged_weights="best"), "config.select.every is 0"),
+        (dict(judged_weights="averge"), 'did you mean "average"'),
+        (dict(select=dict(every=1, split="test")), "is the test split"),
+        (dict(select=dict(every=1, split="vla")), 'did you mean "val"'),
+        (dict(average=1.0), "config.average"),
+        (dict(accumulate=3), "a multiple of 24"),
+    ],
+)
+def test_a_selection_that_makes_no_sense_is_refused(ct_dataset, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        train.run(fine_tuning(ct_dataset, **changes), tmp_path / "run")
+
+
+def test_parts_of_a_batch_are_for_losses_that_are_means(ct_dataset, tmp_path):
+    with pytest.raises(UserError, match="needs the whole batch at once"):
+        train.run(pretraining(ct_dataset, accumulate=2), tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_that_is_asked_to_stop_saves_and_exits_with_75(ct_dataset, tmp_path, number):
+    flags = [
+        "--config=configs/pretrain/simclr.py:smoke,size=24",
+        f"--config.data.dir={ct_dataset}",
+        "--config.total_steps=2000",
+        "--config.checkpoint.every=2000",
+        "--config.log_every=1",
+        "--config.backbone.name=resnet10",
+        "--config.backbone.base_width=4",
+    ]
+    process = start_process(flags, tmp_path)
+    deadline = time.monotonic() + 120
+    while not ((tmp_path / "metrics.jsonl").is_file() and (tmp_path / "metrics.jsonl").read_text().count("\n") > 3):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "the same command goes on from there" in errors
+    arrays, meta = checkpoint.load_arrays(checkpoint.latest_folder(tmp_path))
+    assert 3 < int(arrays["step"]) == meta["step"] < 2000
 
 
 def test_configs_are_locked():

@@ -45,7 +45,7 @@ def nt_xent(
     else:
         parts = (x.reshape(groups, -1, x.shape[-1]) for x in (a, b))
         log_sums, nearest = jax.vmap(lambda a, b: _others(a, b, temperature, block))(*parts)
-        log_sums, nearest = (tuple(x.reshape(-1) for x in pair) for pair in (log_sums, nearest))
+        log_sums, nearest = jax.tree.map(lambda x: x.reshape(-1), (log_sums, nearest))
     positive = jnp.sum(a * b, axis=-1) / temperature
     hits = [lax.stop_gradient(positive > x).astype(jnp.float32).mean() for x in nearest]
     metrics = {
@@ -101,7 +101,7 @@ def _backward(temperature: float, block: int, residuals: tuple, cotangents: tupl
         own, absent = _masks(n, column)
 
         def rows(x: Array, log_sum: Array, g: Array, same: tuple, cross: tuple) -> Array:
-            gradient = 0.0
+            gradient = jnp.zeros_like(x)
             for (key, key_sum, key_g), out in ((same, own | absent), (cross, absent)):
                 s = _similarity(x, key) / temperature
                 p = g[:, None] * jnp.exp(s - log_sum[:, None]) + key_g * jnp.exp(s - key_sum)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from jaxtyping import Array, Float, PyTree
@@ -26,10 +26,13 @@ class Objective(Protocol):
         "label_mask" [b k], "index" [b]. The loop makes them, and refuses at start-up what a dataset can't give.
       heads: regex of parameter and state names (full match) that are new in each run; the rest can come from
         `init_from`.
+      weight: what a part of a batch weighs in the loss of the whole (the number of terms of its mean); None where the
+        loss needs the whole batch at once, as contrastive ones do.
     """
 
     requires: frozenset[str]
     heads: str
+    weight: Callable[[Batch], Float[Array, ""]] | None
 
     def __hash__(self) -> int: ...
 
@@ -51,7 +54,9 @@ class Objective(Protocol):
 
 
 class NoUpdateMixin:
-    """For objectives that have nothing to do after the optimizer's update."""
+    """For objectives that have nothing to do after the optimizer's update, and whose loss needs the whole batch."""
+
+    weight = None
 
     def after_update(self, state: TrainState) -> tuple[PyTree, PyTree]:
         return state.params, state.objective_state

@@ -64,6 +64,10 @@ class Classification(NoUpdateMixin):
             {"batch_stats": {"backbone": new_stats}}, state.objective_state, {"train_accuracy": accuracy}
         )
 
+    def weight(self, batch: Batch) -> Float[Array, ""]:  # type: ignore[override]
+        mask = batch["label_mask"].astype(jnp.float32)
+        return mask.sum() if self.task == "multi_label" else mask.min(axis=-1).sum()
+
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
         stats = model_state["batch_stats"]["backbone"]
         features = apply_eval(self.backbone, params["backbone"], stats, batch["image"])["pooled"]

@@ -1,0 +1,50 @@
+"""Stopping when the machine is taken away: save, then stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import contextlib
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from absl import logging
+import jax
+from jax.experimental import multihost_utils
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what clusters send before they kill; USR1 is Slurm's usual choice
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Callable[[int], bool]]:
+    """Catches the signals that ask to stop; gives a function of the step that tells whether one came.
+
+    With several processes all of them agree on the step at which they stop, whichever got the signal: the coordination
+    service that `jax.distributed.initialize` started listens to SIGTERM and to the platform's notice, and the function
+    must be called by each process at every step. A second signal ends the process at once.
+    """
+    told: list[str] = []
+    before: dict[int, Any] = {}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        del frame
+        told.append(signal.Signals(number).name)
+        logging.warning("%s: saving, then stopping", told[-1])
+        signal.signal(number, before[number])
+
+    several = jax.process_count() > 1
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS if not several else SIGNALS[1:]:
+            before[number] = signal.signal(number, handler)
+    try:
+        yield (lambda step: _all_agree(step, bool(told))) if several else (lambda step: bool(told))
+    finally:
+        for caught, old in before.items():
+            signal.signal(caught, old)
+
+
+def _all_agree(step: int, told: bool) -> bool:
+    if told:  # hand a signal that only this process got to the service that all of them ask
+        signal.raise_signal(signal.SIGTERM)
+    return bool(multihost_utils.reached_preemption_sync_point(step))

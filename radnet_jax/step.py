@@ -1,0 +1,164 @@
+"""One update, and the stage before it: what is compiled for each step of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+import optax
+
+from radnet_jax import rng, sharding
+from radnet_jax.augment import recipes
+from radnet_jax.augment.views import augment_image, make_views
+from radnet_jax.objectives import Batch, Objective
+from radnet_jax.preprocessing import Adapter
+from radnet_jax.state import LossAux, TrainState
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    seed: Int[Array, ""],
+    step: Int[Array, ""] | None = None,
+    *,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    accumulate: int = 1,
+    average: float = 0.0,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update: loss and gradient over the global batch, optimizer, what the objective does after it.
+
+    A step whose loss or gradient is not finite changes nothing but `objective_state` (a memory bank is too large to be
+    held twice), and neither does a later one, whose `step` is then not the state's: the loop learns of it late, and
+    finds the state as it was.
+
+    Args:
+      state: before the update.
+      batch: what the objective requires.
+      seed: of the run.
+      step: that the loop is at; the state's own by default.
+      objective: what to minimise.
+      tx: the optimizer.
+      accumulate: parts that the batch is divided into, one after another; for objectives with a `weight`.
+      average: momentum of the running average of weights in `state.aux`; 0 for none. It is lower in the first steps,
+        (1 + t) / (10 + t), so that the random initialisation is soon forgotten.
+
+    Returns:
+      The new state, and metrics: loss, gradient_norm, those of the objective, and `finite`.
+    """
+    key = rng.stream(seed, "loss", state.step)
+    loss, aux, gradients = _gradients(objective, state, batch, key, accumulate)
+    norm = optax.tree.norm(gradients)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    new = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        model_state=aux.model_state,
+        objective_state=aux.objective_state,
+        opt_state=opt_state,
+    )
+    params, objective_state = objective.after_update(new)
+    new = new.replace(params=params, aux=_averaged(new, average))
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.step == (state.step if step is None else step))
+    unguarded: Any = {"objective_state": ()}
+    new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new.replace(**unguarded), state.replace(**unguarded))
+    metrics = {"loss": loss, "gradient_norm": norm, **aux.metrics, "finite": finite}
+    return new.replace(objective_state=objective_state), metrics
+
+
+def _gradients(
+    objective: Objective, state: TrainState, batch: Batch, key: Array, accumulate: int
+) -> tuple[Array, LossAux, Any]:
+    """Returns loss, what changed beside the parameters, and gradient; means over the parts of the batch."""
+
+    def one(state: TrainState, part: Batch, key: Array) -> tuple[Array, LossAux, Any]:
+        with_gradient = jax.value_and_grad(lambda p: objective.loss(p, state, part, key), has_aux=True)
+        (loss, aux), gradient = with_gradient(state.params)
+        return loss, aux, gradient
+
+    if accumulate == 1:
+        return one(state, batch, key)
+    # Part i has every n-th row, so that each device divides its own rows and none is sent.
+    parts = {k: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
+
+    def add(carry: Any, item: Any) -> tuple[Any, Any]:
+        total, weights, model_state, objective_state = carry
+        number, part = item
+        seen = state.replace(model_state=model_state, objective_state=objective_state)
+        loss, aux, gradient = one(seen, part, jax.random.fold_in(key, number))
+        weight = objective.weight(part)  # type: ignore[misc]
+        means = (loss, aux.metrics, gradient)
+        total = jax.tree.map(lambda t, x: t + weight * x, total, means)
+        return (total, weights + weight, aux.model_state, aux.objective_state), None
+
+    first = {k: x[0] for k, x in parts.items()}
+    loss, aux, gradient = jax.eval_shape(one, state, first, key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, aux.metrics, gradient))
+    carry = (zeros, jnp.zeros(()), state.model_state, state.objective_state)
+    (total, weights, model_state, objective_state), _ = jax.lax.scan(add, carry, (jnp.arange(accumulate), parts))
+    loss, metrics, gradient = jax.tree.map(lambda x: x / jnp.maximum(weights, 1e-9), total)
+    return loss, LossAux(model_state, objective_state, metrics), gradient
+
+
+def _averaged(new: TrainState, average: float) -> dict[str, Any]:
+    if not average:
+        return new.aux
+    t = (new.step - 1).astype(jnp.float32)
+    momentum = jnp.minimum(average, (1 + t) / (10 + t))
+    weights = {"params": new.params, "model_state": new.model_state}
+    blend = jax.tree.map(lambda old, w: momentum * old + (1 - momentum) * w, new.aux["average"], weights)
+    return {**new.aux, "average": blend}
+
+
+def prepare(
+    batch: Batch,
+    seed: Int[Array, ""],
+    step: Int[Array, ""],
+    *,
+    requires: frozenset[str],
+    adapter: Adapter,
+    recipe: recipes.Recipe,
+) -> dict[str, Array]:
+    """Makes what an objective requires of a batch of stored pixels: a jitted stage of its own before the step.
+
+    Each example has its own draw, keyed by (seed, step, row of the global batch).
+    """
+    key = rng.stream(seed, "augment", step)
+    out = {k: batch[k] for k in requires if k in batch and k not in ("image", "views")}
+    if "views" in requires:
+        out["views"] = make_views(batch["image"], adapter, recipe, key, 2)
+    if "image" in requires:
+        out["image"] = augment_image(batch["image"], adapter, recipe, key)
+    return out
+
+
+# Equal arguments give the same compiled function, so that the runs of a study share their compilations.
+@functools.lru_cache(maxsize=32)
+def compiled_step(
+    objective: Objective, tx: optax.GradientTransformation, mesh: Mesh, accumulate: int = 1, average: float = 0.0
+) -> Callable[..., Any]:
+    step = functools.partial(train_step, objective=objective, tx=tx, accumulate=accumulate, average=average)
+    return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+
+
+@functools.lru_cache(maxsize=32)
+def compiled_prepare(
+    requires: frozenset[str], adapter: Adapter, recipe: recipes.Recipe, mesh: Mesh
+) -> Callable[..., Any]:
+    stage = functools.partial(prepare, requires=requires, adapter=adapter, recipe=recipe)
+    return jax.jit(stage, out_shardings=sharding.batch_sharding(mesh))
+
+
+@functools.lru_cache(maxsize=32)
+def compiled_init(objective: Objective, tx: optax.GradientTransformation, mesh: Mesh) -> Callable[..., TrainState]:
+    def init(seed: Int[Array, ""], batch: Batch) -> TrainState:
+        params, model_state, objective_state = objective.init(rng.stream(seed, "init"), batch)
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(step, params, model_state, objective_state, tx.init(params), {})
+
+    return jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=rng.RUN_ONCE)
