@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import math
 import re
 from typing import Any
 
@@ -28,6 +29,8 @@ def make_optimizer(
     *,
     exclude: str = NORMS_AND_BIASES,
     frozen: Sequence[str] = (),
+    rates: Sequence[tuple[str, float]] = (),
+    layer_decay: float = 1.0,
     grad_clip: float = 0.0,
     **kwargs: Any,
 ) -> optax.GradientTransformation:
@@ -40,6 +43,10 @@ def make_optimizer(
         trust ratio.
       frozen: regexes; the parameters that match one are not updated, and have no part in the clipped norm. One that
         matches nothing raises a UserError when the optimiser is initialised.
+      rates: (regex, factor) pairs; the first that matches multiplies the learning rate of a parameter (and with it the
+        decay of AdamW). One that matches nothing raises a UserError when the optimiser is initialised.
+      layer_decay: factor of the learning rate from each layer of the backbone to the one below, 1 for none: layer i of
+        n has layer_decay ** (n - i), the stem is layer 0, heads have 1 (Clark et al. 2020, ELECTRA, section 3.2).
       grad_clip: largest global norm of the gradient; 0 for none.
       **kwargs: arguments of the optimiser itself, see `lars`, `adamw`, `sgd`.
     """
@@ -48,6 +55,13 @@ def make_optimizer(
         tx = optax.chain(optax.clip_by_global_norm(grad_clip), tx)
     if frozen:
         tx = optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, _labels(tuple(frozen)))
+    # Outside the partition, where every parameter has its name.
+    if layer_decay != 1.0:
+        if not 0 < layer_decay < 1:
+            raise UserError("layer_decay", got=layer_decay, expected="more than 0, at most 1")
+        tx = optax.chain(tx, _scale(_decays(layer_decay)))
+    if rates:
+        tx = optax.chain(tx, _scale(_factors(tuple((pattern, factor) for pattern, factor in rates))))
     return tx
 
 
@@ -122,18 +136,66 @@ def _not_matching(pattern: str) -> Mask:
     return lambda params: _map_paths(lambda path: regex.search(path) is None, params)
 
 
+def _scale(factors: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
+    """Multiplies the update of each parameter by a factor of its name."""
+
+    def init(params: PyTree) -> optax.EmptyState:
+        factors(params)  # patterns that match nothing are refused here
+        return optax.EmptyState()
+
+    def update(updates: PyTree, state: optax.EmptyState, params: PyTree = None) -> tuple[PyTree, optax.EmptyState]:
+        del params
+        return jax.tree.map(lambda u, f: u * f, updates, factors(updates)), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _decays(decay: float) -> Callable[[PyTree], PyTree]:
+    def factors(params: PyTree) -> PyTree:
+        names = [name for name, _ in named_leaves(params)]
+        layers = sorted({_layer(name) for name in names if name.startswith("backbone/")})
+        if len(layers) < 2:
+            raise UserError("layer_decay needs a backbone of several layers", got=f"{len(layers)} layer(s)")
+        power = {layer: len(layers) - i for i, layer in enumerate(layers)}
+        return _map_paths(lambda n: decay ** power[_layer(n)] if n.startswith("backbone/") else 1.0, params)
+
+    return factors
+
+
+def _layer(name: str) -> tuple[float, ...]:
+    """Order of a layer of the backbone: the numbers in its module's name; the stem has none, "final..." is last."""
+    module = name.split("/")[1]
+    return (math.inf,) if module.startswith("final") else tuple(int(n) for n in re.findall(r"\d+", module))
+
+
+def _factors(rates: tuple[tuple[str, float], ...]) -> Callable[[PyTree], PyTree]:
+    regexes = [(_compile(pattern), factor) for pattern, factor in rates]
+
+    def factors(params: PyTree) -> PyTree:
+        names = [name for name, _ in named_leaves(params)]
+        for regex, _ in regexes:
+            _refuse_no_match(regex, names, "rates")
+        return _map_paths(lambda name: next((f for regex, f in regexes if regex.search(name)), 1.0), params)
+
+    return factors
+
+
+def _refuse_no_match(regex: re.Pattern[str], names: Sequence[str], what: str) -> None:
+    if not any(regex.search(name) for name in names):
+        raise UserError(
+            f"a pattern of {what} matches no parameter",
+            got=repr(regex.pattern),
+            expected=f"a regex on paths such as {names[0]!r}",
+        )
+
+
 def _labels(patterns: tuple[str, ...]) -> Mask:
     regexes = [_compile(pattern) for pattern in patterns]
 
     def labels(params: PyTree) -> PyTree:
         names = [name for name, _ in named_leaves(params)]
         for regex in regexes:
-            if not any(regex.search(path) for path in names):
-                raise UserError(
-                    "a frozen pattern matches no parameter",
-                    got=repr(regex.pattern),
-                    expected=f"a regex on paths such as {names[0]!r}",
-                )
+            _refuse_no_match(regex, names, "frozen")
         frozen = [any(regex.search(path) for regex in regexes) for path in names]
         if all(frozen):
             raise UserError("every parameter is frozen", got=repr(patterns), fix="leave something to train")

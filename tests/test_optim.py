@@ -120,6 +120,48 @@ def test_frozen_parameters_stay_and_have_no_part_in_the_clipped_norm():
     assert np.linalg.norm(moved) == pytest.approx(RATES[0] * 0.5, rel=1e-5)
 
 
+def deep():
+    names = ("stem_conv", "stem_norm", "stage1_block1", "stage1_block2", "stage2_block1", "stage10_block1")
+    return {
+        "backbone": {n: {"kernel": np.ones(2, np.float32)} for n in names},
+        "head": {"kernel": np.ones(2, np.float32)},
+    }
+
+
+def moved(tx):
+    params = deep()
+    updates, _ = tx.update(params, tx.init(params), params)  # a gradient of 1 everywhere
+    return {name: float(-leaf[0] / RATES[0]) for name, leaf in flat(updates).items()}
+
+
+def test_layer_decay_slows_the_layers_below():
+    for frozen in ((), ("stem_conv",)):
+        factors = moved(make_optimizer("sgd", schedule, momentum=0.0, layer_decay=0.5, frozen=frozen))
+        assert factors == pytest.approx(
+            {
+                "backbone/stem_conv/kernel": 0.0 if frozen else 0.5**5,
+                "backbone/stem_norm/kernel": 0.5**5,
+                "backbone/stage1_block1/kernel": 0.5**4,
+                "backbone/stage1_block2/kernel": 0.5**3,
+                "backbone/stage2_block1/kernel": 0.5**2,
+                "backbone/stage10_block1/kernel": 0.5,
+                "head/kernel": 1.0,
+            }
+        )
+
+
+def test_the_first_rate_that_matches_counts():
+    tx = make_optimizer("sgd", schedule, momentum=0.0, rates=[["^head/", 10.0], ["stage1", 0.1], ["backbone", 0.5]])
+    factors = moved(tx)
+    assert factors["head/kernel"] == pytest.approx(10)
+    assert factors["backbone/stage1_block2/kernel"] == pytest.approx(0.1)
+    assert factors["backbone/stem_conv/kernel"] == pytest.approx(0.5)
+    with pytest.raises(UserError, match="a pattern of rates matches no parameter; got 'haed'"):
+        make_optimizer("sgd", schedule, rates=[["haed", 2.0]]).init(deep())
+    with pytest.raises(UserError, match=r"layer_decay; got 1\.5"):
+        make_optimizer("sgd", schedule, layer_decay=1.5)
+
+
 def test_patterns_are_checked_against_the_parameters():
     for frozen, message in ((["projector/"], "matches no parameter"), ([".*"], "every parameter"), (["("], "regular")):
         with pytest.raises(UserError, match=message):
