@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import random
 import shutil
 import signal
 import subprocess
@@ -121,35 +122,38 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(ct_dataset, tmp_pat
     flags = [
         "--config=configs/pretrain/simclr.py:smoke,size=24",
         f"--config.data.dir={ct_dataset}",
-        "--config.total_steps=14",
+        "--config.total_steps=30",
         "--config.checkpoint.every=3",
         "--config.log_every=1",
         "--config.backbone.name=resnet10",
     ]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start_process(flags, killed)
-    deadline = time.monotonic() + 120
-    while not (killed / "checkpoints" / "6").is_dir():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "run.json").exists()
+    pause = random.Random(0)
+    for step in (3, 6, 9):
+        process = start_process(flags, killed)
+        deadline = time.monotonic() + 120
+        while not (killed / "checkpoints" / str(step)).is_dir():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(pause.uniform(0, 0.1))  # some of it inside the next save
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (killed / "run.json").exists()
 
     for workdir in (killed, whole):
         process = start_process(flags, workdir)
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
     first_step = ledger.read_run(killed).timings["first_step"]
-    assert 6 <= first_step < 14
+    assert 9 <= first_step < 30
     ours, theirs = (checkpoint.load_arrays(checkpoint.latest_folder(w))[0] for w in (killed, whole))
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     curves = [[(r["step"], r["loss"]) for r in ledger.read_curves(w)] for w in (killed, whole)]
     assert curves[0] == curves[1]
-    assert [step for step, _ in curves[0]] == list(range(1, 15))
+    assert [step for step, _ in curves[0]] == list(range(1, 31))
 
 
 @pytest.mark.parametrize(
