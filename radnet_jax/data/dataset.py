@@ -2,60 +2,125 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+import cv2
+from jaxtyping import Float, Int, Num
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from radnet_jax.data.card import MANIFEST_FILE, DatasetCard, read_card
+from radnet_jax.data.example import Feature, Scanner, integers
+from radnet_jax.data.shards import Shards, image_codec
 from radnet_jax.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One split of a built dataset, with random access: `split[i]` is one example (see `example`)."""
+    """One split of a built dataset, with random access.
+
+    `split[i]` is one example; `allocate` and `read_into` make batches. An example has `image [h w c]` as stored,
+    `labels [k]` and `label_mask [k]` float32, and `index` (0..n-1); with masks also `segmentation [h w]` uint8
+    (0 = background, 255 = unknown).
+    """
 
     card: DatasetCard
     folder: Path
     name: str
 
     @functools.cached_property
-    def _source(self) -> Any:
-        import tensorflow_datasets as tfds  # slow to import; workers and tools that only read the card do without
+    def _shards(self) -> Shards:
+        return Shards(self.folder, self.name, len(self))
 
-        return tfds.builder_from_directory(str(self.folder)).as_data_source(self.name)
+    @functools.cached_property
+    def _scan(self) -> Scanner:
+        return Scanner()
+
+    @functools.cached_property
+    def _codec(self) -> str:
+        return image_codec(self.folder)
+
+    def open(self) -> None:
+        """Looks for the files; a UserError where one is missing. Reading does it too, but late."""
+        _ = self._shards, self._codec
 
     def __len__(self) -> int:
         return self.card.splits[self.name]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Returns `image [h w c]`, `labels [k]`, `label_mask [k]` float32 and `index` (0..n-1) of one record; with
-        masks also `segmentation [h w]` uint8 (0 = background, 255 = unknown).
-        """
-        record = self._source[int(index)]
-        labels, label_mask = _labels(record, self.card)
-        masks = {"segmentation": record["segmentation"]} if self.card.segmentation else {}
+        batch = self.allocate(1)
+        self.read_into(batch, 0, [index])
+        return {k: v[0] for k, v in batch.items()}
+
+    def allocate(self, size: int) -> dict[str, np.ndarray]:
+        """Returns arrays for `size` examples, to be filled by `read_into`."""
+        stored, k = self.card.stored, len(self.card.labels)
+        masks = {"segmentation": np.empty((size, *stored.size), np.uint8)} if self.card.segmentation else {}
         return masks | {
-            "image": record["image"],
-            "labels": labels,
-            "label_mask": label_mask,
-            "index": np.int32(index),
+            "image": np.empty((size, *stored.size, stored.channels), stored.dtype),
+            "labels": np.zeros((size, k), np.float32),
+            "label_mask": np.zeros((size, k), np.float32),
+            "index": np.empty(size, np.int32),
         }
+
+    def read_into(self, batch: dict[str, np.ndarray], first: int, indices: Sequence[int]) -> None:
+        """Reads records into rows `first`, `first + 1`, ... of a batch. Threads may do so at the same time.
+
+        Raises:
+          UserError: a shard is missing or damaged, or a record is not what the card says.
+        """
+        shards, scan, coded = self._shards, self._scan, self._codec != "raw"
+        raw = [(name, batch[name].reshape(len(batch[name]), -1), dtype) for name, dtype in self._raw_fields()]
+        classes = []
+        for row, index in enumerate(indices, first):
+            record = shards.read(index)
+            try:
+                features = scan(record)
+                for name, rows, dtype in raw:
+                    ((start, stop),) = features[name].spans
+                    if stop - start != rows.shape[1] * dtype.itemsize:
+                        raise ValueError(f"{name} of another size")
+                    rows[row] = np.frombuffer(record, dtype, rows.shape[1], start)  # without the GIL
+                if coded:
+                    batch["image"][row] = _decoded(record, features["image"], batch["image"])
+                if self.card.task == "single_label":
+                    (label,) = integers(record, features["label"])
+                    if label >= len(self.card.labels):
+                        raise ValueError(f"label {label}")
+                    classes.append(label)
+            except (KeyError, ValueError, cv2.error) as error:
+                raise shards.damaged(index) from error
+        done = slice(first, first + len(indices))
+        batch["index"][done] = indices
+        if classes:
+            batch["labels"][done], batch["label_mask"][done] = _one_hot(np.asarray(classes), len(self.card.labels))
+
+    def _raw_fields(self) -> list[tuple[str, np.dtype]]:
+        """Returns the fields whose values are raw bytes in the records, and their type there."""
+        int8, uint8 = np.dtype("int8"), np.dtype("uint8")
+        return [
+            *([("image", np.dtype(self.card.stored.dtype))] if self._codec == "raw" else []),
+            *([("segmentation", uint8)] if self.card.segmentation else []),
+            *([("labels", int8), ("label_mask", int8)] if self.card.task == "multi_label" else []),
+        ]
 
     def all_labels(self) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
         """Returns the labels and label masks of all records, from the manifest (no image is read)."""
-        table = self.manifest()
-        names = ("labels", "label_mask") if self.card.task == "multi_label" else ("label",)
+        k = len(self.card.labels)
         if self.card.task == "none":
-            return np.zeros((len(self), 0), np.float32), np.zeros((len(self), 0), np.float32)
-        rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-        pairs = [_labels({k: np.asarray(v) for k, v in zip(names, row, strict=True)}, self.card) for row in rows]
-        return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
+            return np.zeros((len(self), k), np.float32), np.zeros((len(self), k), np.float32)
+        table = self.manifest()
+        if self.card.task == "multi_label":
+            flat = (pc.list_flatten(table[name]).to_numpy() for name in ("labels", "label_mask"))
+            labels, mask = (values.reshape(-1, k).astype(np.float32) for values in flat)
+            return labels, mask
+        return _one_hot(table["label"].to_numpy(), k)
 
     def __hash__(self) -> int:
         return hash((self.folder, self.name, self.card.fingerprint))
@@ -77,23 +142,31 @@ class Split:
         return table
 
 
-def _labels(record: dict[str, Any], card: DatasetCard) -> tuple[np.ndarray, np.ndarray]:
-    k = len(card.labels)
-    if card.task == "multi_label":
-        return record["labels"].astype(np.float32), record["label_mask"].astype(np.float32)
-    labels = np.zeros(k, np.float32)
-    if card.task == "none" or record["label"] < 0:
-        return labels, np.zeros(k, np.float32)
-    labels[record["label"]] = 1.0
-    return labels, np.ones(k, np.float32)
+def _one_hot(classes: Int[np.ndarray, " n"], k: int) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
+    """Returns the labels and label masks of class indices, -1 = unlabelled."""
+    labels = (classes[:, None] == np.arange(k)).astype(np.float32)
+    return labels, np.repeat((classes[:, None] >= 0).astype(np.float32), k, axis=1)
+
+
+def _decoded(record: bytes, feature: Feature, like: Num[np.ndarray, "b h w c"]) -> Num[np.ndarray, "h w c"]:
+    """Decodes a PNG or JPEG, for which OpenCV lets go of the GIL."""
+    ((start, stop),) = feature.spans
+    image = cv2.imdecode(np.frombuffer(record, np.uint8, stop - start, start), cv2.IMREAD_UNCHANGED)
+    if image is None or image.dtype != like.dtype:
+        raise ValueError("an image that can't be decoded, or not to the card's type")
+    if image.ndim == 3:
+        image = image[..., ::-1]  # OpenCV's channels are blue, green, red
+    return image.reshape(like.shape[1:])
 
 
 def open_split(folder: str | Path, name: str) -> Split:
-    """Opens split `name` of the dataset in `folder`; an unknown or empty split is refused."""
+    """Opens split `name` of the dataset in `folder`; refuses an unknown or empty one, or one with missing files."""
     card = read_card(folder)
     if not card.splits.get(name):
         raise UserError(
             f"dataset {card.name} in {folder} has no split {name!r}{nearest(name, card.splits)}",
             expected=f"one of {', '.join(k for k, n in card.splits.items() if n)}",
         )
-    return Split(card, Path(folder), name)
+    split = Split(card, Path(folder), name)
+    split.open()
+    return split
