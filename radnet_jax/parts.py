@@ -132,6 +132,7 @@ def check_names(config: ConfigDict, mesh: Mesh) -> None:
         _check_range("total_steps", config.total_steps, 1)
         _check_range("accumulate", config.accumulate, 1)
         _check_range("select.every", config.select.every, 0)
+        _check_range("data.shuffle_window", config.data.shuffle_window, 0)
         if not 0 <= config.average < 1:
             raise UserError("config.average", got=config.average, expected="0, or a momentum below 1")
         sharding.check_batch_size(config.batch_size, mesh, parts=config.accumulate)

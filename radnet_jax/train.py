@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 import time
 from typing import Any
@@ -72,6 +74,11 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
             f"config.accumulate, and the loss of {config.objective.name!r} needs the whole batch at once",
             got=config.accumulate,
             fix="set it to 1; --config.backbone.remat=stages saves memory too",
+        )
+    if config.data.synthetic and config.data.judge:
+        raise UserError(
+            "config.data.synthetic trains on one batch again and again, to measure speed: there is nothing to judge",
+            fix="set config.data.judge=()",
         )
     judged = records.check_judged(config, parts)
     selection.check(config, parts)
@@ -209,8 +216,14 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
         start=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        shuffle_window=config.data.shuffle_window,
     )
     wanted = {"image"} | (this.objective.requires - {"views"})
+    on_device = None
+    if config.data.synthetic:
+        logging.warning("%s: data.synthetic: one batch in every step, good for nothing but its speed", this.workdir)
+        with contextlib.closing(batches):
+            batches = itertools.repeat(next(batches))
     selecting = selection.split(config)
     label = str(config.name)
     writer = Writer(this.workdir, total_steps=total, batch_size=config.batch_size, start=start, label=label)
@@ -221,7 +234,9 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
             batch = next(batches)
             writer.add_input_wait(time.perf_counter() - waiting)
             batch = {k: batch[k] for k in wanted}
-            prepared = prepare_fn(sharding.put_batch(batch, mesh), config.seed, step)
+            if on_device is None or not config.data.synthetic:
+                on_device = sharding.put_batch(batch, mesh)
+            prepared = prepare_fn(on_device, config.seed, step)
             state, metrics = step_fn(state, prepared, config.seed, step)
             if previous is not None:
                 _stop_unless_finite(this, state, best, *previous)  # waits: with two steps in flight memory is bounded
