@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 import numpy as np
 import orbax.checkpoint as ocp
 
-from radnet_jax import trees
+from radnet_jax import distributed, trees
 from radnet_jax.errors import UserError
 
 FORMAT = 1
@@ -82,8 +82,10 @@ class Checkpoints:
                     "checkpoint %d is not usable (%s): moved aside, trying the one before", step, _first_line(error)
                 )
                 unusable.append(step)
-                if jax.process_index() == 0:
+                distributed.wait_for_all(f"unusable {step} tried")
+                if distributed.is_first():
                     (self.folder / str(step)).rename(_free_name(self.folder / f"{step}.unusable"))
+                distributed.wait_for_all(f"unusable {step} moved")
                 self._manager.reload()
         if unusable or any(self.folder.glob("*.unusable*")):
             raise UserError(

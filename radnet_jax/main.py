@@ -14,10 +14,14 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from radnet_jax import distributed
 from radnet_jax.errors import Preempted, UserError, nearest
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run: a file of configs/, as path[:variant].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that is there already goes on.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; Slurm, MPI and TPU pods say it.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run, with --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, with --coordinator.")
 
 _BUILTIN = Path(__file__).parent / "configs"  # where an installed package keeps configs/
 _EXIT_USER_ERROR = 2
@@ -67,6 +71,7 @@ def _dispatch(argv: list[str]) -> None:
         raise UserError(
             f"unknown config.run {config.run!r}{nearest(config.run, _RUNNERS)}", expected=", ".join(_RUNNERS)
         )
+    distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     _use_compilation_cache(workdir)
     runner = importlib.import_module(_RUNNERS[config.run])  # slow: after the command line was found to be right
     try:

@@ -1,0 +1,84 @@
+"""Start-up of runs of several processes: one process a host (TPU pods, Slurm, MPI), or as the flags say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import os
+
+from absl import logging
+
+from radnet_jax.errors import UserError
+
+_TIMEOUT = 300  # seconds for all processes to come
+
+
+def several_processes(environment: Mapping[str, str]) -> str:
+    """Names the launcher that started this process as one of several; "" for a process of its own.
+
+    Looked for are the variables that only a process of a job step has: an interactive `salloc` shell, whose job has
+    many tasks too, must not wait for them.
+    """
+    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environment:
+        return "Slurm"
+    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        return "Open MPI"
+    if int(environment.get("PMI_SIZE", 1)) > 1:
+        return "MPI (mpi4py)"
+    if environment.get("TPU_WORKER_HOSTNAMES", "").count(",") or "MEGASCALE_COORDINATOR_ADDRESS" in environment:
+        return "TPU pod"
+    return ""
+
+
+def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Connects this process with the others; does nothing for a process of its own.
+
+    Args:
+      coordinator: "host:port" of process 0; with it the other two are needed. None: as Slurm, Open MPI or the TPU pod
+        says.
+      num_processes: of the run.
+      process_id: of this process, 0 to num_processes - 1.
+
+    Raises:
+      UserError: flags that do not fit together, or processes that did not come.
+    """
+    given = (coordinator, num_processes, process_id)
+    if any(g is not None for g in given):
+        if None in given or not 0 <= (process_id or 0) < (num_processes or 0) or ":" not in (coordinator or ""):
+            raise UserError(
+                "flags of a run of several processes",
+                got=f"--coordinator={coordinator} --num_processes={num_processes} --process_id={process_id}",
+                expected="all three: --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1",
+            )
+        launcher = "the flags"
+    elif not (launcher := several_processes(os.environ)):
+        return
+    import jax
+
+    try:
+        if launcher == "MPI (mpi4py)":
+            jax.distributed.initialize(cluster_detection_method="mpi4py", initialization_timeout=_TIMEOUT)
+        else:
+            jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=_TIMEOUT)
+    except Exception as error:  # gRPC and cluster detection raise many types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"process could not join the others as {launcher} says ({reason})",
+            fix="see that all processes were started and can reach the first one's port",
+        ) from error
+    logging.info("process %d of %d, started by %s", jax.process_index(), jax.process_count(), launcher)
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Waits until every process is here; `what` names the place, and differs from place to place."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)

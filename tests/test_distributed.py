@@ -1,0 +1,141 @@
+"""Several processes on this machine: the same losses as one, saves that any number can go on from, one stop for all."""
+
+import os
+from pathlib import Path
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from radnet_jax import checkpoint, distributed
+from radnet_jax.errors import UserError
+from radnet_jax.evaluation import ledger
+
+ROOT = Path(__file__).parent.parent
+PRETRAIN = ("configs/pretrain/simclr.py:smoke,size=24",)
+FINE_TUNE = ("configs/finetune/classification.py:smoke,scratch,size=24", "--config.select.every=4")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def start(dataset, workdir, recipe, *flags, processes=1, devices=4):
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "radnet_jax.main", f"--config={recipe[0]}", *recipe[1:], f"--workdir={workdir}"),
+        *(f"--config.data.dir={dataset}", "--config.backbone.name=resnet10", "--config.backbone.base_width=4"),
+        *("--config.log_every=1", "--config.total_steps=8", "--config.checkpoint.every=4", *flags),
+    ]
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices // processes)}
+    env.pop("XLA_FLAGS", None)
+    of_several = [f"--coordinator=localhost:{port}", f"--num_processes={processes}"] if processes > 1 else []
+    return [
+        subprocess.Popen(
+            [*command, *of_several, *([f"--process_id={i}"] if of_several else [])],
+            cwd=ROOT,
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(processes)
+    ]
+
+
+def finish(started, code=0):
+    try:
+        errors = [p.communicate(timeout=280)[1] for p in started]
+    finally:
+        for p in started:
+            p.kill()
+    assert [p.returncode for p in started] == [code] * len(started), errors
+    return errors
+
+
+def losses(workdir):
+    return {r["step"]: r["loss"] for r in ledger.read_curves(workdir)}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "processes"),
+    [
+        (PRETRAIN, 2),
+        pytest.param(PRETRAIN, 4, marks=pytest.mark.slow),
+        pytest.param(FINE_TUNE, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_processes_give_the_losses_of_one_and_each_goes_on_from_the_other(ct_dataset, tmp_path, recipe, processes):
+    one, several = tmp_path / "one", tmp_path / "several"
+    finish(start(ct_dataset, one, recipe))
+    finish(start(ct_dataset, several, recipe, processes=processes))
+    assert sorted(losses(several)) == list(range(1, 9))
+    # float32 sums in another order, which training magnifies
+    np.testing.assert_allclose(list(losses(several).values())[:4], list(losses(one).values())[:4], rtol=1e-4)
+    np.testing.assert_allclose(list(losses(several).values()), list(losses(one).values()), rtol=5e-3)
+    if recipe is FINE_TUNE:
+        runs = [ledger.read_run(w) for w in (one, several)]
+        assert len(runs[0].predictions.case_id) == len(runs[1].predictions.case_id)
+        assert runs[0].predictions.case_id == runs[1].predictions.case_id
+        np.testing.assert_allclose(runs[0].predictions.scores, runs[1].predictions.scores, atol=0.05)
+    for workdir in (one, several):  # as if it had been killed after the save of step 4
+        (workdir / "run.json").unlink()
+        for path in (workdir / "checkpoints" / "8").rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")
+    finish(start(ct_dataset, several, recipe))
+    finish(start(ct_dataset, one, recipe, processes=processes))
+    for workdir in (one, several):
+        assert ledger.read_run(workdir).timings["first_step"] == 4
+        assert (workdir / "checkpoints" / "8.unusable").is_dir()
+    np.testing.assert_allclose(list(losses(several).values()), list(losses(one).values()), rtol=5e-3)
+
+
+def test_a_signal_to_one_process_stops_all_at_one_step(ct_dataset, tmp_path):
+    started = start(ct_dataset, tmp_path, PRETRAIN, "--config.total_steps=4000", processes=2)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "checkpoints" / "4").is_dir() and not losses_so_far(tmp_path) > 4:
+        assert all(p.poll() is None for p in started)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGTERM)
+    errors = finish(started, code=75)
+    assert "the same command goes on from there" in errors[0]
+    arrays, meta = checkpoint.load_arrays(checkpoint.latest_folder(tmp_path))
+    assert 4 <= int(arrays["step"]) == meta["step"] < 4000
+    assert meta["topology"]["processes"] == 2
+
+
+def losses_so_far(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "launcher"),
+    [
+        ({}, ""),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ""),
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "3"}, ""),  # the shell of an allocation
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}, "Slurm"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "Open MPI"),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, ""),
+        ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, "TPU pod"),
+    ],
+)
+def test_the_launcher_is_known_by_what_it_leaves_in_the_environment(environment, launcher):
+    assert distributed.several_processes(environment) == launcher
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("localhost:1", None, 0), (None, 2, 0), ("localhost:1", 2, 2), ("localhost", 2, 0), ("localhost:1", 2, -1)],
+)
+def test_flags_that_do_not_fit_together_are_refused(flags):
+    with pytest.raises(UserError, match="all three"):
+        distributed.start(*flags)
