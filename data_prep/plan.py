@@ -57,12 +57,15 @@ class PlannedRow(NamedTuple):
     labels: tuple[int, ...]
     label_mask: tuple[int, ...]
     facts: Mapping[str, str | None]
+    size: tuple[int, int] | None
+    spacing: tuple[float, float] | None
+    thickness: float | None
 
 
 _SCHEMA = """
 CREATE TABLE rows (id INTEGER PRIMARY KEY, file INTEGER, path TEXT, frame INTEGER, mask TEXT, identity TEXT UNIQUE,
   patient TEXT, stratum INTEGER, label INTEGER, labels TEXT, label_mask TEXT, series TEXT, plane TEXT, position REAL,
-  along_row REAL, along_column REAL, instance INTEGER, pool TEXT, facts TEXT);
+  along_row REAL, along_column REAL, instance INTEGER, pool TEXT, facts TEXT, geometry TEXT);
 CREATE TABLE rejected (id INTEGER PRIMARY KEY, path TEXT, reason TEXT, detail TEXT);
 CREATE TABLE scan (files INTEGER);
 CREATE TABLE patients (patient TEXT PRIMARY KEY, split TEXT);
@@ -87,7 +90,7 @@ sliced AS (
 SELECT split, ROW_NUMBER() OVER (PARTITION BY split ORDER BY first_id, slice) - 1 AS ordinal,
   file, path, identity, patient, series, slice, first_id,
   CASE WHEN placed THEN position - MIN(position) OVER (PARTITION BY first_id) END AS position,
-  along_row, along_column, frame, mask, label, labels, label_mask, facts
+  along_row, along_column, frame, mask, label, labels, label_mask, facts, geometry
 FROM sliced;
 CREATE UNIQUE INDEX by_place ON planned (split, ordinal);
 """
@@ -210,6 +213,7 @@ def _insert_row(database: sqlite3.Connection, file: int, row: Row, groups: Group
         None, file, row.path, row.frame, row.mask, row.identity, patient, row.stratum, row.label,
         json.dumps(row.labels), json.dumps(row.label_mask), row.series, row.plane, row.position,
         *(row.shift or (None, None)), row.instance, row.pool, json.dumps(dict(row.facts)),
+        json.dumps((row.size, row.spacing, row.thickness)),
     )  # fmt: skip
     marks = ", ".join("?" * len(values))
     if database.execute(f"INSERT OR IGNORE INTO rows VALUES ({marks})", values).rowcount:
@@ -310,9 +314,10 @@ class Plan:
         """Rows of a split in record order, from `start` to before `stop`."""
         query = (
             "SELECT ordinal, file, path, identity, patient, series, slice, position, frame, mask, label, labels, "
-            "label_mask, facts FROM planned WHERE split = ? AND ordinal >= ? AND ordinal < ? ORDER BY ordinal"
+            "label_mask, facts, geometry FROM planned WHERE split = ? AND ordinal >= ? AND ordinal < ? ORDER BY ordinal"
         )
         end = 1 << 62 if stop is None else stop
         for row in self._database.execute(query, (split, start, end)):
-            labels, mask, facts = (json.loads(text) for text in row[-3:])
-            yield PlannedRow(*row[:-3], tuple(labels), tuple(mask), facts)  # type: ignore[call-arg]
+            labels, mask, facts, (size, spacing, thickness) = (json.loads(text) for text in row[-4:])
+            geometry = (size and tuple(size), spacing and tuple(spacing), thickness)
+            yield PlannedRow(*row[:-4], tuple(labels), tuple(mask), facts, *geometry)  # type: ignore[call-arg]

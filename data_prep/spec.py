@@ -65,6 +65,10 @@ class Row:
         the same.
       position: place along the slice normal in mm, where known.
       shift: place of the first pixel along the row and the column direction in mm, where known.
+      size: rows and columns of the image as it is in the file; None: not known before the pixels (PNG, JPEG, ...).
+      spacing: mm from the centre of a pixel to the next, between rows and between columns; None where the file does
+        not say it.
+      thickness: of the slice in mm as the file says it, which need not be the distance to the next.
       mask: file of the segmentation, relative to the source, or "".
       instance: the slice's own number, which orders a series whose positions are not all known.
       links: what else is of one patient, widest first: its study, its series; "" = not known. Rows that share the
@@ -85,6 +89,9 @@ class Row:
     plane: str = ""
     position: float | None = None
     shift: tuple[float, float] | None = None
+    size: tuple[int, int] | None = None
+    spacing: tuple[float, float] | None = None
+    thickness: float | None = None
     mask: str = ""
     instance: int | None = None
     links: tuple[str, ...] = ()

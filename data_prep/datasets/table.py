@@ -235,6 +235,7 @@ def _volume_rows(source: Path, path: str, fields: dict[str, Any], options: _Opti
     if fields["mask"] and not nifti.is_nifti(fields["mask"]):
         raise Reject("mask_mismatch")
     volume: dict[str, Any] = {"path": path, "patient": f"file {path}", "series": f"file {path}", "plane": "axial"}
+    volume |= {"size": header.size, "spacing": header.pixel_spacing}
     return [
         Row(**volume | fields, identity=f"file {path} slice {k}", frame=k, position=k * header.spacing)
         for k in range(header.slices)

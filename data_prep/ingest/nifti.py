@@ -32,10 +32,14 @@ class Header(NamedTuple):
     Attributes:
       slices: number of axial slices.
       spacing: between slices along their normal, mm.
+      size: rows and columns of an axial slice.
+      pixel_spacing: between rows and between columns, mm.
     """
 
     slices: int
     spacing: float
+    size: tuple[int, int]
+    pixel_spacing: tuple[float, float]
 
 
 class _Volume(NamedTuple):
@@ -60,8 +64,9 @@ def read_header(path: Path) -> Header:
     """
     image = _load(path)
     axes, _ = _orientation(image)
-    spacing = float(np.linalg.norm(image.affine[:3, axes[2]]))
-    return Header(int(_shape(image)[axes[2]]), spacing)
+    columns, rows, slices = (_shape(image)[axis] for axis in axes)
+    across, down, along = (float(np.linalg.norm(image.affine[:3, axis])) for axis in axes)
+    return Header(slices, along, (rows, columns), (down, across))
 
 
 def read_slice(path: Path, index: int) -> Float[np.ndarray, "h w"]:

@@ -25,7 +25,7 @@ def _write(path, data, affine=None):
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "PIR", "SLA", "ASL"])
 def test_every_orientation_gives_the_same_slices(tmp_path, codes, suffix):
-    canonical = nibabel.Nifti1Image(_volume(), np.diag([2.0, 2.0, 3.0, 1.0]))
+    canonical = nibabel.Nifti1Image(_volume(), np.diag([2.0, 2.5, 3.0, 1.0]))
     target = nibabel.orientations.axcodes2ornt(codes)
     turned = canonical.as_reoriented(
         nibabel.orientations.ornt_transform(nibabel.orientations.io_orientation(canonical.affine), target)
@@ -34,6 +34,7 @@ def test_every_orientation_gives_the_same_slices(tmp_path, codes, suffix):
     nibabel.save(turned, path)
     header = read_header(path)
     assert (header.slices, header.spacing) == (6, pytest.approx(3))
+    assert (header.size, header.pixel_spacing) == ((5, 4), pytest.approx((2.5, 2)))
     for k in range(6):
         # rows from anterior to posterior, columns from right to left, as an axial DICOM slice lies
         np.testing.assert_array_equal(read_slice(path, k), _volume()[::-1, ::-1, k].T)

@@ -15,7 +15,7 @@ from jaxtyping import Int16
 import numpy as np
 from pydicom.dataset import FileDataset
 
-from data_prep.ingest.dicom.geometry import Plane, frame_plane
+from data_prep.ingest.dicom.geometry import Plane, frame_measures, frame_plane
 from data_prep.ingest.dicom.pixels import hounsfield
 from data_prep.ingest.dicom.rules import check_ct, hu_transform
 from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read, text, values
@@ -31,6 +31,9 @@ class Header(NamedTuple):
       stack: name of the stack in an enhanced file; slices of different stacks belong to different series.
       plane: where the slice lies, None where the header does not say it.
       instance: the file's own number.
+      size: rows and columns.
+      spacing: mm between rows and between columns, None where the header does not say it.
+      thickness: of the slice, mm, None likewise.
     """
 
     sop_instance: str
@@ -45,6 +48,9 @@ class Header(NamedTuple):
     stack: str
     plane: Plane | None
     instance: int | None
+    size: tuple[int, int]
+    spacing: tuple[float, float] | None
+    thickness: float | None
 
 
 def read_headers(path: Path, *, burned_in: bool = False) -> list[Header]:
@@ -72,6 +78,7 @@ def header(dataset: FileDataset, frame: int) -> Header:
     """Header of one frame of an opened file."""
     instance = text(dataset, "InstanceNumber")
     content = functional_group(dataset, frame, "FrameContentSequence")
+    spacing, thickness = frame_measures(dataset, frame)
     return Header(
         sop_instance=text(dataset, "SOPInstanceUID") or str(dataset.file_meta.get("MediaStorageSOPInstanceUID", "")),
         study=text(dataset, "StudyInstanceUID"),
@@ -85,6 +92,9 @@ def header(dataset: FileDataset, frame: int) -> Header:
         stack=text(content, "StackID") if content is not None else "",
         plane=frame_plane(dataset, frame),
         instance=int(float(instance)) if instance else None,
+        size=(int(dataset.Rows), int(dataset.Columns)),
+        spacing=spacing,
+        thickness=thickness,
     )
 
 

@@ -41,6 +41,9 @@ def slice_row(header: Header, path: str, frames: int, **fields: Any) -> Row:
         "position": plane.position if plane else None,
         "shift": (plane.along_row, plane.along_column) if plane else None,
         "instance": header.instance,
+        "size": header.size,
+        "spacing": header.spacing,
+        "thickness": header.thickness,
         "facts": {
             "sex": sex(header.sex), "age_band": age_band(header.age), "scanner": scanner(header.manufacturer),
         },

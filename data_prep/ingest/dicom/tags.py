@@ -23,7 +23,8 @@ HEADER_TAGS = [
     "BurnedInAnnotation", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns",
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PresentationLUTShape",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PresentationLUTShape", "PixelSpacing",
+    "SliceThickness",
 ]  # fmt: skip
 BROKEN = (ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError, OverflowError)
 
