@@ -27,7 +27,7 @@ from typing import Any
 
 from data_prep import manifest
 from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS, Limits
-from data_prep.hashing import Salt, choose_salt, digest
+from data_prep.hashing import PUBLIC_SALT, RECIPE, SALT_VARIABLE, Salt, digest, given_salt
 from data_prep.ingest.files import walk
 from data_prep.plan import OrderedMap, Plan, Rejected, make_plan, reasons_text
 from data_prep.pool import ordered_map
@@ -76,14 +76,16 @@ def build(
       split_fractions: one for each split; 0.7, 0.1, 0.2 in proportion by default.
       seed: of the splits.
       workers: processes that read, decode and write; this one only watches them.
-      salt_file: secret of at least 16 bytes for the hashed ids, by default the file that RADNET_JAX_SALT_FILE names.
+      salt_file: secret of at least 16 bytes for the hashed ids, by default the file that RADNET_JAX_SALT_FILE names;
+        must be given unless the images are generated (whose ids never depend on a salt) or of nobody (photographs).
       time_limit: seconds that one file may take before it is rejected.
       memory_limit: GiB that one file may take before it is rejected.
       log: takes the lines for the user; they hold no path and no value of the source.
       **options: of the dataset, for example view="finding" for chestxray14.
 
     Raises:
-      UserError: a bad name or option, a missing or unusable source, an `out` that is something else, a full disk.
+      UserError: a bad name or option, no salt, a missing or unusable source, an `out` that is something else, a full
+        disk.
     """
     source, out = Path(source).absolute(), Path(out).absolute()
     fractions = check_splits(splits, split_fractions)
@@ -95,7 +97,7 @@ def build(
     source = spec.folder or source
     generated = (source / GENERATED_MARKER).is_file()
     limits = Limits(time_limit, int(memory_limit * 2**30))
-    salt = choose_salt(salt_file, public=spec.public_ids or generated)
+    salt = _salt(spec, out, salt_file, generated)
     fingerprint, files = _source_fingerprint(spec, source)
     request = {
         "format": FORMAT,
@@ -107,10 +109,12 @@ def build(
     if finished is not None:
         log(f"{dataset}: already built, {_sizes_text(finished.splits)}")
         return finished
+    assert salt is not None
+    if generated and salt_file:
+        log(f"{dataset}: generated images, so that ids are hashed with the public salt and not with that of the file")
     crew = min(workers, 1 + files // FILES_PER_WORKER)
     try:
         with _work_folder(out, request) as work, ordered_map(crew, limits) as mapped:
-            salt = _kept_salt(work, salt)
             return _run(_Job(spec, source, out, work, fractions, seed, salt, request, generated, log), mapped)
     except OSError as error:
         raise _disk_error(error, out) from error
@@ -137,6 +141,22 @@ def _spec(dataset: str, source: Path, out: Path, size: int, options: Mapping[str
     return DATASETS.build(dataset, options, source=source, size=size)
 
 
+def _salt(spec: DatasetSpec, out: Path, salt_file: str | os.PathLike[str] | None, generated: bool) -> Salt | None:
+    """The salt of the hashed ids; None only where the dataset is finished, so that no id is left to hash.
+
+    Ids of generated images are the same with and without a salt, so that a study on them can always go on.
+    """
+    given = given_salt(salt_file)
+    if generated or (given is None and spec.no_patients):
+        return PUBLIC_SALT
+    if given is None and not (out / CARD_FILE).is_file():
+        raise UserError(
+            "no salt to hash the ids of patients with",
+            fix=f"make one secret file for all your datasets, {RECIPE}, and name it in --salt_file or {SALT_VARIABLE}",
+        )
+    return given
+
+
 def _source_fingerprint(spec: DatasetSpec, source: Path) -> tuple[str, int]:
     """SHA-256 over names and lengths of all files and the content of the tables, and the number of files.
 
@@ -159,7 +179,7 @@ def _source_fingerprint(spec: DatasetSpec, source: Path) -> tuple[str, int]:
     return listing.hexdigest(), files
 
 
-def _finished(out: Path, request: Mapping[str, Any], salt: Salt) -> DatasetCard | None:
+def _finished(out: Path, request: Mapping[str, Any], salt: Salt | None) -> DatasetCard | None:
     """The card of the same build if `out` holds it; a UserError if `out` holds anything else that is finished."""
     if not (out / CARD_FILE).is_file():
         return None
@@ -170,8 +190,8 @@ def _finished(out: Path, request: Mapping[str, Any], salt: Salt) -> DatasetCard 
     except (OSError, json.JSONDecodeError, KeyError) as error:
         raise UserError(f"{out} holds a dataset without a readable build.json", fix="give another --out") from error
     differences = list(_differences(before, json.loads(json.dumps(request))))
-    if salt.kind == "file" and salt.fingerprint() != before_salt["fingerprint"]:
-        differences.append("another salt file")
+    if salt and salt.kind == "file" and salt.fingerprint() != before_salt["fingerprint"]:
+        differences.append("another salt")
     if differences:
         raise UserError(
             f"{out} holds a dataset that was built differently",
@@ -210,18 +230,6 @@ def _work_folder(out: Path, request: Mapping[str, Any]) -> Iterator[Path]:
                 path.unlink()
             mark.write_text(asked)
         yield work
-
-
-def _kept_salt(work: Path, salt: Salt) -> Salt:
-    """A throwaway salt lives in the private folder for as long as the build is unfinished, so that it can go on."""
-    if salt.kind != "throwaway":
-        return salt
-    path = work / "salt"
-    if not path.is_file():
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_bytes(salt.value)
-        os.replace(unfinished, path)
-    return Salt(path.read_bytes(), "throwaway")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,11 +271,6 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
 
 def _remark(job: _Job) -> None:
     """What the user should know of the ids; said once the plan stands, so that a refusal stays one line."""
-    if job.salt.kind == "throwaway":
-        job.log(
-            "no salt file: patients of this dataset can't be matched with other datasets; "
-            "to match them give each build the same secret file with --salt_file=FILE"
-        )
     if _patients_unknown(job):
         job.log(f"{job.spec.name}: {PATIENTS_UNKNOWN}")
 

@@ -54,7 +54,9 @@ class Row:
     Attributes:
       path: the file, relative to the source.
       identity: what `case_id` is hashed from; a second row of the same identity is rejected as a duplicate.
-      patient: whose image it is; a patient's rows never part. "" = the file does not say; then `links` must.
+      patient: whose image it is; a patient's rows never part. "" = the file does not say; then `links` must. Ids of a
+        hospital are written "id X", so that they match between its datasets; those of a public collection, which its
+        owner has numbered, start with the owner's name ("nih X"), so that they match with nobody else's.
       stratum: what splits are balanced by (see `splits.py`).
       label: class index, -1 = unlabelled (task single_label).
       labels: one 0 or 1 for each finding (task multi_label).
@@ -114,7 +116,7 @@ class DatasetSpec:
       rows: (source, candidate) -> the rows of its images (frames, slices), one or more; reads the header only, raises
         Reject.
       encode: (source, path below it, frame) -> pixels (h, w, c) as `stored` says; raises Reject.
-      public_ids: whether patients and files carry public names, so that a fixed salt gives nothing away.
+      no_patients: whether the images are of nobody (photographs), so that ids need no secret salt.
       patients_unknown: whether the source can't tell whose images they are, so that each counts as a patient.
       tables: files below the source whose content (lists, labels) is a rule of the dataset.
       folder: where paths start if that is not the source itself.
@@ -132,7 +134,7 @@ class DatasetSpec:
     candidates: Callable[[Path], Iterator[Candidate]]
     rows: Callable[[Path, Candidate], Sequence[Row]]
     encode: Callable[[Path, str, int], Num[np.ndarray, "h w c"]]
-    public_ids: bool = False
+    no_patients: bool = False
     patients_unknown: bool = False
     tables: tuple[str, ...] = ()
     folder: Path | None = None

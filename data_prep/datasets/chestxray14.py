@@ -53,7 +53,6 @@ def chestxray14(source: Path, size: int, view: str = "14") -> DatasetSpec:
         candidates=functools.partial(_candidates, table=table),
         rows=functools.partial(_rows, multi=multi),
         encode=functools.partial(_encode, size=size),
-        public_ids=True,
         tables=(table, *LISTS),
     )
 
@@ -110,7 +109,7 @@ def _rows(source: Path, candidate: Candidate, *, multi: bool) -> list[Row]:
         Row(
             path=candidate.path,
             identity=entry["Image Index"],
-            patient=entry["Patient ID"],
+            patient=f"nih {entry['Patient ID']}",
             stratum=rarest if multi else any_finding,
             label=-1 if multi else any_finding,
             labels=tuple(int(f in names) for f in FINDINGS) if multi else (),

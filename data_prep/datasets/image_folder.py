@@ -39,7 +39,7 @@ def image_folder(source: Path, size: int, modality: str = "photo", channels: int
         candidates=_candidates,
         rows=functools.partial(_rows, labels=labels, split_folders=split_folders),
         encode=functools.partial(_encode, size=size, channels=channels),
-        public_ids=modality == "photo",  # a file name of any other modality may name a patient
+        no_patients=modality == "photo",
         patients_unknown=modality != "photo",
     )
 
