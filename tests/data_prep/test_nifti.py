@@ -4,7 +4,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from data_prep.ingest.nifti import read_header, read_hu, read_mask, read_slice
+from data_prep.ingest import nifti
+from data_prep.ingest.nifti import read_header, read_hu, read_layout, read_mask, read_slice
 from tests.data_prep.test_dicom import RANGE, reason_of
 
 SHAPE = (4, 5, 6)
@@ -109,6 +110,36 @@ def test_masks_lie_on_the_grid_of_their_image(tmp_path):
     assert reason_of(read_mask, moved, 3, image) == "mask_mismatch"
     halves = _write(tmp_path / "h.nii", np.full(SHAPE, 0.5, np.float32))
     assert reason_of(read_mask, halves, 3, image) == "mask_value"
+
+
+def test_a_layout_in_place_of_an_affine_that_is_not_to_be_believed(tmp_path):
+    image = _write(tmp_path / "a.nii", _volume())
+    mask = _write(tmp_path / "m.nii", (_volume() > 200).astype(np.uint8), np.diag([-1.0, 7.0, 1.0, 1.0]))
+    assert reason_of(read_mask, mask, 3, image) == "mask_mismatch"
+    layout = read_layout(image)
+    assert layout == ((0, 1, 2), (False, False, False))
+    np.testing.assert_array_equal(read_mask(mask, 3, image, layout), _volume()[::-1, ::-1, 3].T > 200)
+    mirrored = layout._replace(backwards=(True, False, True))
+    np.testing.assert_array_equal(read_slice(image, 0, mirrored), _volume()[:, ::-1, -1].T)
+    np.testing.assert_array_equal(read_mask(mask, 0, image, mirrored), _volume()[:, ::-1, -1].T > 200)
+    small = _write(tmp_path / "s.nii", np.zeros((4, 5, 5), np.uint8))
+    assert reason_of(read_mask, small, 0, image, layout) == "mask_mismatch"
+
+
+def test_volumes_stay_open_as_long_as_there_is_room(tmp_path, monkeypatch):
+    paths = [_write(tmp_path / f"{k}.nii.gz", _volume()) for k in range(8)]
+
+    def opened(limit, asked):
+        monkeypatch.setattr(nifti, "_opened", {})
+        monkeypatch.setattr(nifti, "_KEPT_BYTES", limit)
+        for path in asked:
+            read_slice(path, 0)
+        return [version.path for version in nifti._opened]
+
+    assert opened(1 << 30, paths) == paths[2:]
+    assert opened(240 * 3, paths) == paths[5:]
+    assert opened(1, paths) == paths[6:]  # an image and its mask, however large
+    assert opened(1, [paths[0], paths[1], paths[0]]) == paths[:2]
 
 
 @pytest.mark.real_data
