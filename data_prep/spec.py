@@ -122,6 +122,7 @@ class DatasetSpec:
       folder: where paths start if that is not the source itself.
       files: source -> the files that the dataset is made of; a change of one is a change of the source.
       segmentation: names of the mask values 1, 2, ...; empty without masks.
+      scaling: how values without a unit were brought to the stored range, where files keep another one.
       encode_mask: (source, path of the image, path of its mask, frame) -> mask (h, w) of stored.size; raises Reject.
     """
 
@@ -140,6 +141,7 @@ class DatasetSpec:
     folder: Path | None = None
     files: Callable[[Path], Iterator[str]] = walk
     segmentation: tuple[str, ...] = ()
+    scaling: str = ""
     encode_mask: Callable[[Path, str, str, int], UInt8[np.ndarray, "h w"]] | None = None
 
     @property
@@ -148,10 +150,11 @@ class DatasetSpec:
 
     def rules(self) -> dict[str, Any]:
         """What the records mean, as JSON: part of every fingerprint."""
+        optional = {"segmentation": list(self.segmentation), "scaling": self.scaling}
         return {
             "name": self.name,
             "version": self.version,
             "task": self.task,
             "labels": list(self.labels),
             "stored": self.stored.to_json(),
-        } | ({"segmentation": list(self.segmentation)} if self.segmentation else {})
+        } | {name: value for name, value in optional.items() if value}
