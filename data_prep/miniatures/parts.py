@@ -7,10 +7,13 @@ import csv
 import gzip
 import io
 from pathlib import Path
+import struct
 
 import cv2
 from jaxtyping import Num, UInt8
 import numpy as np
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from data_prep.dead_leaves import dead_leaves
 
@@ -63,6 +66,39 @@ def write_image(path: Path, image: Num[np.ndarray, "h w"] | Num[np.ndarray, "h w
     if not ok:
         raise RuntimeError(f"no encoder for {path.suffix}")
     write_bytes(path, data.tobytes())
+
+
+def write_gif(path: Path, mask: UInt8[np.ndarray, "h w"]) -> None:
+    """Writes a 0/1 mask as a GIF of black and white. Its codes are not packed: the table is cleared before it grows, so
+    that a pixel is a byte; OpenCV's encoder would dither.
+    """
+    height, width = mask.shape
+    palette = b"\0\0\0\xff\xff\xff" + bytes(126 * 3)
+    pixels = mask.tobytes()
+    codes = b"".join(b"\x80" + pixels[k : k + 126] for k in range(0, len(pixels), 126)) + b"\x81"
+    blocks = b"".join(bytes([len(codes[k : k + 255])]) + codes[k : k + 255] for k in range(0, len(codes), 255))
+    frame = b"," + struct.pack("<4HBB", 0, 0, width, height, 0, 7) + blocks + b"\0"
+    write_bytes(path, b"GIF89a" + struct.pack("<2H3B", width, height, 0xF6, 0, 0) + palette + frame + b";")
+
+
+def write_dicom(path: Path, pixels: Num[np.ndarray, "h w"], sop_class: str, uid: str, **fields: object) -> None:
+    """Writes grey pixels of 8 or 16 bits as an uncompressed DICOM file; `fields` are further elements by keyword."""
+    dataset, meta = Dataset(), FileMetaDataset()
+    dataset.SOPClassUID = meta.MediaStorageSOPClassUID = UID(sop_class)
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = UID(uid)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    bits = 8 * pixels.dtype.itemsize
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).tobytes()
+    dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
+    for name, value in fields.items():
+        setattr(dataset, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = FileDataset(str(path), dataset, file_meta=meta, preamble=b"\0" * 128)
+    file.save_as(path, enforce_file_format=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
