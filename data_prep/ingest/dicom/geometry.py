@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Float
 import numpy as np
-from pydicom.dataset import Dataset
 
+from data_prep.ingest.dicom.plain import Elements
 from data_prep.ingest.dicom.tags import functional_group, values
 
 _TOLERANCE = 1e-2  # of direction cosines, which some writers round to two or three places
@@ -57,7 +57,7 @@ def plane(orientation: Sequence[Any], position: Sequence[Any]) -> Plane | None:
     return Plane(name, float(np.cross(row, column) @ origin), float(row @ origin), float(column @ origin))
 
 
-def frame_plane(dataset: Dataset, frame: int) -> Plane | None:
+def frame_plane(dataset: Elements, frame: int) -> Plane | None:
     """The plane of one frame: by its functional groups, or by the header of a file with one frame."""
     place = functional_group(dataset, frame, "PlanePositionSequence")
     turn = functional_group(dataset, frame, "PlaneOrientationSequence")
@@ -68,7 +68,7 @@ def frame_plane(dataset: Dataset, frame: int) -> Plane | None:
     return plane(values(dataset, "ImageOrientationPatient"), values(dataset, "ImagePositionPatient"))
 
 
-def frame_measures(dataset: Dataset, frame: int) -> tuple[tuple[float, float] | None, float | None]:
+def frame_measures(dataset: Elements, frame: int) -> tuple[tuple[float, float] | None, float | None]:
     """PixelSpacing (mm between rows, mm between columns) and SliceThickness (mm) of one frame: from its functional
     groups, else from the header; None for what is absent or no positive number.
 

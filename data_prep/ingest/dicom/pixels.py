@@ -9,6 +9,7 @@ from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
+import cv2
 from jaxtyping import Bool, Int, Int16, UInt
 import numpy as np
 from pydicom.dataset import FileDataset
@@ -18,6 +19,7 @@ from pydicom.uid import RLELossless
 
 from data_prep.guard import check_memory
 from data_prep.ingest.dicom.codecs import choose
+from data_prep.ingest.dicom.plain import Elements, Plain
 from data_prep.ingest.dicom.tags import frame_count
 from data_prep.spec import Reject
 
@@ -69,7 +71,7 @@ class Layout(NamedTuple):
         return value - (1 << bits) if self.signed and value >> (bits - 1) else value
 
 
-def layout(dataset: FileDataset) -> Layout:
+def layout(dataset: Elements) -> Layout:
     """The layout that a checked header describes."""
     stored = int(dataset.BitsStored)
     first, last = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
@@ -80,7 +82,7 @@ def layout(dataset: FileDataset) -> Layout:
     return Layout(int(dataset.BitsAllocated), stored, high, bool(dataset.get("PixelRepresentation") or 0), padding)
 
 
-def stored_words(dataset: FileDataset, frame: int) -> tuple[UInt[np.ndarray, "h w"], Layout]:
+def stored_words(dataset: Elements, frame: int) -> tuple[UInt[np.ndarray, "h w"], Layout]:
     """Decodes one frame of one-channel pixel data to words as they stand in the file, and their layout.
 
     Raises:
@@ -88,6 +90,10 @@ def stored_words(dataset: FileDataset, frame: int) -> tuple[UInt[np.ndarray, "h 
     """
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     described = layout(dataset)
+    if isinstance(dataset, Plain):
+        check_memory(rows * columns * described.bits // 8)
+        words = np.frombuffer(dataset.pixels, f"<u{described.bits // 8}", rows * columns)
+        return words.reshape(rows, columns), described
     array = decode(dataset, frame, raw=True)
     if array.shape != (rows, columns) or array.dtype.kind not in "iu":
         raise Reject("undecodable", f"decoded to {array.dtype} {array.shape}, header says {(rows, columns)}")
@@ -153,7 +159,7 @@ def _table(described: Layout, slope: float, intercept: float, value_range: tuple
 
 
 def hounsfield(
-    dataset: FileDataset, frame: int, transform: tuple[float, float] | None, value_range: tuple[float, float]
+    dataset: Elements, frame: int, transform: tuple[float, float] | None, value_range: tuple[float, float]
 ) -> Int16[np.ndarray, "h w"]:
     """Hounsfield units of one frame.
 
@@ -165,8 +171,9 @@ def hounsfield(
     """
     words, described = stored_words(dataset, frame)
     if transform is None:
+        assert isinstance(dataset, FileDataset)  # with a modality LUT no file is plain
         return hu_of_words(words, described, lambda v: apply_modality_lut(v, dataset).astype(np.float64), value_range)
     slope, intercept = transform
     if described.bits <= 16:  # one look-up for each pixel, through a table that the slices of a series share
-        return np.take(_table(described, slope, intercept, value_range), words)
+        return cv2.LUT(words, _table(described, slope, intercept, value_range))
     return hu_of_words(words, described, lambda v: v.astype(np.float64) * slope + intercept, value_range)
