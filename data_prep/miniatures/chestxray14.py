@@ -16,7 +16,7 @@ PATIENTS = {
     3: ("F", 74, "train_val", ("Hernia", "Hernia|Infiltration")),
     4: ("M", 82, "train_val", ("Mass|Nodule",)),
     5: ("F", 69, "train_val", ("No Finding", "No Finding", "Pneumonia")),
-    6: ("F", 411, "train_val", ("No Finding",)),  # the table holds ages such as 411
+    6: ("F", 49, "train_val", ("No Finding",)),
     7: ("M", 33, "train_val", ("Edema|Consolidation",)),
     8: ("F", 45, "train_val", ("Pleural_Thickening", "Fibrosis")),
     9: ("M", 61, "test", ("Pneumothorax",)),
