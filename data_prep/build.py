@@ -38,12 +38,13 @@ from radnet_jax import __version__
 from radnet_jax.data.card import CARD_FILE, DatasetCard, read_card
 from radnet_jax.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 WORK_FOLDER = ".build"  # private: the plan holds paths and identifiers; gone when the build is finished
 SMALL_SOURCE = 64 << 20  # bytes; below, reading all of it costs next to nothing
 FILES_PER_WORKER = 512  # fewer would be read before another process has started
 PATIENTS_UNKNOWN = (
-    "patients are unknown, so every image counts as a patient: several images of one person may be in different splits"
+    "no patient id for {} of {} patients: each is a study, or a file by itself, "
+    "so that images of one person may be in different splits"
 )
 DEFAULT_SPLITS = ("train", "val", "test")
 Log = Callable[[str], None]
@@ -251,9 +252,11 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
     spec, plan_file = job.spec, job.work / PLAN_FILE
     if not plan_file.is_file():
         progress = _progress(job.log, f"{spec.name}: header pass,")
-        make_plan(plan_file, spec, job.source, job.fractions, job.seed, mapped, progress)
-    _remark(job)
+        namespace = job.request["source"]
+        make_plan(plan_file, spec, job.source, job.fractions, job.seed, namespace, mapped, progress)
     with Plan(plan_file) as plan:
+        if note := _patients_note(job, plan):
+            job.log(f"{spec.name}: {note}")  # not earlier, so that a refusal stays one line
         sizes = {split: plan.sizes()[split] for split in job.fractions}
         tasks = plan_shards(spec, job.source, job.out, job.work, job.salt, sizes)
         done: dict[str, list[ShardResult]] = {split: [] for split in job.fractions}
@@ -269,14 +272,11 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
     return card
 
 
-def _remark(job: _Job) -> None:
-    """What the user should know of the ids; said once the plan stands, so that a refusal stays one line."""
-    if _patients_unknown(job):
-        job.log(f"{job.spec.name}: {PATIENTS_UNKNOWN}")
-
-
-def _patients_unknown(job: _Job) -> bool:
-    return job.spec.patients_unknown and not job.generated  # a generated image is of no patient
+def _patients_note(job: _Job, plan: Plan) -> str:
+    """What the user should know where images can't be told apart by patient; "" where all is well."""
+    count, unknown = plan.patients()
+    nobody = job.generated or job.spec.no_patients
+    return PATIENTS_UNKNOWN.format(unknown, count) if unknown and not nobody else ""
 
 
 def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResult]]) -> DatasetCard:
@@ -297,7 +297,7 @@ def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResu
             "files": plan.files(),
             "left_out": plan.left_out(),
             "series": plan.series(),
-            "patients": {"joined": plan.joined(), "note": PATIENTS_UNKNOWN if _patients_unknown(job) else ""},
+            "patients": {"joined": plan.joined(), "note": _patients_note(job, plan)},
             "rejected": reasons,
             "records": written,
             "labels": counts,

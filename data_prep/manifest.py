@@ -50,12 +50,11 @@ def write_manifest(
         for split in splits:
             labels: Counter[str] = Counter()
             batch: list[dict[str, Any]] = []
-            seen: dict[str, int] = {}  # patients of this split by first appearance; no patient is in two
             grouping.update(f"{split}\0".encode())
             written = (row for row in plan.rows(split) if row.order not in skipped[split])
             for index, row in enumerate(written):
                 batch.append(_line(spec, split, index, row, salt))
-                grouping.update(seen.setdefault(row.patient, len(seen)).to_bytes(8, "little"))
+                grouping.update(row.person.to_bytes(8, "little"))
                 labels.update(_label_names(spec, row))
                 if len(batch) == _BATCH:
                     writer.write_table(pa.Table.from_pylist(batch, schema))

@@ -54,9 +54,10 @@ class Row:
     Attributes:
       path: the file, relative to the source.
       identity: what `case_id` is hashed from; a second row of the same identity is rejected as a duplicate.
-      patient: whose image it is; a patient's rows never part. "" = the file does not say; then `links` must. Ids of a
-        hospital are written "id X", so that they match between its datasets; those of a public collection, which its
-        owner has numbered, start with the owner's name ("nih X"), so that they match with nobody else's.
+      patient: whose image it is; a patient's rows never part. "" = not known; where `links` don't say it either, the
+        file counts as a patient, and the build says so. Ids of a hospital are written "id X", so that they match
+        between its datasets; those of a public collection, which its owner has numbered, start with the owner's name
+        ("nih X"), so that they match with nobody else's.
       stratum: what splits are balanced by (see `splits.py`).
       label: class index, -1 = unlabelled (task single_label).
       labels: one 0 or 1 for each finding (task multi_label).
@@ -74,7 +75,8 @@ class Row:
       mask: file of the segmentation, relative to the source, or "".
       instance: the slice's own number, which orders a series whose positions are not all known.
       links: what else is of one patient, widest first: its study, its series; "" = not known. Rows that share the
-        patient or a link are of one patient, whatever their other names are.
+        patient or a link are of one patient, whatever their other names are. Names that start with "file " or
+        "folder " mean nothing outside this source.
       pool: "" = may go to any split; else the splits it may go to, joined by "+" (official lists, split folders).
       facts: group facts by name; only names in `DatasetSpec.facts` are kept.
     """
@@ -113,11 +115,10 @@ class DatasetSpec:
       stored: what the stored pixels are.
       facts: allow-list of group facts that go into the manifest.
       candidates: source -> the files that may be records, in a stable order; opens no image.
-      rows: (source, candidate) -> the rows of its images (frames, slices), one or more; reads the header only, raises
-        Reject.
+      rows: (source, candidate) -> the rows of its images (frames, slices); none only where an option leaves them out.
+        Reads the header only where that tells enough; raises Reject.
       encode: (source, path below it, frame) -> pixels (h, w, c) as `stored` says; raises Reject.
       no_patients: whether the images are of nobody (photographs), so that ids need no secret salt.
-      patients_unknown: whether the source can't tell whose images they are, so that each counts as a patient.
       tables: files below the source whose content (lists, labels) is a rule of the dataset.
       folder: where paths start if that is not the source itself.
       files: source -> the files that the dataset is made of; a change of one is a change of the source.
@@ -136,7 +137,6 @@ class DatasetSpec:
     rows: Callable[[Path, Candidate], Sequence[Row]]
     encode: Callable[[Path, str, int], Num[np.ndarray, "h w c"]]
     no_patients: bool = False
-    patients_unknown: bool = False
     tables: tuple[str, ...] = ()
     folder: Path | None = None
     files: Callable[[Path], Iterator[str]] = walk
