@@ -18,10 +18,16 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import RLELossless
 
 from data_prep.guard import check_memory
-from data_prep.ingest.dicom.codecs import choose
+from data_prep.ingest.dicom.codecs import choose, pixel_bytes
 from data_prep.ingest.dicom.plain import Elements, Plain
 from data_prep.ingest.dicom.tags import frame_count
 from data_prep.spec import Reject
+
+_PIXEL_OPTIONS = {  # what pydicom's decoders have to know of bytes
+    "rows": "Rows", "columns": "Columns", "samples_per_pixel": "SamplesPerPixel", "bits_allocated": "BitsAllocated",
+    "bits_stored": "BitsStored", "pixel_representation": "PixelRepresentation",
+    "photometric_interpretation": "PhotometricInterpretation",
+}  # fmt: skip
 
 
 class Layout(NamedTuple):
@@ -90,7 +96,7 @@ def stored_words(dataset: Elements, frame: int) -> tuple[UInt[np.ndarray, "h w"]
     """
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     described = layout(dataset)
-    if isinstance(dataset, Plain):
+    if isinstance(dataset, Plain) and not dataset.encapsulated:
         check_memory(rows * columns * described.bits // 8)
         words = np.frombuffer(dataset.pixels, f"<u{described.bits // 8}", rows * columns)
         return words.reshape(rows, columns), described
@@ -106,13 +112,13 @@ def stored_words(dataset: Elements, frame: int) -> tuple[UInt[np.ndarray, "h w"]
     return native.view(f"u{array.dtype.itemsize}"), described
 
 
-def decode(dataset: FileDataset, frame: int, *, raw: bool) -> np.ndarray:
+def decode(dataset: Elements, frame: int, *, raw: bool) -> np.ndarray:
     """Decodes one frame; `raw` leaves values as they are stored, else colours are brought to RGB.
 
     Raises:
       Reject: as `stored_words`.
     """
-    pixels = dataset.get("PixelData")
+    pixels, _ = pixel_bytes(dataset)
     if not pixels:
         raise Reject("no_pixel_data")
     frames, samples = frame_count(dataset), int(dataset.get("SamplesPerPixel") or 1)
@@ -124,7 +130,10 @@ def decode(dataset: FileDataset, frame: int, *, raw: bool) -> np.ndarray:
         if len(pixels) < (length * 2 // 3 if subsampled else length) * frames:
             raise Reject("truncated", f"{len(pixels)} bytes for {frames} frame(s) of {length}")
     try:
-        dataset.file_meta.TransferSyntaxUID = syntax  # pydicom decodes nothing under another name
+        source: Any = pixels
+        if isinstance(dataset, FileDataset):
+            dataset.file_meta.TransferSyntaxUID = syntax  # pydicom decodes nothing under another name
+            source = dataset
         decoder = get_decoder(syntax)
         shifted = int(dataset.get("HighBit", dataset.BitsStored - 1)) != dataset.BitsStored - 1
         if shifted and syntax.is_encapsulated and syntax != RLELossless:
@@ -132,11 +141,13 @@ def decode(dataset: FileDataset, frame: int, *, raw: bool) -> np.ndarray:
         options: dict[str, Any] = {"number_of_frames": frames, "allow_excess_frames": False}
         if raw:
             options |= {"correct_unused_bits": False, "view_only": not syntax.is_encapsulated}
-        array, _ = decoder.as_array(dataset, index=frame, raw=raw, decoding_plugin=plugin, **options)
+        if isinstance(dataset, Plain):
+            options |= {option: dataset[keyword] for option, keyword in _PIXEL_OPTIONS.items()}
+        array, _ = decoder.as_array(source, index=frame, raw=raw, decoding_plugin=plugin, **options)
         return array
-    except (MemoryError, Reject):
+    except (MemoryError, Reject, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # each decoder plugin raises its own kinds
+    except BaseException as error:  # each decoder raises its own kinds; the panic of a Rust one is no Exception
         raise Reject("undecodable", f"{type(error).__name__}: {error}") from error
 
 

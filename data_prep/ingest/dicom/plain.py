@@ -67,13 +67,15 @@ class Plain(dict[str, Any]):
 
     Attributes:
       file_meta: the elements of the file meta information.
-      pixels: the bytes of PixelData; empty where they were not asked for.
+      pixels: the bytes of PixelData, fragments and all; empty where they were not asked for.
+      encapsulated: whether its length is undefined.
     """
 
-    def __init__(self, elements: dict[str, Any], meta: dict[str, Any], pixels: memoryview):
+    def __init__(self, elements: dict[str, Any], meta: dict[str, Any], pixels: memoryview, encapsulated: bool):
         super().__init__(elements)
         self.file_meta = meta
         self.pixels = pixels
+        self.encapsulated = encapsulated
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -90,7 +92,7 @@ class _NotPlain(Exception):  # noqa: N818 (no error: pydicom takes over)
 
 
 def read_plain(path: Path, *, pixels: bool) -> Plain | None:
-    """Reads the elements that `HEADER_TAGS` names, and with `pixels` the padding and the uncompressed pixel data.
+    """Reads the elements that `HEADER_TAGS` names, and with `pixels` the padding and the pixel data.
 
     Returns None for a file that is not plain, among them all that can't be read or are broken.
     """
@@ -121,22 +123,26 @@ def _parse(data: bytes, size: int, pixels: bool) -> Plain:
     place, _ = _elements(data, 132, True, 0x00030000, meta)
     syntax = meta.get("TransferSyntaxUID")
     native = syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
-    if not native and (pixels or not str(syntax).startswith(_ENCAPSULATED)):
+    if not native and not str(syntax).startswith(_ENCAPSULATED):
         raise _NotPlain
     found: dict[str, Any] = {}
     place, length = _elements(data, place, syntax != ImplicitVRLittleEndian, _PIXELS, found)
     if found.get("NumberOfFrames", "1") not in ("", "0", "1"):
         raise _NotPlain
     if not pixels:
-        return Plain(found, meta, memoryview(b""))
-    value = memoryview(data)[place : place + length]
+        return Plain(found, meta, memoryview(b""), length == _UNDEFINED)
     bits, signed = found["BitsAllocated"], found["PixelRepresentation"]
     whole = found["Rows"] * found["Columns"] * bits // 8
-    exact = len(value) == length and length in (whole, whole + whole % 2)
-    compressed = value[:4] == b"\xfe\xff\x00\xe0" and length != whole  # whatever the syntax says
-    if not whole or not exact or compressed or bits not in (8, 16) or signed > 1 or found["SamplesPerPixel"] != 1:
+    if not whole or bits not in (8, 16) or signed > 1 or found["SamplesPerPixel"] != 1:
         raise _NotPlain
-    return Plain(found, meta, value)
+    if not native and length == _UNDEFINED:
+        end = _after_sequence(data, place, True) - 8
+        return Plain(found, meta, memoryview(data)[place:end], True)
+    value = memoryview(data)[place : place + length]
+    compressed = value[:4] == b"\xfe\xff\x00\xe0" and length != whole  # whatever the syntax says
+    if not native or compressed or len(value) != length or length not in (whole, whole + whole % 2):
+        raise _NotPlain
+    return Plain(found, meta, value, False)
 
 
 def _elements(data: bytes, place: int, explicit: bool, stop: int, found: dict[str, Any]) -> tuple[int, int]:
