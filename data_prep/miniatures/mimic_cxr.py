@@ -38,7 +38,7 @@ def write(folder: Path, seed: int = 0) -> None:
     split, metadata, names = [], [], []
     for subject, study, part, views, _ in STUDIES:
         for number, view in enumerate(views):
-            dicom = _dicom_id(study, number)
+            dicom = dicom_id(study, number)
             name = f"files/p{subject // 1000000}/p{subject}/s{study}/{dicom}.jpg"
             image, _ = radiograph((seed, study, number), 80, 64)
             write_image(folder / name, image)
@@ -70,7 +70,8 @@ def _negbio(labels: dict[str, int]) -> dict[str, int]:
     return {name: abs(value) for name, value in labels.items()}
 
 
-def _dicom_id(*numbers: int) -> str:
+def dicom_id(*numbers: int) -> str:
+    """Name of an image (study, number), as the owner made it: a hash in five parts."""
     text = hashlib.sha256(repr(numbers).encode()).hexdigest()[:40]
     return "-".join(text[k : k + 8] for k in range(0, 40, 8))
 
