@@ -12,6 +12,7 @@ import struct
 import cv2
 from jaxtyping import Num, UInt8
 import numpy as np
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -83,22 +84,23 @@ def write_gif(path: Path, mask: UInt8[np.ndarray, "h w"]) -> None:
 
 def write_dicom(path: Path, pixels: Num[np.ndarray, "h w"], sop_class: str, uid: str, **fields: object) -> None:
     """Writes grey pixels of 8 or 16 bits as an uncompressed DICOM file; `fields` are further elements by keyword."""
-    dataset, meta = Dataset(), FileMetaDataset()
-    dataset.SOPClassUID = meta.MediaStorageSOPClassUID = UID(sop_class)
-    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = UID(uid)
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    bits = 8 * pixels.dtype.itemsize
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
-    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    dataset.PixelData = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).tobytes()
-    dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
-    for name, value in fields.items():
-        setattr(dataset, name, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = FileDataset(str(path), dataset, file_meta=meta, preamble=b"\0" * 128)
-    file.save_as(path, enforce_file_format=True)
+    with disable_value_validation():  # releases hold UIDs and ages that the standard doesn't know
+        dataset, meta = Dataset(), FileMetaDataset()
+        dataset.SOPClassUID = meta.MediaStorageSOPClassUID = UID(sop_class)
+        dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = UID(uid)
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        bits = 8 * pixels.dtype.itemsize
+        dataset.Rows, dataset.Columns = pixels.shape
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
+        dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+        dataset.PixelData = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).tobytes()
+        dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
+        for name, value in fields.items():
+            setattr(dataset, name, value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = FileDataset(str(path), dataset, file_meta=meta, preamble=b"\0" * 128)
+        file.save_as(path, enforce_file_format=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
