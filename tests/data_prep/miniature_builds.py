@@ -34,13 +34,13 @@ def case(identity):
 
 
 @contextlib.contextmanager
-def _in_process(workers, limits):
+def in_process(workers, limits):
     yield map
 
 
 def build_from(dataset, source, out, **options):
     """Builds a source in this process; 16 pixels, all splits."""
-    with mock.patch.object(build_module, "ordered_map", _in_process):
+    with mock.patch.object(build_module, "ordered_map", in_process):
         card = build(dataset, source, out, **{"size": 16, "log": lambda line: None} | options)
     records = {}
     for split in card.splits:
