@@ -108,14 +108,23 @@ def read_slice(path: Path, index: int, layout: Layout | None = None) -> Float[np
     Raises:
       Reject: as `read_header`, and truncated, not_finite.
     """
+    values = _values(path, index, layout)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise Reject("not_finite")
+    return values.astype(np.float64)
+
+
+def _values(path: Path, index: int, layout: Layout | None) -> Num[np.ndarray, "h w"]:
+    """One axial slice with its scaling: as stored where that is whole numbers and there is none, else in float64."""
     volume = open_volume(path)
     slices = axial(volume.stored, read_layout(path) if layout is None else layout)
     if not 0 <= index < len(slices):
         raise Reject("not_3d", f"no slice {index}")
-    values = slices[index].astype(np.float64) * volume.slope + volume.intercept
-    if not np.isfinite(values).all():
-        raise Reject("not_finite")
-    return values
+    plane = np.ascontiguousarray(slices[index])
+    whole = plane.dtype.kind != "f" and plane.dtype.itemsize < 8
+    if whole and (volume.slope, volume.intercept) == (1.0, 0.0):
+        return plane
+    return plane.astype(np.float64) * volume.slope + volume.intercept
 
 
 def read_hu(
@@ -127,7 +136,12 @@ def read_hu(
     Raises:
       Reject: as `read_slice`.
     """
-    return np.rint(read_slice(path, index, layout)).clip(*value_range).astype(np.int16)
+    values = _values(path, index, layout)
+    if values.dtype.kind != "f":
+        return values.astype(np.int64, copy=False).clip(*map(int, value_range)).astype(np.int16)
+    if not np.isfinite(values).all():
+        raise Reject("not_finite")
+    return np.rint(values).clip(*value_range).astype(np.int16)
 
 
 def read_mask(path: Path, index: int, image: Path, layout: Layout | None = None) -> UInt8[np.ndarray, "h w"]:
@@ -144,8 +158,9 @@ def read_mask(path: Path, index: int, image: Path, layout: Layout | None = None)
       Reject: as `read_slice`, and mask_mismatch (another grid), mask_value (not whole numbers from 0 to 255).
     """
     check_same_grid(path, image, affine=layout is None)
-    values = read_slice(path, index, layout)
-    if (values != np.rint(values)).any() or values.min() < 0 or values.max() > UNKNOWN_MASK:
+    values = _values(path, index, layout)
+    whole = values.dtype.kind != "f" or (values == np.rint(values)).all()
+    if not whole or values.min() < 0 or values.max() > UNKNOWN_MASK:
         raise Reject("mask_value")
     return values.astype(np.uint8)
 

@@ -55,6 +55,21 @@ def test_scaling_and_hu(tmp_path):
     assert read_hu(path, 0, RANGE)[-1, -1] == -1024  # clipped
 
 
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
+def test_every_stored_type(tmp_path, kind):
+    dtype = np.dtype(kind)
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    data = np.zeros(SHAPE, dtype)
+    data[0, 0, 0], data[1, 0, 0], data[2, 0, 0] = max(limits.min, -1e30), min(limits.max, 1e30), 90
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([-1.0, -1.0, 1.0, 1.0]), dtype=dtype), path)
+    expected = data[..., 0].T.astype(np.float64).clip(*RANGE).astype(np.int16)
+    hu = read_hu(path, 0, RANGE)
+    np.testing.assert_array_equal(hu, expected)
+    assert (hu.dtype, read_slice(path, 0).dtype) == (np.int16, np.float64)
+    np.testing.assert_array_equal(read_slice(path, 0), data[..., 0].T.astype(np.float64))
+
+
 def test_a_slight_tilt_keeps_its_slices_and_flat_files_are_one_slice(tmp_path):
     angle = 0.2
     turn = np.eye(4)
