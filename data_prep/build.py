@@ -34,6 +34,7 @@ from data_prep.pool import ordered_map
 from data_prep.shards import PLAN_FILE, ShardResult, plan_shards, write_shard
 from data_prep.spec import DATASETS, FILE_SOURCES, GENERATED_MARKER, DatasetSpec
 from data_prep.splits import check_splits
+from data_prep.tally import total
 from radnet_jax import __version__
 from radnet_jax.data.card import CARD_FILE, DatasetCard, read_card
 from radnet_jax.errors import UserError
@@ -264,7 +265,8 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
         for task, result in zip(tasks, mapped(write_shard, tasks)):
             done[task.split].append(result)
             progress(result.records)
-        card = _write_metadata(job, plan, done)
+        parts = {split: [task.lines_file for task in tasks if task.split == split] for split in done}
+        card = _write_metadata(job, plan, done, parts)
     card.write(job.work)
     os.replace(job.work / CARD_FILE, job.out / CARD_FILE)  # last of all: a folder with a card is a finished dataset
     shutil.rmtree(job.work)
@@ -275,11 +277,17 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
 def _patients_note(job: _Job, plan: Plan) -> str:
     """What the user should know where images can't be told apart by patient; "" where all is well."""
     count, unknown = plan.patients()
-    nobody = job.generated or job.spec.no_patients
-    return PATIENTS_UNKNOWN.format(unknown, count) if unknown and not nobody else ""
+    return PATIENTS_UNKNOWN.format(unknown, count) if unknown and not _nobody(job) else ""
 
 
-def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResult]]) -> DatasetCard:
+def _nobody(job: _Job) -> bool:
+    """Whether the images are of no patient at all."""
+    return job.generated or job.spec.no_patients
+
+
+def _write_metadata(
+    job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResult]], parts: Mapping[str, Sequence[Path]]
+) -> DatasetCard:
     spec = job.spec
     late = sorted(r for results in done.values() for result in results for r in result.rejected)
     reasons = manifest.write_rejected(job.out, heapq.merge(plan.rejected(), late))
@@ -287,8 +295,8 @@ def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResu
     empty = [split for split, n in written.items() if not n]
     if empty:
         raise UserError(f"no image of split {empty[0]!r} could be decoded", got=reasons_text(reasons))
-    skipped = {split: {i for r in results for i in r.skipped} for split, results in done.items()}
-    counts, grouping = manifest.write_manifest(job.out, spec, plan, job.fractions, skipped, job.salt.value)
+    summaries, grouping = manifest.write_manifest(job.out, spec, parts)
+    counts = {split: summary.labels() for split, summary in summaries.items()}
     manifest.write_json(
         job.out / manifest.BUILD_FILE,
         {
@@ -297,10 +305,12 @@ def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResu
             "files": plan.files(),
             "left_out": plan.left_out(),
             "series": plan.series(),
-            "patients": {"joined": plan.joined(), "note": _patients_note(job, plan)},
+            "patients": {"joined": plan.joined(), "nobody": _nobody(job), "note": _patients_note(job, plan)},
             "rejected": reasons,
             "records": written,
             "labels": counts,
+            "summary": {split: summary.to_json() for split, summary in summaries.items()},
+            "pixels": {split: total(r.tally for r in results).to_json() for split, results in done.items()},
             "versions": manifest.versions(__version__),
         },
     )

@@ -1,6 +1,7 @@
 """Shards: independent, atomic, restartable tasks, each writing one array_record file with TFDS records.
 
-A shard is written in the working folder and renamed into place; a small JSON beside the plan says that it is finished.
+A shard is written in the working folder and renamed into place, and so are its lines of the manifest, which wait there
+for the others; a small JSON beside the plan says that it is finished.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from tensorflow_datasets.core import example_serializer
 
 from data_prep.guard import watch
 from data_prep.hashing import Salt, pseudonym
+from data_prep.lines import line
+from data_prep.phash import content, phash
 from data_prep.plan import Plan, PlannedRow, Rejected
+from data_prep.raw import RawFile, look
 from data_prep.spec import UNKNOWN_MASK, DatasetSpec, Reject
+from data_prep.tally import Tally
 
 RECORDS_PER_SHARD = 256
 MAX_SHARDS = 900  # a reader keeps a file open for each shard, and 1024 open files is a usual limit
@@ -51,6 +56,10 @@ class ShardTask:
     def done_file(self) -> Path:
         return Path(self.work, f"{self.file_name}.json")
 
+    @property
+    def lines_file(self) -> Path:
+        return Path(self.work, f"{self.file_name}.jsonl")
+
 
 @dataclasses.dataclass(frozen=True)
 class ShardResult:
@@ -62,6 +71,7 @@ class ShardResult:
       digest: SHA-256 over pixels and labels in order; hashed ids are left out, so that it does not depend on the salt.
       rejected: rows whose pixels could not be used.
       skipped: their places in the split's plan.
+      tally: of the pixels.
       salt: fingerprint of the salt used.
     """
 
@@ -70,20 +80,28 @@ class ShardResult:
     digest: str
     rejected: tuple[Rejected, ...]
     skipped: tuple[int, ...]
+    tally: Tally
     salt: str
 
     @classmethod
     def read(cls, task: ShardTask) -> ShardResult | None:
         """The result of a shard that is already finished under this plan and salt, else None."""
         path = Path(task.out, task.file_name)
-        if not task.done_file.is_file() or not path.is_file():
+        if not all(p.is_file() for p in (task.done_file, task.lines_file, path)):
             return None
         data = json.loads(task.done_file.read_text())
         data["rejected"] = tuple(Rejected(*r) for r in data["rejected"])
         data["skipped"] = tuple(data["skipped"])
+        data["tally"] = Tally.from_json(data["tally"])
         result = cls(**data)
         same = result.salt == task.salt.fingerprint() and result.size == path.stat().st_size
         return result if same else None
+
+    def write(self, task: ShardTask) -> None:
+        data = dataclasses.asdict(self) | {"tally": self.tally.to_json()}
+        unfinished = task.done_file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(data))
+        os.replace(unfinished, task.done_file)
 
 
 def features(spec: DatasetSpec) -> tfds.features.FeaturesDict:
@@ -134,18 +152,21 @@ def write_shard(task: ShardTask) -> ShardResult:
     serializer = example_serializer.ExampleSerializer(record_features.get_serialized_info())
     temporary = Path(task.work, task.file_name + ".unfinished")
     final = Path(task.out, task.file_name)
+    waiting = task.lines_file.with_suffix(".jsonl.unfinished")
     task.done_file.unlink(missing_ok=True)
-    content = hashlib.sha256()
+    digest = hashlib.sha256()
     rejected: list[Rejected] = []
     skipped: list[int] = []
+    tally = Tally.empty(task.spec.stored, len(task.spec.segmentation))
     records = 0
     try:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
-        with Plan(Path(task.work, PLAN_FILE)) as plan:
+        with Plan(Path(task.work, PLAN_FILE)) as plan, waiting.open("w") as manifest:
             for row in plan.rows(task.split, task.start, task.stop):
                 try:
                     with watch(row.order):
                         image, mask = _pixels(task, row), _mask(task, row)
+                        raw = look(Path(task.source, row.path))
                 except Reject as reject:
                     detail = f"frame {row.frame}: {reject.detail}" if row.frame else reject.detail
                     rejected.append(Rejected(row.file, row.path, reject.reason, detail))
@@ -155,23 +176,36 @@ def write_shard(task: ShardTask) -> ShardResult:
                 # Maps of a protobuf have no order of their own: only this way equal builds are equal byte for byte.
                 proto = serializer.get_tf_example(record_features.encode_example(example))
                 writer.write(proto.SerializeToString(deterministic=True))
-                content.update(image.tobytes())
-                content.update(mask.tobytes() if mask is not None else b"")
-                content.update(repr((row.label, row.labels, row.label_mask)).encode())
+                digest.update(image.tobytes())
+                digest.update(mask.tobytes() if mask is not None else b"")
+                digest.update(repr((row.label, row.labels, row.label_mask)).encode())
+                manifest.write(json.dumps(_line(task, row, raw, image)) + "\n")
                 records += 1
+                tally.add(image, mask, content(row.size or raw.size, task.spec.stored), task.spec.stored)
         writer.close()
     except RuntimeError as error:  # array_record reports every failed write this way
         code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
         raise OSError(code, os.strerror(code)) from error
     result = ShardResult(
-        records, temporary.stat().st_size, content.hexdigest(), tuple(rejected), tuple(skipped), task.salt.fingerprint()
+        records=records,
+        size=temporary.stat().st_size,
+        digest=digest.hexdigest(),
+        rejected=tuple(rejected),
+        skipped=tuple(skipped),
+        tally=tally,
+        salt=task.salt.fingerprint(),
     )
     _flush(temporary)
     os.replace(temporary, final)
-    unfinished = task.done_file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(dataclasses.asdict(result)))
-    os.replace(unfinished, task.done_file)
+    os.replace(waiting, task.lines_file)
+    result.write(task)
     return result
+
+
+def _line(task: ShardTask, row: PlannedRow, raw: RawFile, image: np.ndarray) -> dict[str, Any]:
+    """The manifest's line of a record."""
+    hashed = phash(image, task.spec.stored, row.size or raw.size)
+    return line(task.spec, task.split, row, raw, hashed, task.salt.value)
 
 
 def _pixels(task: ShardTask, row: PlannedRow) -> np.ndarray:
