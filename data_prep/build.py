@@ -34,9 +34,11 @@ from data_prep.pool import ordered_map
 from data_prep.shards import PLAN_FILE, ShardResult, plan_shards, write_shard
 from data_prep.spec import DATASETS, FILE_SOURCES, GENERATED_MARKER, DatasetSpec
 from data_prep.splits import check_splits
+from data_prep.subsets import write_subsets
 from data_prep.tally import total
 from radnet_jax import __version__
 from radnet_jax.data.card import CARD_FILE, DatasetCard, read_card
+from radnet_jax.data.subsets import TRAIN
 from radnet_jax.errors import UserError
 
 FORMAT = 3
@@ -297,6 +299,8 @@ def _write_metadata(
         raise UserError(f"no image of split {empty[0]!r} could be decoded", got=reasons_text(reasons))
     summaries, grouping = manifest.write_manifest(job.out, spec, parts)
     counts = {split: summary.labels() for split, summary in summaries.items()}
+    skipped_train = [i for result in done.get(TRAIN, ()) for i in result.skipped]
+    subsets = write_subsets(job.out, job.work / PLAN_FILE, spec, skipped_train, job.seed)
     manifest.write_json(
         job.out / manifest.BUILD_FILE,
         {
@@ -311,11 +315,15 @@ def _write_metadata(
             "labels": counts,
             "summary": {split: summary.to_json() for split, summary in summaries.items()},
             "pixels": {split: total(r.tally for r in results).to_json() for split, results in done.items()},
+            "subsets": {"sha256": subsets.sha256, **subsets.report},
             "versions": manifest.versions(__version__),
         },
     )
     manifest.write_tfds_metadata(job.out, spec, done)
     _report(plan, late, reasons, written, counts, job.log)
+    if subsets.remark:
+        job.log(subsets.remark)
+    digests = {split: [r.digest for r in results] for split, results in done.items()}
     return DatasetCard(
         name=spec.name,
         version=spec.version,
@@ -323,9 +331,8 @@ def _write_metadata(
         labels=spec.labels,
         stored=spec.stored,
         splits=written,
-        fingerprint=digest(
-            [spec.rules(), {split: [r.digest for r in results] for split, results in done.items()}, grouping]
-        ),
+        fingerprint=digest([spec.rules(), digests, grouping, subsets.content]),
+        splits_sha256=subsets.sha256,
         generated=job.generated,
         segmentation=spec.segmentation,
     )

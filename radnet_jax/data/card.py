@@ -29,6 +29,7 @@ class DatasetCard:
       stored: what the pixels are.
       splits: number of records in each split.
       fingerprint: SHA-256 over what the records are made of (source digests, rules, splits); equal for equal builds.
+      splits_sha256: of the file splits.parquet (see `subsets.py`), whose ids depend on the salt; "" without that file.
       generated: whether the images are generated, hence of no patient.
       segmentation: names of the mask values 1, 2, ... of the record key `segmentation` (0 = background, 255 = unknown);
         empty where the records have no masks.
@@ -41,6 +42,7 @@ class DatasetCard:
     stored: StoredPixels
     splits: Mapping[str, int]
     fingerprint: str
+    splits_sha256: str = ""
     generated: bool = False
     segmentation: tuple[str, ...] = ()
 
