@@ -64,11 +64,15 @@ def _candidates(source: Path, *, table: str) -> Iterator[Candidate]:
         known = labels.setdefault(row["ImageId"], str(int(positive)))
         if known != str(int(positive)):
             labels[row["ImageId"]] = "both"
+    found = set()
     for path in walk(source):
         if path.endswith(".dcm"):
-            yield Candidate(path, {"label": labels.pop(PurePosixPath(path).stem, "")})
-    for image in sorted(labels):
-        yield Candidate(f"{image}.dcm", {"label": "missing"})
+            image = PurePosixPath(path).stem
+            found.add(image)
+            yield Candidate(path, {"label": labels.get(image, "")})
+    for image in labels:
+        if image not in found:
+            yield Candidate(f"{image}.dcm", {"label": "missing"})
 
 
 def _rows(source: Path, candidate: Candidate, *, table: str, official: bool) -> list[Row]:

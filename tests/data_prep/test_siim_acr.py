@@ -1,5 +1,7 @@
 """SIIM-ACR pneumothorax: run lengths down the columns, several rows of an image, the two tables of the challenge."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -40,10 +42,11 @@ def test_stage_1_labels_its_training_images_only(tmp_path):
     source = write_miniature("siim_acr", tmp_path / "in")
     (source / "stage_2_train.csv").unlink()
     next((source / "dicom-images-train").rglob(f"{uid(3)}.dcm")).unlink()
+    shutil.copy(next((source / "dicom-images-train").rglob(f"{uid(2)}.dcm")), source)  # a second time
     found = built("siim_acr", source, tmp_path / "out", size=64)
     _check(found, [0, 1, 2, 4, 5])
     assert set(found.card.splits) == {"train", "val", "test"}
-    assert found.rejected == {"missing_file": 1, "not_in_table": 2}
+    assert found.rejected == {"duplicate": 1, "missing_file": 1, "not_in_table": 2}
 
 
 def _as_published(runs, width, height):
