@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import hashlib
 import heapq
 import itertools
 import json
@@ -21,7 +20,6 @@ import os
 from pathlib import Path
 import shutil
 import sqlite3
-import stat
 import time
 from typing import Any
 
@@ -32,6 +30,7 @@ from data_prep.ingest.files import walk
 from data_prep.plan import OrderedMap, Plan, Rejected, make_plan, reasons_text
 from data_prep.pool import ordered_map
 from data_prep.shards import PLAN_FILE, ShardResult, plan_shards, write_shard
+from data_prep.source import fingerprint
 from data_prep.spec import DATASETS, FILE_SOURCES, GENERATED_MARKER, DatasetSpec
 from data_prep.splits import check_splits
 from data_prep.subsets import write_subsets
@@ -43,7 +42,6 @@ from radnet_jax.errors import UserError
 
 FORMAT = 3
 WORK_FOLDER = ".build"  # private: the plan holds paths and identifiers; gone when the build is finished
-SMALL_SOURCE = 64 << 20  # bytes; below, reading all of it costs next to nothing
 FILES_PER_WORKER = 512  # fewer would be read before another process has started
 PATIENTS_UNKNOWN = (
     "no patient id for {} of {} patients: each is a study, or a file by itself, "
@@ -102,21 +100,22 @@ def build(
     generated = (source / GENERATED_MARKER).is_file()
     limits = Limits(time_limit, int(memory_limit * 2**30))
     salt = _salt(spec, out, salt_file, generated)
-    fingerprint, files = _source_fingerprint(spec, source)
+    found = fingerprint(spec, source)
     request = {
         "format": FORMAT,
         "rules": spec.rules(),
         "options": {"split_fractions": fractions, "seed": seed, "dataset_options": dict(options)},
-        "source": fingerprint,
+        "source": found.content,
+        "source_times": found.times,
     }
-    finished = _finished(out, request, salt)
+    finished = _finished(out, request, salt, log)
     if finished is not None:
         log(f"{dataset}: already built, {_sizes_text(finished.splits)}")
         return finished
     assert salt is not None
     if generated and salt_file:
         log(f"{dataset}: generated images, so that ids are hashed with the public salt and not with that of the file")
-    crew = min(workers, 1 + files // FILES_PER_WORKER)
+    crew = min(workers, 1 + found.files // FILES_PER_WORKER)
     try:
         with _work_folder(out, request) as work, ordered_map(crew, limits) as mapped:
             return _run(_Job(spec, source, out, work, fractions, seed, salt, request, generated, log), mapped)
@@ -161,29 +160,7 @@ def _salt(spec: DatasetSpec, out: Path, salt_file: str | os.PathLike[str] | None
     return given
 
 
-def _source_fingerprint(spec: DatasetSpec, source: Path) -> tuple[str, int]:
-    """SHA-256 over names and lengths of all files and the content of the tables, and the number of files.
-
-    The content of the other files is in it for sources under 64 MiB only. Times are left out: a copy is the same.
-    """
-    listing = hashlib.sha256()
-    files = size = 0
-    for path in spec.files(source):
-        with contextlib.suppress(OSError):  # a dangling link; the header pass rejects it
-            status = (source / path).stat()
-            length = status.st_size if stat.S_ISREG(status.st_mode) else 0  # a folder's length changes by itself
-            listing.update(f"{path}\0{length}\0".encode(errors="surrogateescape"))
-            size += length
-        files += 1
-    for path in spec.files(source) if size < SMALL_SOURCE else spec.tables:
-        with contextlib.suppress(OSError):
-            if stat.S_ISREG((source / path).stat().st_mode):  # opening a pipe would wait for ever
-                with (source / path).open("rb") as file:
-                    listing.update(hashlib.file_digest(file, "sha256").digest())
-    return listing.hexdigest(), files
-
-
-def _finished(out: Path, request: Mapping[str, Any], salt: Salt | None) -> DatasetCard | None:
+def _finished(out: Path, request: Mapping[str, Any], salt: Salt | None, log: Log) -> DatasetCard | None:
     """The card of the same build if `out` holds it; a UserError if `out` holds anything else that is finished."""
     if not (out / CARD_FILE).is_file():
         return None
@@ -193,7 +170,9 @@ def _finished(out: Path, request: Mapping[str, Any], salt: Salt | None) -> Datas
         before, before_salt = data["request"], data["salt"]
     except (OSError, json.JSONDecodeError, KeyError) as error:
         raise UserError(f"{out} holds a dataset without a readable build.json", fix="give another --out") from error
-    differences = list(_differences(before, json.loads(json.dumps(request))))
+    now = json.loads(json.dumps(request))
+    times = before.pop("source_times", ""), now.pop("source_times")
+    differences = list(_differences(before, now))
     if salt and salt.kind == "file" and salt.fingerprint() != before_salt["fingerprint"]:
         differences.append("another salt")
     if differences:
@@ -201,6 +180,11 @@ def _finished(out: Path, request: Mapping[str, Any], salt: Salt | None) -> Datas
             f"{out} holds a dataset that was built differently",
             got="; ".join(differences),
             fix="give another --out, or delete that folder to build it anew",
+        )
+    if times[0] != times[1]:
+        log(
+            f"{card.name}: the source's files have other times than at the build, with the same names and lengths; "
+            f"if they were changed and not just copied, delete {out} and build anew"
         )
     shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
     return card

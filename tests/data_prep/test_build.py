@@ -14,7 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_prep import build as build_module
-from data_prep import shards
+from data_prep import shards, source as source_module
 from data_prep.build import build, main
 from data_prep.phantom import write_ct
 from radnet_jax.data.card import read_card
@@ -205,16 +205,20 @@ def test_a_copy_of_the_source_is_the_same_source(tmp_path):
     assert "already built" in lines[0]
 
 
-def test_content_counts_in_a_small_source_and_names_and_sizes_in_a_large_one(tmp_path, monkeypatch):
+def test_content_counts_in_a_small_source_and_names_lengths_and_times_in_a_large_one(tmp_path, monkeypatch):
     source = source_of_patients(tmp_path / "in", patients=6)
     file = source / "p0" / "0.dcm"
     build("radnet", source, tmp_path / "out", size=16)
-    monkeypatch.setattr(build_module, "SMALL_SOURCE", 1000)
+    monkeypatch.setattr(source_module, "SMALL", 1000)
     build("radnet", source, tmp_path / "large", size=16)
+    lines = []
+    build("radnet", source, tmp_path / "large", size=16, log=lines.append)
+    assert not any("other times" in line for line in lines)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    build("radnet", source, tmp_path / "large", size=16)
+    build("radnet", source, tmp_path / "large", size=16, log=lines.append)
+    assert sum("other times" in line for line in lines) == 1  # an edit, or a copy: the user is told
     file.write_bytes(content + b"\0\0")
     with pytest.raises(UserError, match="source files changed"):
         build("radnet", source, tmp_path / "large", size=16)
@@ -222,6 +226,22 @@ def test_content_counts_in_a_small_source_and_names_and_sizes_in_a_large_one(tmp
     monkeypatch.undo()
     with pytest.raises(UserError, match="source files changed"):
         build("radnet", source, tmp_path / "out", size=16)
+
+
+def test_an_unfinished_build_of_a_large_source_that_was_edited_is_begun_anew(tmp_path, monkeypatch):
+    source = source_of_patients(tmp_path / "in", patients=12)
+    monkeypatch.setattr(source_module, "SMALL", 1000)
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            build("radnet", source, tmp_path / "out", size=16)
+    for path in source.rglob("*.dcm"):
+        content = bytearray(path.read_bytes())
+        content[-2] ^= 1
+        path.write_bytes(content)
+    build("radnet", source, tmp_path / "out", size=16)
+    build("radnet", source, tmp_path / "edited", size=16)
+    assert read_card(tmp_path / "out").fingerprint == read_card(tmp_path / "edited").fingerprint
 
 
 def test_an_unfinished_build_of_other_options_is_begun_anew(source, tmp_path, monkeypatch):
