@@ -7,22 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 import inspect
 import os
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
+from data_prep.flags import Flags
 from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS
 from data_prep.spec import DATASETS
 from radnet_jax.errors import UserError, nearest
 
 
-class _Flags(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, where argparse prints the usage too and exits."""
-        raise UserError(message, fix="see python -m data_prep.build --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """The flags that every dataset has."""
-    flags = _Flags(
+    flags = Flags(
         "python -m data_prep.build",
         description="Raw files -> a TFDS dataset of array records (array_record, card.json, manifest.parquet).",
         add_help=False,

@@ -7,24 +7,17 @@ Its images are generated, of no patient; `data_prep.build` takes the folder as i
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 import sys
-from typing import NoReturn
 
+from data_prep.flags import Flags
 from data_prep.miniatures import MINIATURES, write_miniature
 from radnet_jax.errors import UserError
 
 
-class _Flags(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, where argparse prints the usage too and exits."""
-        raise UserError(message, fix="see python -m data_prep.miniature --help")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    flags = _Flags(
+    flags = Flags(
         "python -m data_prep.miniature",
         description="Writes a small generated source, to see what the source of a dataset must look like.",
         allow_abbrev=False,

@@ -14,7 +14,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_prep import build as build_module
-from data_prep import shards, source as source_module
+from data_prep import shards
+from data_prep import source as source_module
 from data_prep.build import build, main
 from data_prep.phantom import write_ct
 from radnet_jax.data.card import read_card
