@@ -97,7 +97,7 @@ def build(
     if not (time_limit > 0 and memory_limit > 0):
         raise UserError("limits of a file", got=f"{time_limit} s, {memory_limit} GiB", expected="more than 0")
     source = spec.folder or source
-    generated = (source / GENERATED_MARKER).is_file()
+    generated = spec.mixed.generated if spec.mixed else (source / GENERATED_MARKER).is_file()
     limits = Limits(time_limit, int(memory_limit * 2**30))
     salt = _salt(spec, out, salt_file, generated)
     found = fingerprint(spec, source)
@@ -149,6 +149,8 @@ def _salt(spec: DatasetSpec, out: Path, salt_file: str | os.PathLike[str] | None
 
     Ids of generated images are the same with and without a salt, so that a study on them can always go on.
     """
+    if spec.mixed:
+        return spec.mixed.salt
     given = given_salt(salt_file)
     if generated or (given is None and spec.no_patients):
         return PUBLIC_SALT
@@ -245,6 +247,7 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
         if note := _patients_note(job, plan):
             job.log(f"{spec.name}: {note}")  # not earlier, so that a refusal stays one line
         sizes = {split: plan.sizes()[split] for split in job.fractions}
+        _check_members(spec, sizes)
         tasks = plan_shards(spec, job.source, job.out, job.work, job.salt, sizes)
         done: dict[str, list[ShardResult]] = {split: [] for split in job.fractions}
         progress = _progress(job.log, f"{spec.name}: pixels,")
@@ -258,6 +261,20 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
     shutil.rmtree(job.work)
     job.log(f"{spec.name}: built {_sizes_text(card.splits)} in {time.monotonic() - start:.1f} s")
     return card
+
+
+def _check_members(spec: DatasetSpec, sizes: Mapping[str, int]) -> None:
+    """Refuses a mixture that has lost records, since its card says which member's they are by their number."""
+    if spec.mixed is None:
+        return
+    for split, n in sizes.items():
+        expected = sum(member.splits.get(split, 0) for member in spec.mixed.members)
+        if n != expected:
+            raise UserError(
+                f"{spec.name}: records of split {split} are in several members, or can't be read",
+                got=f"{n} records",
+                expected=expected,
+            )
 
 
 def _patients_note(job: _Job, plan: Plan) -> str:
@@ -278,6 +295,7 @@ def _write_metadata(
     late = sorted(r for results in done.values() for result in results for r in result.rejected)
     reasons = manifest.write_rejected(job.out, heapq.merge(plan.rejected(), late))
     written = {split: sum(r.records for r in results) for split, results in done.items()}
+    _check_members(spec, written)
     empty = [split for split, n in written.items() if not n]
     if empty:
         raise UserError(f"no image of split {empty[0]!r} could be decoded", got=reasons_text(reasons))
@@ -319,6 +337,7 @@ def _write_metadata(
         splits_sha256=subsets.sha256,
         generated=job.generated,
         segmentation=spec.segmentation,
+        members=spec.mixed.asked(written) if spec.mixed else (),
     )
 
 

@@ -22,14 +22,17 @@ RECIPE = "head -c 32 /dev/urandom | base64 > FILE"
 
 @dataclasses.dataclass(frozen=True)
 class Salt:
-    """Attributes: value, the secret; kind, "file" or "public"."""
+    """Attributes: value, the secret; kind, "file" or "public"; name, its fingerprint where the secret itself is not known
+    and not needed, since all is hashed already.
+    """
 
     value: bytes = dataclasses.field(repr=False)
     kind: str
+    name: str = ""
 
     def fingerprint(self) -> str:
         """Names the salt without giving it away."""
-        return hashlib.sha256(b"radnet_jax salt fingerprint\0" + self.value).hexdigest()[:16]
+        return self.name or hashlib.sha256(b"radnet_jax salt fingerprint\0" + self.value).hexdigest()[:16]
 
 
 PUBLIC_SALT = Salt(b"radnet_jax public salt: these ids are no secret", "public")

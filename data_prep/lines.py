@@ -47,4 +47,4 @@ def line(
         "labels": row.labels,
         "label_mask": row.label_mask,
     }
-    return values | {name: row.facts.get(name) for name in spec.facts}
+    return values | {name: row.facts.get(name) for name in spec.facts} | dict(row.carried)

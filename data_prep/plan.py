@@ -43,6 +43,7 @@ class PlannedRow(NamedTuple):
     `position` is the distance along the slice normal from the first slice of the series, in mm; None unless every slice
     of the series has a place in the same orientation. `person` numbers the patients in the order of their first files;
     `known` says that the patient's name means something outside this source, so that it can match in another dataset.
+    `carried` is that of the Row.
     """
 
     order: int
@@ -64,6 +65,7 @@ class PlannedRow(NamedTuple):
     thickness: float | None
     person: int
     known: bool
+    carried: Mapping[str, Any]
 
 
 _SCHEMA = """
@@ -223,7 +225,7 @@ def _insert_row(database: sqlite3.Connection, file: int, row: Row, groups: Group
         None, file, row.path, row.frame, row.mask, row.identity, patient, patient == names[0], row.stratum, row.label,
         json.dumps(row.labels), json.dumps(row.label_mask), row.series, row.plane, row.position,
         *(row.shift or (None, None)), row.instance, row.pool, json.dumps(dict(row.facts)),
-        json.dumps((row.size, row.spacing, row.thickness)),
+        json.dumps((row.size, row.spacing, row.thickness, dict(row.carried))),
     )  # fmt: skip
     marks = ", ".join("?" * len(values))
     if database.execute(f"INSERT OR IGNORE INTO rows VALUES ({marks})", values).rowcount:
@@ -340,8 +342,8 @@ class Plan:
         )
         end = 1 << 62 if stop is None else stop
         for row in self._database.execute(query, (split, start, end)):
-            labels, mask, facts, (size, spacing, thickness) = (json.loads(text) for text in row[-5:-1])
+            labels, mask, facts, (size, spacing, thickness, carried) = (json.loads(text) for text in row[-5:-1])
             known = not row[4].startswith(LOCAL)
             patient = row[4] if known else f"{self._namespace} {row[4]}"
             rest = (tuple(labels), tuple(mask), facts, size and tuple(size), spacing and tuple(spacing), thickness)
-            yield PlannedRow(*row[:4], patient, *row[5:-5], *rest, row[-1], known)  # type: ignore[call-arg]
+            yield PlannedRow(*row[:4], patient, *row[5:-5], *rest, row[-1], known, carried)  # type: ignore[call-arg]

@@ -6,6 +6,7 @@ for the others; a small JSON beside the plan says that it is finished.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import errno
 import hashlib
@@ -20,7 +21,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
 from data_prep.guard import watch
-from data_prep.hashing import Salt, pseudonym
+from data_prep.hashing import Salt
 from data_prep.lines import line
 from data_prep.phash import content, phash
 from data_prep.plan import Plan, PlannedRow, Rejected
@@ -166,20 +167,21 @@ def write_shard(task: ShardTask) -> ShardResult:
                 try:
                     with watch(row.order):
                         image, mask = _pixels(task, row), _mask(task, row)
-                        raw = look(Path(task.source, row.path))
+                        raw = _raw(task, row)
                 except Reject as reject:
                     detail = f"frame {row.frame}: {reject.detail}" if row.frame else reject.detail
                     rejected.append(Rejected(row.file, row.path, reject.reason, detail))
                     skipped.append(row.order)
                     continue
-                example = _example(task.spec, row, image, mask, task.salt.value)
+                described = _line(task, row, raw, image)
+                example = _example(task.spec, row, described, image, mask)
                 # Maps of a protobuf have no order of their own: only this way equal builds are equal byte for byte.
                 proto = serializer.get_tf_example(record_features.encode_example(example))
                 writer.write(proto.SerializeToString(deterministic=True))
                 digest.update(image.tobytes())
                 digest.update(mask.tobytes() if mask is not None else b"")
                 digest.update(repr((row.label, row.labels, row.label_mask)).encode())
-                manifest.write(json.dumps(_line(task, row, raw, image)) + "\n")
+                manifest.write(json.dumps(described) + "\n")
                 records += 1
                 tally.add(image, mask, content(row.size or raw.size, task.spec.stored), task.spec.stored)
         writer.close()
@@ -200,6 +202,11 @@ def write_shard(task: ShardTask) -> ShardResult:
     os.replace(waiting, task.lines_file)
     result.write(task)
     return result
+
+
+def _raw(task: ShardTask, row: PlannedRow) -> RawFile:
+    """What the file says of itself; of a built dataset's record its manifest has said it."""
+    return RawFile("", None) if "source" in row.carried else look(Path(task.source, row.path))
 
 
 def _line(task: ShardTask, row: PlannedRow, raw: RawFile, image: np.ndarray) -> dict[str, Any]:
@@ -224,13 +231,9 @@ def _mask(task: ShardTask, row: PlannedRow) -> np.ndarray | None:
 
 
 def _example(
-    spec: DatasetSpec, row: PlannedRow, image: np.ndarray, mask: np.ndarray | None, salt: bytes
+    spec: DatasetSpec, row: PlannedRow, line: Mapping[str, Any], image: np.ndarray, mask: np.ndarray | None
 ) -> dict[str, Any]:
-    example: dict[str, Any] = {
-        "image": image,
-        "case_id": pseudonym(salt, "case", row.identity),
-        "patient": pseudonym(salt, "patient", row.patient),
-    }
+    example: dict[str, Any] = {"image": image, "case_id": line["case_id"], "patient": line["patient"]}
     if mask is not None:
         example["segmentation"] = mask
     if spec.task == "single_label":

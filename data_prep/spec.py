@@ -6,7 +6,7 @@ needs the disk, a process pool or a secret stands in the builder, so that a spec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from typing import Any
 from jaxtyping import Num, UInt8
 import numpy as np
 
+from data_prep.hashing import Salt
 from data_prep.ingest.files import walk
+from radnet_jax.data.card import Member
 from radnet_jax.preprocessing import StoredPixels
 from radnet_jax.registry import Registry
 
 DATASETS = Registry("dataset", "data_prep.datasets")
-FILE_SOURCES = ("table",)  # datasets whose source is a file that lists the images
+FILE_SOURCES = ("table", "mixture")  # datasets whose source is a file that lists the images
 SPLIT_NAMES = ("train", "val", "test")
 UNKNOWN_MASK = 255  # mask value of pixels that nobody has labelled
 GENERATED_MARKER = ".generated"  # in a source folder: its images are generated, hence of no patient
@@ -79,6 +81,8 @@ class Row:
         "folder " mean nothing outside this source.
       pool: "" = may go to any split; else the splits it may go to, joined by "+" (official lists, split folders).
       facts: group facts by name; only names in `DatasetSpec.facts` are kept.
+      carried: values of the manifest that are known already, since the row is a record of a built dataset: hashed ids
+        and hashes of the file and the picture.
     """
 
     path: str
@@ -101,6 +105,29 @@ class Row:
     links: tuple[str, ...] = ()
     pool: str = ""
     facts: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    carried: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """What a dataset made of built datasets takes over from them.
+
+    Attributes:
+      members: with their records in each split; records of a split stand in the order of the members.
+      salt: under which the ids of the rows are hashed already; without its value.
+      generated: whether all images are generated.
+    """
+
+    members: tuple[Member, ...]
+    salt: Salt
+    generated: bool
+
+    def asked(self, splits: Iterable[str]) -> tuple[Member, ...]:
+        """The members with their records in these splits only."""
+        names = tuple(splits)
+        return tuple(
+            dataclasses.replace(m, splits={name: m.splits.get(name, 0) for name in names}) for m in self.members
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +152,7 @@ class DatasetSpec:
       segmentation: names of the mask values 1, 2, ...; empty without masks.
       scaling: how values without a unit were brought to the stored range, where files keep another one.
       encode_mask: (source, path of the image, path of its mask, frame) -> mask (h, w) of stored.size; raises Reject.
+      mixed: for a dataset made of built datasets.
     """
 
     name: str
@@ -143,6 +171,7 @@ class DatasetSpec:
     segmentation: tuple[str, ...] = ()
     scaling: str = ""
     encode_mask: Callable[[Path, str, str, int], UInt8[np.ndarray, "h w"]] | None = None
+    mixed: Mixed | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

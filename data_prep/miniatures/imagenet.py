@@ -60,7 +60,7 @@ def write(folder: Path, seed: int = 0) -> None:
             name = f"ILSVRC2012_val_{index:08d}"
             write_image(data / "val" / f"{name}.JPEG", photograph((seed, number, TRAIN + k)))
             solution.append({"ImageId": name, "PredictionString": f"{synset} 8 5 60 40 "})
-    write_csv(folder / "LOC_val_solution.csv", sorted(solution, key=lambda row: row["ImageId"]))
+    write_csv(folder / "LOC_val_solution.csv", sorted(solution, key=lambda row: str(row["ImageId"])))
     _write_odd_files(data / "train" / "n01440764", seed)
 
 

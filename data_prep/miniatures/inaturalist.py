@@ -23,16 +23,17 @@ def write(folder: Path, seed: int = 0) -> None:
     """train/, train_mini/ and val/ with a folder for each species, and train.json, train_mini.json, val.json."""
     categories = [_category(index) for index in range(len(SPECIES))]
     for part, count in IMAGES.items():
-        images, annotations = [], []
-        for category in categories:
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
+        for index, category in enumerate(categories):
             for k in range(count):
-                numbers = (seed, category["id"], k, part == "val")
+                numbers = (seed, index, k, int(part == "val"))
                 number = len(images)
                 name = f"{part}/{category['image_dir_name']}/{_name(*numbers)}.jpg"
-                image = photograph(tuple(int(n) for n in numbers))
+                image = photograph(numbers)
                 write_image(folder / name, image)
                 images.append(_image(number, name, *image.shape[:2]))
-                annotations.append({"id": number, "image_id": number, "category_id": category["id"]})
+                annotations.append({"id": number, "image_id": number, "category_id": index})
         data = {"info": {"year": 2021}, "images": images, "categories": categories, "annotations": annotations}
         write_bytes(folder / f"{part}.json", json.dumps(data | {"licenses": []}).encode())
 
