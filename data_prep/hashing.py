@@ -22,8 +22,8 @@ RECIPE = "head -c 32 /dev/urandom | base64 > FILE"
 
 @dataclasses.dataclass(frozen=True)
 class Salt:
-    """Attributes: value, the secret; kind, "file" or "public"; name, its fingerprint where the secret itself is not known
-    and not needed, since all is hashed already.
+    """Attributes: value, the secret; kind, "file" or "public"; name, its fingerprint where the secret itself is not
+    known and not needed, since all is hashed already.
     """
 
     value: bytes = dataclasses.field(repr=False)
