@@ -28,6 +28,10 @@ class Built(NamedTuple):
     def row(self, identity):
         return self.rows[case(identity)]
 
+    def merged(self, split=""):
+        """What is stored and what the manifest says of each record (of a split), in the manifest's order."""
+        return [row | self.records[name] for name, row in self.rows.items() if split in ("", row["split"])]
+
 
 def case(identity):
     return pseudonym(PUBLIC_SALT.value, "case", identity)  # miniatures are generated: their salt is public

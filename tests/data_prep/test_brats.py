@@ -9,7 +9,7 @@ from data_prep.datasets import brats
 from data_prep.miniatures import write_miniature
 from data_prep.miniatures.brats import AGES, CASES, GRADES, SLICES, picture
 from radnet_jax.errors import UserError
-from tests.data_prep.builds import built_miniature
+from tests.data_prep.miniature_builds import build_miniature
 from tests.data_prep.test_dicom import reason_of
 
 PADDING = ((0, 0), (2, 2))  # 44 rows of 40 columns
@@ -29,7 +29,7 @@ def _planted(case, sequences):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return built_miniature(tmp_path_factory.mktemp("brats"), "brats", size=44)
+    return build_miniature("brats", tmp_path_factory.mktemp("brats"), size=44)
 
 
 def _by_case(records, sequences):
@@ -51,7 +51,7 @@ def _by_case(records, sequences):
 
 
 def test_pixels_masks_and_slices(found):
-    cases, planted = _by_case(found.records, ("t1", "t1ce", "flair"))
+    cases, planted = _by_case(found.merged(), ("t1", "t1ce", "flair"))
     assert sorted(cases) == sorted(CASES)
     for case, stack in cases.items():
         images, masks = planted[case]
@@ -61,16 +61,16 @@ def test_pixels_masks_and_slices(found):
             np.testing.assert_array_equal(record["image"], images[k])
             np.testing.assert_array_equal(record["segmentation"], masks[k])
         assert len({record["patient"] for record in stack}) == 1
-    tumour = np.mean([record["segmentation"] > 0 for record in found.records], axis=0)
+    tumour = np.mean([record["segmentation"] > 0 for record in found.merged()], axis=0)
     assert tumour[:, 22:].sum() > 0.99 * tumour.sum()  # drawn on the patient's left, which is on the right
     assert tumour[:22].sum() > tumour[22:].sum()  # and towards the face
     assert found.card.segmentation == ("NCR/NET", "oedema", "enhancing")
     assert (found.card.stored.modality, found.card.stored.channels) == ("MR", 3)
-    assert found.rejected == {"missing_mask": 1}  # the case of the validation data
+    assert found.report["rejected"] == {"missing_mask": 1}  # the case of the validation data
 
 
 def test_facts_come_from_the_tables(found):
-    cases, _ = _by_case(found.records, ("t1", "t1ce", "flair"))
+    cases, _ = _by_case(found.merged(), ("t1", "t1ce", "flair"))
     bands = {1: "60-69", 2: "50-59", 355: "90+"}
     assert set(bands) == set(AGES)
     for number, grade in GRADES.items():
@@ -79,8 +79,8 @@ def test_facts_come_from_the_tables(found):
 
 
 def test_one_sequence_and_only_slices_with_tumour(tmp_path):
-    found = built_miniature(tmp_path, "brats", size=44, sequences="flair", slices="tumour")
-    cases, planted = _by_case(found.records, ("flair",))
+    found = build_miniature("brats", tmp_path, size=44, sequences="flair", slices="tumour")
+    cases, planted = _by_case(found.merged(), ("flair",))
     assert sorted(cases) == sorted(CASES)
     for case, stack in cases.items():
         np.testing.assert_array_equal([r["image"] for r in stack], planted[case][0][[2, 3]])

@@ -15,7 +15,7 @@ from data_prep.miniatures.lits import CASES, SLICES, picture
 from data_prep.miniatures.lits_png import shown
 from data_prep.spec import Candidate
 from radnet_jax.errors import UserError
-from tests.data_prep.builds import built, built_miniature
+from tests.data_prep.miniature_builds import build_from, build_miniature
 from tests.data_prep.test_dicom import reason_of
 
 PADDING = ((4, 4), (0, 0))  # 40 rows of 48 columns
@@ -38,26 +38,26 @@ def _check_masks(records, places):
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory):
-    return built_miniature(tmp_path_factory.mktemp("lits"), "lits", size=48)
+    return build_miniature("lits", tmp_path_factory.mktemp("lits"), size=48)
 
 
 def test_slices_lie_as_a_radiologist_sees_them(volumes):
     places = _planted()
-    assert sorted(places[record["image"].tobytes()] for record in volumes.records) == sorted(places.values())
-    _check_masks(volumes.records, places)
-    liver = np.mean([record["segmentation"] > 0 for record in volumes.records], axis=0)
+    assert sorted(places[record["image"].tobytes()] for record in volumes.merged()) == sorted(places.values())
+    _check_masks(volumes.merged(), places)
+    liver = np.mean([record["segmentation"] > 0 for record in volumes.merged()], axis=0)
     assert liver[:, :24].sum() > 10 * liver[:, 24:].sum()  # the patient's right is on the left
-    bone = np.mean([record["image"][..., 0] > 400 for record in volumes.records], axis=0)
+    bone = np.mean([record["image"][..., 0] > 400 for record in volumes.merged()], axis=0)
     assert bone[24:].sum() > 0.99 * bone.sum()  # and the back is below
     assert (volumes.card.stored.unit, volumes.card.stored.dtype) == ("HU", "int16")
     assert volumes.card.segmentation == ("liver", "tumour")
-    assert volumes.rejected == {"missing_mask": 1}
+    assert volumes.report["rejected"] == {"missing_mask": 1}
 
 
 def test_volumes_keep_their_slices_and_what_their_headers_say(volumes):
     places = _planted()
     series = {}
-    for record in volumes.records:
+    for record in volumes.merged():
         number, k = places[record["image"].tobytes()]
         assert series.setdefault(number, record["series"]) == record["series"]
         assert record["slice"] == k
@@ -70,18 +70,18 @@ def test_volumes_keep_their_slices_and_what_their_headers_say(volumes):
 
 
 def test_patients_do_not_part_and_tumours_come_into_each_split(volumes):
-    patients = {split: {r["patient"] for r in volumes.of(split)} for split in ("train", "val", "test")}
+    patients = {split: {r["patient"] for r in volumes.merged(split)} for split in ("train", "val", "test")}
     assert sum(map(len, patients.values())) == len(set().union(*patients.values())) == len(CASES)
     for split in patients:
-        assert any((record["segmentation"] == 2).any() for record in volumes.of(split))
+        assert any((record["segmentation"] == 2).any() for record in volumes.merged(split))
 
 
 def test_only_slices_with_liver(tmp_path):
-    found = built_miniature(tmp_path, "lits", size=48, slices="liver")
+    found = build_miniature("lits", tmp_path, size=48, slices="liver")
     places = _planted()
-    assert {places[record["image"].tobytes()][1] for record in found.records} == {2, 3, 4, 5, 6}
-    assert len(found.records) == 5 * len(CASES)
-    assert all(record["segmentation"].any() for record in found.records)
+    assert {places[record["image"].tobytes()][1] for record in found.merged()} == {2, 3, 4, 5, 6}
+    assert len(found.merged()) == 5 * len(CASES)
+    assert all(record["segmentation"].any() for record in found.merged())
 
 
 def _rows(source, file="Training Batch 1/volume-0.nii"):
@@ -172,16 +172,23 @@ def test_a_gzipped_volume_is_unpacked_once_for_all_its_slices(source, monkeypatc
 
 @pytest.fixture(scope="module")
 def pngs(tmp_path_factory):
-    return built_miniature(tmp_path_factory.mktemp("lits_png"), "lits", "lits_png", size=48)
+    return build_from(
+        "lits",
+        write_miniature("lits_png", (folder := tmp_path_factory.mktemp("lits_png")) / "in"),
+        folder / "out",
+        size=48,
+    )
 
 
 def test_the_png_release(pngs):
     places = _planted(lambda number: shown(0, number), 0)
-    assert sorted(places[record["image"].tobytes()] for record in pngs.records) == sorted(places.values())
-    _check_masks(pngs.records, places)
-    assert all(record["slice"] == places[record["image"].tobytes()][1] for record in pngs.records)
-    assert len({record["series"] for record in pngs.records}) == len({r["patient"] for r in pngs.records}) == len(CASES)
-    assert (pngs.card.stored.modality, pngs.card.stored.unit, pngs.rejected) == ("CT", "none", {})
+    assert sorted(places[record["image"].tobytes()] for record in pngs.merged()) == sorted(places.values())
+    _check_masks(pngs.merged(), places)
+    assert all(record["slice"] == places[record["image"].tobytes()][1] for record in pngs.merged())
+    assert (
+        len({record["series"] for record in pngs.merged()}) == len({r["patient"] for r in pngs.merged()}) == len(CASES)
+    )
+    assert (pngs.card.stored.modality, pngs.card.stored.unit, pngs.report["rejected"]) == ("CT", "none", {})
 
 
 def test_pngs_sorted_into_split_folders_are_split_by_volume_all_the_same(tmp_path):
@@ -192,15 +199,15 @@ def test_pngs_sorted_into_split_folders_are_split_by_volume_all_the_same(tmp_pat
         (tmp_path / "in" / split / kind).mkdir(parents=True, exist_ok=True)
         path.rename(tmp_path / "in" / split / kind / path.name)
     (tmp_path / "in" / "train" / "segmentations" / "segmentation-0_lesionmask_3.png").unlink()
-    found = built("lits", tmp_path / "in", tmp_path / "out", size=48, slices="liver")
+    found = build_from("lits", tmp_path / "in", tmp_path / "out", size=48, slices="liver")
     places = _planted(lambda number: shown(0, number), 0)
-    assert {places[r["image"].tobytes()] for r in found.records} == {
+    assert {places[r["image"].tobytes()] for r in found.merged()} == {
         (number, k) for number in CASES for k in range(2, 7) if (number, k) != (0, 3)
     }
-    _check_masks(found.records, places)
-    assert found.rejected == {"missing_mask": 1}
+    _check_masks(found.merged(), places)
+    assert found.report["rejected"] == {"missing_mask": 1}
     of_volume = {}
-    for record in found.records:
+    for record in found.merged():
         assert of_volume.setdefault(record["series"], record["split"]) == record["split"]
 
 

@@ -11,7 +11,7 @@ from data_prep.miniatures import busi, drive, montgomery, write_miniature
 from data_prep.miniatures.jsrt import drawn
 from data_prep.miniatures.parts import radiograph, write_gif, write_image
 from radnet_jax.errors import UserError
-from tests.data_prep.builds import built, built_miniature
+from tests.data_prep.miniature_builds import build_from, build_miniature
 from tests.data_prep.test_dicom import reason_of
 
 
@@ -34,13 +34,13 @@ def test_montgomery(tmp_path):
     (root / "ManualMask" / "rightMask" / "MCUCXR_0003_0.png").unlink()
     write_image(root / "ManualMask" / "leftMask" / "MCUCXR_0006_0.png", np.zeros((9, 9), np.uint8))
     (root / "ClinicalReadings" / "MCUCXR_0104_1.txt").unlink()
-    found = built("montgomery", source, tmp_path / "out", size=56)
+    found = build_from("montgomery", source, tmp_path / "out", size=56)
     planted = {}
     for number, (name, (_, _, shape, _)) in enumerate(montgomery.IMAGES.items()):
         image, masks = radiograph((0, number), *shape)
         planted[_square(image).tobytes()] = name, _square(masks["left lung"] | masks["right lung"])
     facts = {}
-    for record in found.records:
+    for record in found.merged():
         name, lungs = planted[record["image"].tobytes()]
         np.testing.assert_array_equal(record["segmentation"], lungs)
         facts[name] = (found.card.labels[record["label"]], record["sex"], record["age_band"])
@@ -51,9 +51,9 @@ def test_montgomery(tmp_path):
         "MCUCXR_0108_1": ("tuberculosis", "M", "10-19"),
         "MCUCXR_0113_1": ("tuberculosis", "O", "40-49"),
     }
-    assert found.rejected == {"mask_mismatch": 1, "missing_mask": 1}
+    assert found.report["rejected"] == {"mask_mismatch": 1, "missing_mask": 1}
     assert found.card.segmentation == ("lung",)
-    assert len({record["patient"] for record in found.records}) == 5
+    assert len({record["patient"] for record in found.merged()}) == 5
     shutil.rmtree(root / "ManualMask" / "rightMask")
     with pytest.raises(UserError, match="ManualMask/rightMask is missing"):
         build("montgomery", source, tmp_path / "other")
@@ -66,14 +66,14 @@ def test_montgomery(tmp_path):
 
 @pytest.mark.parametrize(("options", "outside"), [({}, 255), ({"outside": "background", "observer": 2}, 0)])
 def test_drive(tmp_path, options, outside):
-    found = built_miniature(tmp_path, "drive", size=52, **options)
+    found = build_miniature("drive", tmp_path, size=52, **options)
     planted = {}
     for number in (21, 22, 23, 24, 1, 2):
         image, first, second, field = drive.eye(0, number)
         vessels = second if options and number < 20 else first
         planted[_square(image).tobytes()] = number, _square(np.where(field, vessels, outside).astype(np.uint8), outside)
     numbers = {"train": set(), "val": set(), "test": set()}
-    for record in found.records:
+    for record in found.merged():
         number, mask = planted[record["image"].tobytes()]
         np.testing.assert_array_equal(record["segmentation"], mask)
         numbers[record["split"]].add(number)
@@ -87,9 +87,9 @@ def test_the_present_release_of_drive_has_no_test_masks(tmp_path):
     for folder in ("1st_manual", "2nd_manual"):
         shutil.rmtree(source / "DRIVE" / "test" / folder)
     write_gif(source / "DRIVE" / "training" / "mask" / "24_training_mask.gif", np.ones((9, 9), np.uint8))
-    found = built("drive", source, tmp_path / "out", size=52)
+    found = build_from("drive", source, tmp_path / "out", size=52)
     assert found.card.splits == {"train": 1, "val": 1, "test": 1}
-    assert found.rejected == {"mask_mismatch": 1, "missing_mask": 2}
+    assert found.report["rejected"] == {"mask_mismatch": 1, "missing_mask": 2}
     for options, message in [
         ({"observer": 2}, "no test/2nd_manual"),
         ({"observer": 3}, "1 or 2"),
@@ -124,11 +124,11 @@ def _expected(name, parts):
     ],
 )
 def test_jsrt(chests, tmp_path, options, parts, test):
-    found = built("jsrt", chests, tmp_path / "out", size=64, **options)
+    found = build_from("jsrt", chests, tmp_path / "out", size=64, **options)
     names = ("JPCLN001", "JPCLN002", "JPCLN003", "JPCNN001", "JPCNN002")
     planted = {_expected(name, parts)[0].tobytes(): name for name in names}
     facts = {}
-    for record in found.records:
+    for record in found.merged():
         name = planted[record["image"].tobytes()]
         np.testing.assert_array_equal(record["segmentation"], _expected(name, parts)[1])
         assert (record["split"] == "test") == (name in test)
@@ -175,20 +175,20 @@ def test_busi(tmp_path):
     root = source / "Dataset_BUSI_with_GT"
     write_image(root / "malignant" / "malignant (2)_mask.png", np.zeros((9, 9), np.uint8))
     (root / "benign" / "benign (3)_mask.png").unlink()
-    found = built("busi", source, tmp_path / "out", size=56)
+    found = build_from("busi", source, tmp_path / "out", size=56)
     planted = {}
     for name in busi.IMAGES:
         image, masks = busi.scan(0, name)
         lesions = np.maximum.reduce([*masks, np.zeros_like(image)])
         planted[_square(image).tobytes()] = name, _square(lesions)
     names = []
-    for record in found.records:
+    for record in found.merged():
         name, lesions = planted[record["image"].tobytes()]
         np.testing.assert_array_equal(record["segmentation"], lesions)
         assert found.card.labels[record["label"]] == name.split(" ")[0]
         names.append(name)
     # Not the copies, nor malignant (3), which stands among the benign ones too.
     assert sorted(names) == ["benign (1)", "benign (2)", "malignant (1)", "normal (1)", "normal (2)", "normal (3)"]
-    assert found.rejected == {"duplicate": 1, "mask_mismatch": 1, "missing_mask": 1, "two_classes": 2}
+    assert found.report["rejected"] == {"duplicate": 1, "mask_mismatch": 1, "missing_mask": 1, "two_classes": 2}
     with pytest.raises(UserError, match=r"benign \(1\)\.png"):
         build("busi", write_miniature("montgomery", tmp_path / "montgomery"), tmp_path / "other")

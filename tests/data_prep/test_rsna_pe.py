@@ -14,13 +14,13 @@ from data_prep.miniatures.rsna_pe import EXAMS, SLICES, slice_hu, uid
 from data_prep.spec import Candidate
 from radnet_jax.errors import UserError
 from radnet_jax.preprocessing import ModelInput, make_adapter, standardise, to_unit
-from tests.data_prep.builds import built_miniature
+from tests.data_prep.miniature_builds import build_miniature
 from tests.data_prep.test_dicom import reason_of
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return built_miniature(tmp_path_factory.mktemp("rsna_pe"), "rsna_pe", size=48)
+    return build_miniature("rsna_pe", tmp_path_factory.mktemp("rsna_pe"), size=48)
 
 
 @pytest.fixture(scope="module")
@@ -29,34 +29,34 @@ def places():
 
 
 def test_labels_and_exams(found, places):
-    assert sorted(places[record["image"].tobytes()] for record in found.records) == sorted(places.values())
+    assert sorted(places[record["image"].tobytes()] for record in found.merged()) == sorted(places.values())
     kinds = ["negative", "positive", "positive", "indeterminate", "negative", "negative", "positive"]
     kinds += ["negative", "positive"]
-    for record in found.records:
+    for record in found.merged():
         exam, k = places[record["image"].tobytes()]
         assert record["label"] == int(k in EXAMS[exam].clots)
         assert record["exam"] == kinds[exam]
         assert (record["slice"], record["position"]) == (k, 10.0 * k)
     assert (found.card.labels, found.card.stored.unit) == (("no embolism", "embolism"), "HU")
-    assert found.rejected == {}
+    assert found.report["rejected"] == {}
 
 
 def test_exams_of_one_patient_do_not_part(found, places):
     patients = {}
-    for record in found.records:
+    for record in found.merged():
         exam, _ = places[record["image"].tobytes()]
         assert patients.setdefault(exam, record["patient"]) == record["patient"]
     assert patients[7] == patients[8]
     assert len(set(patients.values())) == len(EXAMS) - 1
-    assert len({record["series"] for record in found.records}) == len(EXAMS)
-    split = {record["patient"]: record["split"] for record in found.records}
-    assert all(split[record["patient"]] == record["split"] for record in found.records)
+    assert len({record["series"] for record in found.merged()}) == len(EXAMS)
+    split = {record["patient"]: record["split"] for record in found.merged()}
+    assert all(split[record["patient"]] == record["split"] for record in found.merged())
 
 
 def test_three_windows_are_the_channels_of_the_model_input(found):
     model_input = ModelInput.from_json(pe_input(48).to_dict())
     adapter = make_adapter(found.card.stored, model_input)
-    hu = found.records[0]["image"]
+    hu = found.merged()[0]["image"]
     unit = to_unit(hu, adapter)
     for channel, (centre, width) in enumerate([(-600, 1500), (100, 700), (40, 400)]):
         expected = np.clip((hu[..., 0] - (centre - width / 2)) / width, 0, 1)

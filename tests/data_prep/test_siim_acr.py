@@ -10,15 +10,15 @@ from data_prep.datasets.siim_acr import decode_runs
 from data_prep.miniatures import write_miniature
 from data_prep.miniatures.siim_acr import IMAGES, encode_runs, image_and_masks, uid
 from radnet_jax.errors import UserError
-from tests.data_prep.builds import built, built_miniature
+from tests.data_prep.miniature_builds import build_from, build_miniature
 from tests.data_prep.test_dicom import reason_of
 
 PLACES = {image_and_masks(0, number)[0].tobytes(): number for number in IMAGES}
 
 
 def _check(found, numbers):
-    assert sorted(PLACES[record["image"].tobytes()] for record in found.records) == sorted(numbers)
-    for record in found.records:
+    assert sorted(PLACES[record["image"].tobytes()] for record in found.merged()) == sorted(numbers)
+    for record in found.merged():
         image, masks = image_and_masks(0, PLACES[record["image"].tobytes()])
         expected = np.zeros_like(image) if not masks else np.maximum.reduce(masks)
         np.testing.assert_array_equal(record["segmentation"], expected)
@@ -26,14 +26,14 @@ def _check(found, numbers):
 
 
 def test_stage_2_has_its_own_test_split(tmp_path):
-    found = built_miniature(tmp_path, "siim_acr", size=64)
+    found = build_miniature("siim_acr", tmp_path, size=64)
     _check(found, IMAGES)
-    assert {PLACES[record["image"].tobytes()] for record in found.of("test")} == {6, 7}
-    facts = {PLACES[r["image"].tobytes()]: (r["sex"], r["age_band"]) for r in found.records}
+    assert {PLACES[record["image"].tobytes()] for record in found.merged("test")} == {6, 7}
+    facts = {PLACES[r["image"].tobytes()]: (r["sex"], r["age_band"]) for r in found.merged()}
     assert facts[0] == ("M", "20-29")
     assert facts[1] == ("F", "90+")
     assert (found.card.labels, found.card.segmentation) == (("no pneumothorax", "pneumothorax"), ("pneumothorax",))
-    right = [r for r in found.records if PLACES[r["image"].tobytes()] == 4]
+    right = [r for r in found.merged() if PLACES[r["image"].tobytes()] == 4]
     assert right[0]["segmentation"][:, :32].any()  # the right lung is on the left of the image,
     assert not right[0]["segmentation"][:, 32:].any()  # so that rows and columns were not mixed up
 
@@ -43,10 +43,10 @@ def test_stage_1_labels_its_training_images_only(tmp_path):
     (source / "stage_2_train.csv").unlink()
     next((source / "dicom-images-train").rglob(f"{uid(3)}.dcm")).unlink()
     shutil.copy(next((source / "dicom-images-train").rglob(f"{uid(2)}.dcm")), source)  # a second time
-    found = built("siim_acr", source, tmp_path / "out", size=64)
+    found = build_from("siim_acr", source, tmp_path / "out", size=64)
     _check(found, [0, 1, 2, 4, 5])
     assert set(found.card.splits) == {"train", "val", "test"}
-    assert found.rejected == {"duplicate": 1, "missing_file": 1, "not_in_table": 2}
+    assert found.report["rejected"] == {"duplicate": 1, "missing_file": 1, "not_in_table": 2}
 
 
 def _as_published(runs, width, height):
@@ -83,9 +83,9 @@ def test_a_bad_row_costs_its_image_only(tmp_path):
     lines = table.read_text().splitlines()
     lines = [f"{uid(0)},5 999999" if line.startswith(f"{uid(0)},") else line for line in lines]
     table.write_text("\n".join([*lines, f"{uid(4)},-1"]) + "\n")  # and one with and without a pneumothorax
-    found = built("siim_acr", source, tmp_path / "out", size=64)
+    found = build_from("siim_acr", source, tmp_path / "out", size=64)
     _check(found, [1, 2, 3, 5, 6, 7])
-    assert found.rejected == {"bad_mask": 2}
+    assert found.report["rejected"] == {"bad_mask": 2}
 
 
 def test_the_table_is_checked_at_the_start(tmp_path):
