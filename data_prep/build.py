@@ -24,6 +24,7 @@ import time
 from typing import Any
 
 from data_prep import manifest
+from data_prep.beam import beam_map, check_beam
 from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS, Limits
 from data_prep.hashing import PUBLIC_SALT, RECIPE, SALT_VARIABLE, Salt, digest, given_salt
 from data_prep.ingest.files import walk
@@ -33,9 +34,13 @@ from data_prep.shards import PLAN_FILE, ShardResult, plan_shards, write_shard
 from data_prep.source import fingerprint
 from data_prep.spec import DATASETS, FILE_SOURCES, GENERATED_MARKER, DatasetSpec
 from data_prep.splits import check_splits
+from data_prep.staging import claim, find_places, near
 from data_prep.subsets import write_subsets
 from data_prep.tally import total
+from data_prep.units import Places, far
 from radnet_jax import __version__
+from radnet_jax.data import storage
+from radnet_jax.data.cache import write_sums
 from radnet_jax.data.card import CARD_FILE, DatasetCard, read_card
 from radnet_jax.data.subsets import TRAIN
 from radnet_jax.errors import UserError
@@ -47,6 +52,7 @@ PATIENTS_UNKNOWN = (
     "no patient id for {} of {} patients: each is a study, or a file by itself, "
     "so that images of one person may be in different splits"
 )
+RUNNERS = ("local", "beam")
 DEFAULT_SPLITS = ("train", "val", "test")
 Log = Callable[[str], None]
 
@@ -64,6 +70,8 @@ def build(
     salt_file: str | os.PathLike[str] | None = None,
     time_limit: float = DEFAULT_SECONDS,
     memory_limit: float = DEFAULT_BYTES / 2**30,
+    runner: str = "local",
+    beam_options: str = "",
     log: Log = print,
     **options: Any,
 ) -> DatasetCard:
@@ -71,8 +79,8 @@ def build(
 
     Args:
       dataset: a registered name ("radnet", "image_folder", "chestxray14").
-      source: folder of raw files.
-      out: folder of the dataset; new, empty, or that of the same build.
+      source: folder of raw files, or its URL in an object store (gs://, s3://, ...).
+      out: folder of the dataset, or its URL; new, empty, or that of the same build.
       size: height and width of the stored images in pixels.
       splits: some of train, val, test. Files whose official list is none of them are left out.
       split_fractions: one for each split; 0.7, 0.1, 0.2 in proportion by default.
@@ -82,6 +90,8 @@ def build(
         must be given unless the images are generated (whose ids never depend on a salt) or of nobody (photographs).
       time_limit: seconds that one file may take before it is rejected.
       memory_limit: GiB that one file may take before it is rejected.
+      runner: "local", processes of this machine, or "beam", workers of Apache Beam.
+      beam_options: of Beam, as on its command lines.
       log: takes the lines for the user; they hold no path and no value of the source.
       **options: of the dataset, for example view="finding" for chestxray14.
 
@@ -89,42 +99,70 @@ def build(
       UserError: a bad name or option, no salt, a missing or unusable source, an `out` that is something else, a full
         disk.
     """
-    source, out = Path(source).absolute(), Path(out).absolute()
+    if runner not in RUNNERS:
+        raise UserError("runner", got=runner, expected=" or ".join(RUNNERS))
+    if beam_options and runner != "beam":
+        raise UserError("--beam_options is for --runner=beam")
+    if runner == "beam":
+        check_beam(beam_options)
     fractions = check_splits(splits, split_fractions)
-    spec = _spec(dataset, source, out, size, options)
     if workers < 1:
         raise UserError("workers", got=workers, expected="at least 1")
     if not (time_limit > 0 and memory_limit > 0):
         raise UserError("limits of a file", got=f"{time_limit} s, {memory_limit} GiB", expected="more than 0")
-    source = spec.folder or source
-    generated = spec.mixed.generated if spec.mixed else (source / GENERATED_MARKER).is_file()
     limits = Limits(time_limit, int(memory_limit * 2**30))
-    salt = _salt(spec, out, salt_file, generated)
-    found = fingerprint(spec, source)
-    request = {
-        "format": FORMAT,
-        "rules": spec.rules(),
-        "options": {"split_fractions": fractions, "seed": seed, "dataset_options": dict(options)},
-        "source": found.content,
-        "source_times": found.times,
-    }
-    finished = _finished(out, request, salt, log)
-    if finished is not None:
-        log(f"{dataset}: already built, {_sizes_text(finished.splits)}")
-        return finished
-    assert salt is not None
-    if generated and salt_file:
-        log(f"{dataset}: generated images, so that ids are hashed with the public salt and not with that of the file")
-    crew = min(workers, 1 + found.files // FILES_PER_WORKER)
-    try:
-        with _work_folder(out, request) as work, ordered_map(crew, limits) as mapped:
+    places = find_places(source, out, salt_file, is_file=dataset in FILE_SOURCES)
+    with near(places, str(source)) as (source, out), _disk_errors(out):
+        spec = _spec(dataset, source, out, size, options)
+        _check_places(spec, places)
+        source = spec.folder or source
+        generated = spec.mixed.generated if spec.mixed else (source / GENERATED_MARKER).is_file()
+        salt = _salt(spec, out, salt_file, generated)
+        found = fingerprint(spec, source)
+        request = {
+            "format": FORMAT,
+            "rules": spec.rules(),
+            "options": {"split_fractions": fractions, "seed": seed, "dataset_options": dict(options)},
+            "source": found.content,
+            "source_times": found.times,
+        }
+        finished = _finished(out, request, salt, log)
+        if finished is not None:
+            log(f"{dataset}: already built, {_sizes_text(finished.splits)}")
+            return finished
+        assert salt is not None
+        if generated and salt_file:
+            log(f"{dataset}: generated images, so that ids are hashed with the public salt and not that of the file")
+        crew = min(workers, 1 + found.files // FILES_PER_WORKER)
+        with _work_folder(out, request) as work, contextlib.ExitStack() as stack:
+            if storage.is_remote(places.out):
+                claim(places.out, request)
+            if runner == "beam":
+                mapped = beam_map(beam_options, places, work, limits)
+            else:
+                mapped = stack.enter_context(ordered_map(crew, limits))
+                mapped = far(mapped, places, work) if places.remote() else mapped
             return _run(_Job(spec, source, out, work, fractions, seed, salt, request, generated, log), mapped)
+
+
+@contextlib.contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise _disk_error(error, out) from error
     except sqlite3.OperationalError as error:
         if "full" not in str(error):
             raise
         raise _disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), out) from error
+
+
+def _check_places(spec: DatasetSpec, places: Places) -> None:
+    if storage.is_remote(places.source) and not spec.single_file:
+        raise UserError(
+            f"{spec.name} reads several files for a record, which can't be fetched one by one",
+            fix="give --source a folder: copy the files, or mount the bucket",
+        )
 
 
 def _spec(dataset: str, source: Path, out: Path, size: int, options: Mapping[str, Any]) -> DatasetSpec:
@@ -217,7 +255,7 @@ def _work_folder(out: Path, request: Mapping[str, Any]) -> Iterator[Path]:
         mark = work / "request"
         if not mark.is_file() or mark.read_text() != asked:
             for path in [*out.glob("*.array_record-*"), *(p for p in work.iterdir() if p.name != "lock")]:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             mark.write_text(asked)
         yield work
 
@@ -244,6 +282,8 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
         namespace = job.request["source"]
         make_plan(plan_file, spec, job.source, job.fractions, job.seed, namespace, mapped, progress)
     with Plan(plan_file) as plan:
+        planned = time.monotonic()
+        job.log(f"{spec.name}: headers of {plan.files()} files in {planned - start:.1f} s")
         if note := _patients_note(job, plan):
             job.log(f"{spec.name}: {note}")  # not earlier, so that a refusal stays one line
         sizes = {split: plan.sizes()[split] for split in job.fractions}
@@ -254,9 +294,12 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
         for task, result in zip(tasks, mapped(write_shard, tasks)):
             done[task.split].append(result)
             progress(result.records)
+        job.log(f"{spec.name}: pixels of {sum(sizes.values())} images in {time.monotonic() - planned:.1f} s")
         parts = {split: [task.lines_file for task in tasks if task.split == split] for split in done}
         card = _write_metadata(job, plan, done, parts)
     card.write(job.work)
+    sums = {task.file_name: result.sums() for task, result in zip(tasks, itertools.chain(*done.values()))}
+    write_sums(job.out, job.work / CARD_FILE, sums)
     os.replace(job.work / CARD_FILE, job.out / CARD_FILE)  # last of all: a folder with a card is a finished dataset
     shutil.rmtree(job.work)
     job.log(f"{spec.name}: built {_sizes_text(card.splits)} in {time.monotonic() - start:.1f} s")

@@ -13,6 +13,7 @@ import hmac
 import os
 from pathlib import Path
 
+from radnet_jax.data import storage
 from radnet_jax.errors import UserError
 
 SALT_VARIABLE = "RADNET_JAX_SALT_FILE"
@@ -47,9 +48,9 @@ def given_salt(salt_file: str | os.PathLike[str] | None) -> Salt | None:
     named = salt_file or os.environ.get(SALT_VARIABLE)
     if not named:
         return None
-    path, fix = Path(named), f"write one: {RECIPE}, and keep it secret"
+    path, fix = named, f"write one: {RECIPE}, and keep it secret"
     try:
-        value = path.read_bytes().strip()
+        value = ((storage.read_bytes(str(named)) or b"") if storage.is_remote(named) else Path(named).read_bytes()).strip()
     except OSError as error:
         raise UserError(f"salt file {path} can't be read ({error.strerror})", fix=fix) from error
     if len(value) < MIN_SALT_BYTES:

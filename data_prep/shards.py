@@ -6,7 +6,8 @@ for the others; a small JSON beside the plan says that it is finished.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -48,6 +49,7 @@ class ShardTask:
     of: int
     start: int
     stop: int
+    rows: tuple[PlannedRow, ...] | None = None  # where the plan is out of reach
 
     @property
     def file_name(self) -> str:
@@ -69,6 +71,7 @@ class ShardResult:
     Attributes:
       records: number of records written.
       size: bytes of the file.
+      sha256: of the file.
       digest: SHA-256 over pixels and labels in order; hashed ids are left out, so that it does not depend on the salt.
       rejected: rows whose pixels could not be used.
       skipped: their places in the split's plan.
@@ -78,6 +81,7 @@ class ShardResult:
 
     records: int
     size: int
+    sha256: str
     digest: str
     rejected: tuple[Rejected, ...]
     skipped: tuple[int, ...]
@@ -97,6 +101,10 @@ class ShardResult:
         result = cls(**data)
         same = result.salt == task.salt.fingerprint() and result.size == path.stat().st_size
         return result if same else None
+
+    def sums(self) -> dict[str, Any]:
+        """Length and SHA-256 of the file."""
+        return {"size": self.size, "sha256": self.sha256}
 
     def write(self, task: ShardTask) -> None:
         data = dataclasses.asdict(self) | {"tally": self.tally.to_json()}
@@ -162,8 +170,8 @@ def write_shard(task: ShardTask) -> ShardResult:
     records = 0
     try:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
-        with Plan(Path(task.work, PLAN_FILE)) as plan, waiting.open("w") as manifest:
-            for row in plan.rows(task.split, task.start, task.stop):
+        with _planned(task) as rows, waiting.open("w") as manifest:
+            for row in rows:
                 try:
                     with watch(row.order):
                         image, mask = _pixels(task, row), _mask(task, row)
@@ -188,9 +196,12 @@ def write_shard(task: ShardTask) -> ShardResult:
     except RuntimeError as error:  # array_record reports every failed write this way
         code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
         raise OSError(code, os.strerror(code)) from error
+    with temporary.open("rb") as file:
+        written = hashlib.file_digest(file, "sha256").hexdigest()
     result = ShardResult(
         records=records,
         size=temporary.stat().st_size,
+        sha256=written,
         digest=digest.hexdigest(),
         rejected=tuple(rejected),
         skipped=tuple(skipped),
@@ -202,6 +213,16 @@ def write_shard(task: ShardTask) -> ShardResult:
     os.replace(waiting, task.lines_file)
     result.write(task)
     return result
+
+
+@contextlib.contextmanager
+def _planned(task: ShardTask) -> Iterator[Iterable[PlannedRow]]:
+    """The rows that a task brings, else those of the plan."""
+    if task.rows is not None:
+        yield task.rows
+        return
+    with Plan(Path(task.work, PLAN_FILE)) as plan:
+        yield plan.rows(task.split, task.start, task.stop)
 
 
 def _raw(task: ShardTask, row: PlannedRow) -> RawFile:
