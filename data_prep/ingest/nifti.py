@@ -138,7 +138,8 @@ def read_hu(
     """
     values = _values(path, index, layout)
     if values.dtype.kind != "f":
-        return values.astype(np.int64, copy=False).clip(*map(int, value_range)).astype(np.int16)
+        lowest, highest = map(int, value_range)
+        return values.astype(np.int64, copy=False).clip(lowest, highest).astype(np.int16)
     if not np.isfinite(values).all():
         raise Reject("not_finite")
     return np.rint(values).clip(*value_range).astype(np.int16)

@@ -68,6 +68,16 @@ def test_three_windows_are_the_channels_of_the_model_input(found):
     np.testing.assert_array_equal(to_unit(hu, crossing), unit)
 
 
+def test_no_identifier_leaves_the_source(tmp_path):
+    build_miniature("rsna_pe", tmp_path, size=48)
+    names = [(kind, number) for kind in ("study", "series", "patient") for number in range(120)]
+    secrets = {uid(*name) for name in names} | {uid("image", exam, k) for exam in range(9) for k in range(SLICES)}
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file() and path.parent.name != "rejected":
+            text = path.read_bytes().decode("latin1")
+            assert not [secret for secret in secrets if secret in text]
+
+
 def test_slices_that_do_not_fit(tmp_path):
     source = write_miniature("rsna_pe", tmp_path / "in")
     with (source / "train.csv").open() as file:
