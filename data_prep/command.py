@@ -25,8 +25,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flags.add_argument("--dataset", help=f"one of {', '.join(DATASETS.names())}")
-    flags.add_argument("--source", metavar="DIR", help="folder of the raw files; for table: the CSV file")
-    flags.add_argument("--out", metavar="DIR", help="folder of the dataset: new, empty, or an unfinished build")
+    flags.add_argument("--source", metavar="DIR", help="folder of the raw files, or its URL; for table: the CSV file")
+    flags.add_argument("--out", metavar="DIR", help="folder of the dataset, or its URL: new, empty, or an unfinished build")
     flags.add_argument("--size", type=int, default=72, help="height and width of stored images (default 72)")
     flags.add_argument("--splits", default="train,val,test", help="some of train,val,test (default all three)")
     flags.add_argument("--split_fractions", metavar="0.7,0.1,0.2", help="one for each split")
@@ -38,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--memory_limit", type=float, default=DEFAULT_BYTES / 2**30, help="GiB a file may take (default %(default)g)"
+    )
+    flags.add_argument("--runner", default="local", help="local: processes of this machine; beam: Apache Beam")
+    flags.add_argument(
+        "--beam_options", default="", metavar="FLAGS", help="of Beam, in quotes: --beam_options='--runner=FlinkRunner ...'"
     )
     flags.add_argument(
         "-h", "--help", action="store_true", help="this text; with --dataset, what its source looks like"
@@ -68,6 +72,8 @@ def run(build: Callable[..., Any], arguments: Sequence[str] | None) -> int:
             salt_file=known.salt_file,
             time_limit=known.time_limit,
             memory_limit=known.memory_limit,
+            runner=known.runner,
+            beam_options=known.beam_options,
             **_dataset_options(flags, known.dataset, rest),
         )
     except UserError as error:

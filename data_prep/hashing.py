@@ -50,7 +50,9 @@ def given_salt(salt_file: str | os.PathLike[str] | None) -> Salt | None:
         return None
     path, fix = named, f"write one: {RECIPE}, and keep it secret"
     try:
-        value = ((storage.read_bytes(str(named)) or b"") if storage.is_remote(named) else Path(named).read_bytes()).strip()
+        value = (
+            (storage.read_bytes(str(named)) or b"") if storage.is_remote(named) else Path(named).read_bytes()
+        ).strip()
     except OSError as error:
         raise UserError(f"salt file {path} can't be read ({error.strerror})", fix=fix) from error
     if len(value) < MIN_SALT_BYTES:

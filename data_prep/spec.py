@@ -145,8 +145,8 @@ class DatasetSpec:
       rows: (source, candidate) -> the rows of its images (frames, slices); none only where an option leaves them out.
         Reads the header only where that tells enough; raises Reject.
       encode: (source, path below it, frame) -> pixels (h, w, c) as `stored` says; raises Reject.
-      single_file: whether a record is read from its own file (and its mask) alone, so that those of a remote source can be
-        fetched one by one.
+      single_file: whether a record is read from its own file (and its mask) alone, so that those of a remote source
+        can be fetched one by one.
       no_patients: whether the images are of nobody (photographs), so that ids need no secret salt.
       tables: files below the source whose content (lists, labels) is a rule of the dataset.
       folder: where paths start if that is not the source itself.

@@ -63,6 +63,7 @@ def chestxray14(source: Path, size: int, view: str = "14") -> DatasetSpec:
         candidates=functools.partial(_candidates, table=table, sex_column=sex_column),
         rows=functools.partial(_rows, labels=labels if multi else ()),
         encode=functools.partial(_encode, size=size),
+        single_file=True,
         tables=(table, *LISTS),
     )
 

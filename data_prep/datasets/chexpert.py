@@ -82,6 +82,7 @@ def chexpert(
         candidates=functools.partial(_candidates, layout=layout, policy=policy, pools=pools),
         rows=functools.partial(_rows, policy=policy, ranks=ranks, views=views),
         encode=functools.partial(_encode, size=size),
+        single_file=True,
         tables=tuple(layout.tables.values()),
         files=functools.partial(_files, layout=layout, policy=policy, pools=pools),
     )

@@ -39,6 +39,7 @@ def image_folder(source: Path, size: int, modality: str = "photo", channels: int
         candidates=_candidates,
         rows=functools.partial(_rows, labels=labels, split_folders=split_folders),
         encode=functools.partial(_encode, size=size, channels=channels),
+        single_file=True,
         no_patients=modality == "photo",
     )
 

@@ -70,6 +70,7 @@ def imagenet(source: Path, size: int, classes: int = 1000, official_val: str = "
         candidates=candidates,
         rows=_rows,
         encode=functools.partial(_encode, size=size),
+        single_file=True,
         no_patients=True,
         tables=tables,
         files=functools.partial(_files, candidates=candidates, tables=tables),

@@ -52,6 +52,7 @@ def inaturalist(source: Path, size: int, train: str = "full", official_val: str 
         candidates=candidates,
         rows=_rows,
         encode=functools.partial(_encode, size=size),
+        single_file=True,
         no_patients=True,
         tables=(ANNOTATIONS,),
         files=functools.partial(_files, candidates=candidates),

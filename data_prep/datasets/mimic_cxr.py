@@ -75,6 +75,7 @@ def mimic_cxr(
         candidates=functools.partial(_candidates, tables=tables, policy=policy),
         rows=functools.partial(_rows, policy=policy, ranks=ranks, views=views),
         encode=functools.partial(_encode, size=size),
+        single_file=True,
         tables=tables,
         files=functools.partial(_files, tables=tables),
     )

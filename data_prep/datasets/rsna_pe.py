@@ -48,6 +48,7 @@ def rsna_pe(source: Path, size: int) -> DatasetSpec:
         candidates=_candidates,
         rows=_rows,
         encode=functools.partial(_encode, size=size),
+        single_file=True,
         tables=(TABLE,),
     )
 

@@ -82,6 +82,7 @@ def table(
         candidates=functools.partial(_candidates, table=source),
         rows=functools.partial(_rows, options=options, rule=rule, splits=splits),
         encode=functools.partial(_encode, options=options),
+        single_file=True,
         tables=(source.name,),
         folder=source.parent,
         files=functools.partial(_files, table=source),

@@ -68,6 +68,7 @@ def vindr_cxr(source: Path, size: int, findings: str = "28", readers: str = "maj
         candidates=functools.partial(_candidates, tables=tables, names=names, readers=readers),
         rows=functools.partial(_rows, names=names, ranks=ranks),
         encode=functools.partial(_encode, size=size),
+        single_file=True,
         tables=tuple(tables.values()),
         files=functools.partial(_files, tables=tables),
     )

@@ -1,0 +1,122 @@
+"""Where source or out of a build is a URL: a folder of names stands for the one, another is on its way to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+import shutil
+import tempfile
+from typing import Any
+
+from data_prep.hashing import digest
+from data_prep.source import SMALL
+from data_prep.units import Places
+from radnet_jax.data import storage
+from radnet_jax.data.cache import cache_folder
+from radnet_jax.data.card import CARD_FILE
+from radnet_jax.errors import UserError
+
+# Files of a remote source that are read whole while planning: lists and tables. Of the others the name and size are
+# enough until their turn comes.
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".xml", ".csv.gz", ".json.gz")
+REQUEST = ".build/request"
+
+
+def find_places(
+    source: str | os.PathLike[str], out: str | os.PathLike[str], salt_file: str | os.PathLike[str] | None, is_file: bool
+) -> Places:
+    """Where the files of a build are, as every machine understands it; `is_file` for a source that is a table."""
+    where = [str(p) if storage.is_remote(p) else str(Path(p).absolute()) for p in (source, out, salt_file or "")]
+    if storage.is_remote(where[0]) and is_file:
+        where[0] = where[0].rpartition("/")[0]
+    if where[1] == where[0] or where[1].startswith(f"{where[0].rstrip('/')}/"):
+        raise UserError("out lies inside source", got=out, fix="give --out a folder of its own")
+    return Places(where[0], where[1], where[2] if salt_file else "")
+
+
+@contextlib.contextmanager
+def near(places: Places, source: str) -> Iterator[tuple[Path, Path]]:
+    """Yields local folders for source and out, the places themselves or what stands for them; a finished dataset is
+    delivered at the end.
+    """
+    with contextlib.ExitStack() as stack:
+        near_source = Path(source).absolute()
+        if storage.is_remote(places.source):
+            mirrored = stack.enter_context(mirror(places.source))
+            near_source = mirrored / source.removeprefix(places.source).strip("/")
+        near_out = stage(places.out) if storage.is_remote(places.out) else Path(places.out)
+        yield near_source, near_out
+        if storage.is_remote(places.out):
+            deliver(near_out, places.out)
+
+
+@contextlib.contextmanager
+def mirror(url: str) -> Iterator[Path]:
+    """A folder with the names and sizes of the files below `url`, and the content of tables, while it is needed.
+
+    A name takes no room but an entry; the content is zeros until a worker fetches it.
+
+    Raises:
+      UserError: no such folder, a store that can't be reached.
+    """
+    with tempfile.TemporaryDirectory(prefix="radnet_jax_source_") as folder:
+        tables, others, total = {}, {}, 0
+        for name, size, stamp in storage.listing(url):
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.truncate(size)
+            # Another version of a file has another time, which is all that is known of it.
+            seconds = int.from_bytes(hashlib.sha256(stamp.encode()).digest()[:4])
+            os.utime(path, (seconds, seconds))
+            total += size
+            if name.lower().endswith(TABLE_SUFFIXES):
+                tables[name] = seconds
+            elif total < SMALL:
+                others[name] = seconds
+        wanted = tables | (others if total < SMALL else {})
+        storage.fetch(url, list(wanted), Path(folder))
+        for name, seconds in wanted.items():
+            os.utime(Path(folder, name), (seconds, seconds))
+        yield Path(folder)
+
+
+def stage(url: str) -> Path:
+    """The local folder in which the dataset at `url` is made; an unfinished build finds it again on the same machine.
+
+    Raises:
+      UserError: `url` holds something else.
+    """
+    folder = cache_folder("builds") / hashlib.sha256(url.encode()).hexdigest()[:16]
+    if (card := storage.read_bytes(storage.join(url, CARD_FILE))) is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+        storage.fetch(url, ["build.json"], folder)
+        (folder / CARD_FILE).write_bytes(card)
+    elif storage.read_bytes(storage.join(url, REQUEST)) is None and storage.holds_anything(url):
+        raise UserError(f"out {url} is not empty and holds no dataset", fix="give --out a new or empty folder")
+    return folder
+
+
+def claim(url: str, request: Mapping[str, Any]) -> None:
+    """Marks `url` as the place of this build; a UserError where an unfinished build of other options has it."""
+    asked, mark = digest(request).encode(), storage.join(url, REQUEST)
+    if storage.read_bytes(mark) not in (None, asked):
+        raise UserError(
+            f"{url} holds an unfinished build of other options or of another source",
+            fix="give another --out, or delete that folder to begin anew",
+        )
+    storage.write_bytes(mark, asked)
+
+
+def deliver(folder: Path, url: str) -> None:
+    """Copies the metadata of a finished dataset to `url`, the card last of all; deletes what is no longer needed."""
+    if storage.read_bytes(storage.join(url, CARD_FILE)) is None:
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CARD_FILE]
+        for path in [*paths, folder / CARD_FILE]:
+            storage.put(path, storage.join(url, path.relative_to(folder).as_posix()))
+    storage.remove(storage.join(url, ".build"))
+    shutil.rmtree(folder)
