@@ -62,7 +62,8 @@ def reduced(
 ) -> Num[np.ndarray, "side side c"]:
     """The content of a stored image, stretched to a square: by area averages, bilinear where it is smaller than that.
 
-    Averaging comes before any window, so that datasets of different stored sizes agree.
+    Averaging comes before any window, so that datasets of different stored sizes agree; in float32, since in a smooth
+    image the high frequencies are less than a grey level.
     """
     part = np.ascontiguousarray(image[box], np.float32)
     shrinks = min(part.shape[:2]) >= side
