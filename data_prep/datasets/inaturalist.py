@@ -86,19 +86,18 @@ def _categories(annotations: dict[str, list[dict[str, Any]]]) -> tuple[str, ...]
 
 
 def _candidates(source: Path, *, labels: tuple[str, ...], folder: str, official_val: str) -> Iterator[Candidate]:
-    pool, known = train_pool(official_val), set(labels)
+    pool, index = train_pool(official_val), {name: str(number) for number, name in enumerate(labels)}
     for name in sorted(entry.name for entry in os.scandir(source / folder) if entry.is_dir()):
-        label = str(labels.index(name)) if name in known else ""
         for file in sorted(entry.name for entry in os.scandir(source / folder / name)):
-            yield Candidate(str(PurePosixPath(folder, name, file)), {"label": label, "pool": pool})
+            yield Candidate(str(PurePosixPath(folder, name, file)), {"label": index.get(name, ""), "pool": pool})
     annotations = _annotations(source)
     paths = {image["id"]: image["path"] for image in annotations["images"]}
     val: dict[int, list[str]] = defaultdict(list)
     for annotation in annotations["annotations"]:
         val[annotation["label"]].append(paths.get(annotation["image"], ""))
-    for label_index in range(len(labels)):
-        for path, split in val_pools(val[label_index], official_val):
-            yield Candidate(path, {"label": str(label_index), "pool": split})
+    for label in range(len(labels)):
+        for path, split in val_pools(val[label], official_val):
+            yield Candidate(path, {"label": str(label), "pool": split})
 
 
 def _files(source: Path, *, candidates: functools.partial[Iterator[Candidate]]) -> Iterator[str]:
