@@ -14,9 +14,9 @@ from data_prep.ingest.image import read_image
 from data_prep.spec import Reject
 
 # The reduced image keeps at least this many times the side it is then averaged to. By 2 the stored pixels differ from
-# those of a full decoding by 0.2 of 255 on average in a radiograph of 7 megapixels (one pixel of a hundred by 1), and by
-# up to 1.5 in a picture of hard edges (one of a hundred by 17); by 1 it is up to 2.3 (25). Decoding and averaging take
-# 1.4 to 2.5 times less.
+# those of a full decoding by 0.2 of 255 on average in a radiograph of 7 megapixels (one pixel of a hundred by 1), and
+# by up to 1.5 in a picture of hard edges (one of a hundred by 17); by 1 it is up to 2.3 (25). Decoding and averaging
+# take 1.4 to 2.5 times less time.
 MARGIN = 2
 _COLOUR = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _GREY = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
