@@ -142,7 +142,7 @@ def build(
             else:
                 mapped = stack.enter_context(ordered_map(crew, limits))
                 mapped = far(mapped, places, work) if places.remote() else mapped
-            return _run(_Job(spec, source, out, work, fractions, seed, salt, request, generated, log), mapped)
+            return _run(_Job(spec, source, out, work, fractions, seed, salt, request, generated, log, places.out), mapped)
 
 
 @contextlib.contextmanager
@@ -272,6 +272,7 @@ class _Job:
     request: Mapping[str, Any]
     generated: bool
     log: Log
+    remote_out: str
 
 
 def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
@@ -295,6 +296,9 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
             done[task.split].append(result)
             progress(result.records)
         job.log(f"{spec.name}: pixels of {sum(sizes.values())} images in {time.monotonic() - planned:.1f} s")
+        if storage.is_remote(job.remote_out):
+            for task in tasks:  # TFDS wants to see the files that it describes
+                (job.out / task.file_name).touch()
         parts = {split: [task.lines_file for task in tasks if task.split == split] for split in done}
         card = _write_metadata(job, plan, done, parts)
     card.write(job.work)

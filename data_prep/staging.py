@@ -115,7 +115,8 @@ def claim(url: str, request: Mapping[str, Any]) -> None:
 def deliver(folder: Path, url: str) -> None:
     """Copies the metadata of a finished dataset to `url`, the card last of all; deletes what is no longer needed."""
     if storage.read_bytes(storage.join(url, CARD_FILE)) is None:
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CARD_FILE]
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".array_record-" not in path.name]
+        paths.remove(folder / CARD_FILE)
         for path in [*paths, folder / CARD_FILE]:
             storage.put(path, storage.join(url, path.relative_to(folder).as_posix()))
     storage.remove(storage.join(url, ".build"))
