@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_prep.build import build
-from data_prep.facts import age_band, scanner, sex
+from data_prep.facts import age_band, scanner, sex, view
 from data_prep.ingest.image import fit_mask, read_hu, read_image
 from radnet_jax.errors import UserError
 from tests.data_prep.test_dicom import reason_of
@@ -156,3 +156,5 @@ def test_facts_come_from_closed_lists():
     assert {text: sex(text) for text in sexes} == sexes
     makers = {"SIEMENS": "siemens", "GE MEDICAL SYSTEMS": "ge", "Philips": "philips", "Praxis Dr. X": "other", "": None}
     assert {text: scanner(text) for text in makers} == makers
+    views = {"PA": "PA", "ap": "AP", "LATERAL": "lateral", "LL": "lateral", "AP AXIAL": "other", "": None, None: None}
+    assert {text: view(text) for text in views} == views
