@@ -134,9 +134,9 @@ def build(
         if generated and salt_file:
             log(f"{dataset}: generated images, so that ids are hashed with the public salt and not that of the file")
         crew = min(workers, 1 + found.files // FILES_PER_WORKER)
+        if storage.is_remote(places.out):
+            claim(places.out, request)
         with _work_folder(out, request) as work, contextlib.ExitStack() as stack:
-            if storage.is_remote(places.out):
-                claim(places.out, request)
             if runner == "beam":
                 mapped = beam_map(beam_options, places, work, limits)
             else:

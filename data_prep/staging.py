@@ -47,10 +47,16 @@ def near(places: Places, source: str) -> Iterator[tuple[Path, Path]]:
         if storage.is_remote(places.source):
             mirrored = stack.enter_context(mirror(places.source))
             near_source = mirrored / source.removeprefix(places.source).strip("/")
-        near_out = stage(places.out) if storage.is_remote(places.out) else Path(places.out)
+        if not storage.is_remote(places.out):
+            yield near_source, Path(places.out)
+            return
+        near_out, is_finished = stage(places.out)
+        if is_finished:
+            stack.callback(shutil.rmtree, near_out)
         yield near_source, near_out
-        if storage.is_remote(places.out):
+        if not is_finished:
             deliver(near_out, places.out)
+        storage.remove(storage.join(places.out, ".build"))
 
 
 @contextlib.contextmanager
@@ -84,8 +90,9 @@ def mirror(url: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def stage(url: str) -> Path:
-    """The local folder in which the dataset at `url` is made; an unfinished build finds it again on the same machine.
+def stage(url: str) -> tuple[Path, bool]:
+    """The local folder in which the dataset at `url` is made, which an unfinished build finds again on the same machine,
+    and whether the dataset is finished, so that the folder holds what tells how it was built.
 
     Raises:
       UserError: `url` holds something else.
@@ -96,9 +103,10 @@ def stage(url: str) -> Path:
         folder.mkdir(mode=0o700, parents=True)
         storage.fetch(url, ["build.json"], folder)
         (folder / CARD_FILE).write_bytes(card)
-    elif storage.read_bytes(storage.join(url, REQUEST)) is None and storage.holds_anything(url):
+        return folder, True
+    if storage.read_bytes(storage.join(url, REQUEST)) is None and storage.holds_anything(url):
         raise UserError(f"out {url} is not empty and holds no dataset", fix="give --out a new or empty folder")
-    return folder
+    return folder, False
 
 
 def claim(url: str, request: Mapping[str, Any]) -> None:
@@ -113,11 +121,9 @@ def claim(url: str, request: Mapping[str, Any]) -> None:
 
 
 def deliver(folder: Path, url: str) -> None:
-    """Copies the metadata of a finished dataset to `url`, the card last of all; deletes what is no longer needed."""
-    if storage.read_bytes(storage.join(url, CARD_FILE)) is None:
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".array_record-" not in path.name]
-        paths.remove(folder / CARD_FILE)
-        for path in [*paths, folder / CARD_FILE]:
-            storage.put(path, storage.join(url, path.relative_to(folder).as_posix()))
-    storage.remove(storage.join(url, ".build"))
+    """Moves the metadata of a finished dataset to `url`, the card last of all."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".array_record-" not in path.name]
+    paths.remove(folder / CARD_FILE)
+    for path in [*paths, folder / CARD_FILE]:
+        storage.put(path, storage.join(url, path.relative_to(folder).as_posix()))
     shutil.rmtree(folder)
