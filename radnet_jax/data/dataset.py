@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from radnet_jax.data.cache import local_dataset
 from radnet_jax.data.card import MANIFEST_FILE, DatasetCard, read_card
 from radnet_jax.errors import UserError, nearest
 
@@ -89,11 +90,14 @@ def _labels(record: dict[str, Any], card: DatasetCard) -> tuple[np.ndarray, np.n
 
 
 def open_split(folder: str | Path, name: str) -> Split:
-    """Opens split `name` of the dataset in `folder`; an unknown or empty split is refused."""
-    card = read_card(folder)
+    """Opens split `name` of the dataset in `folder`, or at a URL through a local copy; an unknown or empty split is
+    refused.
+    """
+    local = local_dataset(folder, name)
+    card = read_card(local)
     if not card.splits.get(name):
         raise UserError(
             f"dataset {card.name} in {folder} has no split {name!r}{nearest(name, card.splits)}",
             expected=f"one of {', '.join(k for k, n in card.splits.items() if n)}",
         )
-    return Split(card, Path(folder), name)
+    return Split(card, local, name)
