@@ -112,13 +112,13 @@ def build(
         raise UserError("limits of a file", got=f"{time_limit} s, {memory_limit} GiB", expected="more than 0")
     limits = Limits(time_limit, int(memory_limit * 2**30))
     places = find_places(source, out, salt_file, is_file=dataset in FILE_SOURCES)
-    with near(places, str(source)) as (source, out), _disk_errors(out):
+    with near(places, str(source)) as (source, out, is_whole), _disk_errors(out):
         spec = _spec(dataset, source, out, size, options)
         _check_places(spec, places)
         source = spec.folder or source
         generated = spec.mixed.generated if spec.mixed else (source / GENERATED_MARKER).is_file()
         salt = _salt(spec, out, salt_file, generated)
-        found = fingerprint(spec, source)
+        found = fingerprint(spec, source, is_whole)
         request = {
             "format": FORMAT,
             "rules": spec.rules(),

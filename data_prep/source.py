@@ -26,8 +26,10 @@ class Fingerprint(NamedTuple):
     files: int
 
 
-def fingerprint(spec: DatasetSpec, source: Path) -> Fingerprint:
-    """Looks at every file, and reads them where that costs little."""
+def fingerprint(spec: DatasetSpec, source: Path, is_whole: bool = True) -> Fingerprint:
+    """Looks at every file, and reads them where that costs little; without `is_whole` only the tables are what they seem
+    to be.
+    """
     listing, times = hashlib.sha256(), hashlib.sha256()
     files = size = 0
     for path in spec.files(source):
@@ -38,7 +40,7 @@ def fingerprint(spec: DatasetSpec, source: Path) -> Fingerprint:
             times.update(status.st_mtime_ns.to_bytes(8, "little", signed=True))
             size += length
         files += 1
-    small = size < SMALL
+    small = size < SMALL and is_whole
     for path in spec.files(source) if small else spec.tables:
         with contextlib.suppress(OSError):
             if stat.S_ISREG((source / path).stat().st_mode):  # opening a pipe would wait for ever

@@ -38,30 +38,31 @@ def find_places(
 
 
 @contextlib.contextmanager
-def near(places: Places, source: str) -> Iterator[tuple[Path, Path]]:
-    """Yields local folders for source and out, the places themselves or what stands for them; a finished dataset is
-    delivered at the end.
+def near(places: Places, source: str) -> Iterator[tuple[Path, Path, bool]]:
+    """Yields local folders for source and out, the places themselves or what stands for them, and whether the source is
+    there with the content of all its files; a finished dataset is delivered at the end.
     """
     with contextlib.ExitStack() as stack:
-        near_source = Path(source).absolute()
+        near_source, is_whole = Path(source).absolute(), True
         if storage.is_remote(places.source):
-            mirrored = stack.enter_context(mirror(places.source))
+            mirrored, is_whole = stack.enter_context(mirror(places.source))
             near_source = mirrored / source.removeprefix(places.source).strip("/")
         if not storage.is_remote(places.out):
-            yield near_source, Path(places.out)
+            yield near_source, Path(places.out), is_whole
             return
         near_out, is_finished = stage(places.out)
         if is_finished:
             stack.callback(shutil.rmtree, near_out)
-        yield near_source, near_out
+        yield near_source, near_out, is_whole
         if not is_finished:
             deliver(near_out, places.out)
         storage.remove(storage.join(places.out, ".build"))
 
 
 @contextlib.contextmanager
-def mirror(url: str) -> Iterator[Path]:
-    """A folder with the names and sizes of the files below `url`, and the content of tables, while it is needed.
+def mirror(url: str) -> Iterator[tuple[Path, bool]]:
+    """A folder with the names and sizes of the files below `url`, and the content of tables; of all of them where that
+    is little, which the second value tells.
 
     A name takes no room but an entry; the content is zeros until a worker fetches it.
 
@@ -87,7 +88,7 @@ def mirror(url: str) -> Iterator[Path]:
         storage.fetch(url, list(wanted), Path(folder))
         for name, seconds in wanted.items():
             os.utime(Path(folder, name), (seconds, seconds))
-        yield Path(folder)
+        yield Path(folder), total < SMALL
 
 
 def stage(url: str) -> tuple[Path, bool]:

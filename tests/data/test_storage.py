@@ -61,16 +61,16 @@ def test_one_line_for_what_the_user_can_mend(url, message):
 
 
 def test_a_store_that_fails_names_the_bucket_only(url, monkeypatch):
-    class Broken(Exception):
+    class BrokenError(Exception):
         pass
 
     def broken(*args, **kwargs):
-        raise Broken("Mueller^Hans")
+        raise BrokenError("Mueller^Hans")
 
     import fsspec
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", broken)
-    with pytest.raises(UserError, match="can't be reached; got Broken") as error:
+    with pytest.raises(UserError, match="can't be reached; got BrokenError") as error:
         storage.read_bytes("memory://bucket/Mueller/a")
     assert "Mueller" not in str(error.value)
     monkeypatch.undo()

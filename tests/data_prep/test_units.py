@@ -7,6 +7,7 @@ import pytest
 
 from data_prep import build as build_module
 from data_prep import shards, staging
+from data_prep import source as source_module
 from data_prep.build import build, main
 from data_prep.miniatures import MINIATURES, write_miniature
 from data_prep.units import Places, make_unit, run_unit
@@ -134,14 +135,18 @@ def test_a_unit_holds_no_salt_and_demands_the_same_one(source, tmp_path, monkeyp
 def test_a_mirror_is_names_sizes_and_tables(store, tmp_path, monkeypatch):
     storage.write_bytes(f"{store}/raw/list.csv", b"a,b\n")
     monkeypatch.setattr(staging, "SMALL", 100)
-    with staging.mirror(f"{store}/raw") as folder:
+    with staging.mirror(f"{store}/raw") as (folder, is_whole):
+        assert not is_whole
         assert (folder / "list.csv").read_bytes() == b"a,b\n"
         image = folder / "p0" / "0.dcm"
         assert image.stat().st_size == (tmp_path / "store" / "raw" / "p0" / "0.dcm").stat().st_size
         assert not any(image.read_bytes())
         before = image.stat().st_mtime_ns
-    with staging.mirror(f"{store}/raw") as folder:
+    monkeypatch.undo()
+    with staging.mirror(f"{store}/raw") as (folder, is_whole):
+        assert is_whole
         assert (folder / "p0" / "0.dcm").stat().st_mtime_ns == before
+        assert any((folder / "p0" / "0.dcm").read_bytes())
     assert not folder.exists()
 
 
@@ -186,7 +191,8 @@ SINGLE = (
 @pytest.mark.parametrize("name", [n for n in SINGLE if n in MINIATURES.names()])
 def test_every_dataset_of_single_files_is_the_same_over_a_store(name, tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "ordered_map", _in_process)
-    monkeypatch.setattr(staging, "SMALL", 0)  # as if it were too large to bring here
+    for module in (staging, source_module):
+        monkeypatch.setattr(module, "SMALL", 0)  # as if it were too large to bring here
     source = write_miniature(name, tmp_path / "in")
     _upload(source, f"file://{tmp_path}/store/raw")
     options = {"size": 16, "splits": ("train",)} if name == "mimic_cxr" else {"size": 16}
