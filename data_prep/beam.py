@@ -8,8 +8,10 @@ are not done. On its worker each unit runs in a watched process (`pool.py`), as 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+import contextlib
 import dataclasses
 import functools
+import io
 import os
 from pathlib import Path
 import pickle
@@ -97,7 +99,10 @@ def check_beam(options: str) -> Callable[[], Any]:
             "--runner=beam needs Apache Beam",
             fix="in an environment of its own: pip install -c constraints-beam.txt 'radnet_jax[beam]'",
         ) from error
-    flags = shlex.split(options)
+    try:
+        flags = shlex.split(options)
+    except ValueError as error:
+        raise UserError("--beam_options can't be used", got=options, expected="quotes in pairs") from error
     if stray := [flag for flag in flags if not flag.startswith("-")]:
         raise UserError("--beam_options", got=repr(stray[0]), expected="flags such as --runner=DirectRunner")
     known = {name for kind in PipelineOptions.__subclasses__() for name in kind().get_all_options()}
@@ -106,8 +111,10 @@ def check_beam(options: str) -> Callable[[], Any]:
         if name not in known and name.removeprefix("no_") not in known:
             raise UserError(f"--beam_options has a flag that Beam does not know: --{name}{nearest(name, known)}")
     try:
-        parsed = PipelineOptions(flags)
-        create_runner(parsed.view_as(StandardOptions).runner or "DirectRunner")
+        with contextlib.redirect_stderr(io.StringIO()):  # argparse explains itself at length
+            parsed = PipelineOptions(flags)
+            parsed.get_all_options()
+            create_runner(parsed.view_as(StandardOptions).runner or "DirectRunner")
     except (SystemExit, ValueError, ImportError, AttributeError) as error:
         raise UserError("--beam_options can't be used", got=options) from error
     return functools.partial(beam.Pipeline, options=parsed)

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--dataset", help=f"one of {', '.join(DATASETS.names())}")
     flags.add_argument("--source", metavar="DIR", help="folder of the raw files, or its URL; for table: the CSV file")
-    flags.add_argument("--out", metavar="DIR", help="folder of the dataset, or its URL: new, empty, or an unfinished build")
+    flags.add_argument("--out", metavar="DIR", help="folder or URL of the dataset: new, empty, or an unfinished build")
     flags.add_argument("--size", type=int, default=72, help="height and width of stored images (default 72)")
     flags.add_argument("--splits", default="train,val,test", help="some of train,val,test (default all three)")
     flags.add_argument("--split_fractions", metavar="0.7,0.1,0.2", help="one for each split")
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--runner", default="local", help="local: processes of this machine; beam: Apache Beam")
     flags.add_argument(
-        "--beam_options", default="", metavar="FLAGS", help="of Beam, in quotes: --beam_options='--runner=FlinkRunner ...'"
+        "--beam_options", default="", metavar="FLAGS", help="of Beam, in quotes: '--runner=FlinkRunner ...'"
     )
     flags.add_argument(
         "-h", "--help", action="store_true", help="this text; with --dataset, what its source looks like"

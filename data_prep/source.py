@@ -27,8 +27,8 @@ class Fingerprint(NamedTuple):
 
 
 def fingerprint(spec: DatasetSpec, source: Path, is_whole: bool = True) -> Fingerprint:
-    """Looks at every file, and reads them where that costs little; without `is_whole` only the tables are what they seem
-    to be.
+    """Looks at every file, and reads them where that costs little; without `is_whole` only the tables are what they
+    seem to be.
     """
     listing, times = hashlib.sha256(), hashlib.sha256()
     files = size = 0
