@@ -2,16 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BEAM_VENV ?= .venv-beam
 WORKDIR ?= quickstart
 
-.PHONY: help quickstart test test-all lint format constraints clean
+.PHONY: help quickstart test test-all test-beam lint format constraints clean
 
 help:
 	@echo "make quickstart   the whole study on generated data; report in $(WORKDIR)/report/index.html"
 	@echo "make test         lint, types and the tests (under 8 minutes on 2 cores)"
 	@echo "make test-all     the same with the slow tests"
+	@echo "make test-beam    the tests of Apache Beam in an environment of its own, $(BEAM_VENV)"
 	@echo "make format       format the code"
-	@echo "make constraints  renew constraints.txt from the newest versions that install"
+	@echo "make constraints  renew constraints.txt and constraints-beam.txt from the newest versions that install"
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m radnet_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -21,6 +23,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+test-beam: $(BEAM_VENV)/.installed
+	$(BEAM_VENV)/bin/python -m pytest -n 0 tests/data_prep/test_beam.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -45,9 +50,18 @@ $(VENV)/.installed-dev: $(BIN)/uv pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+$(BEAM_VENV)/.installed: $(BIN)/uv pyproject.toml constraints-beam.txt
+	test -d $(BEAM_VENV) || $(BIN)/uv venv --quiet --python $(PYTHON) $(BEAM_VENV)
+	$(BIN)/uv pip install --quiet --python $(BEAM_VENV)/bin/python --constraint constraints-beam.txt \
+		--editable '.[beam,dev]'
+	@touch $@
+
 constraints: $(BIN)/uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --upgrade --editable '.[dev]'
 	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable > constraints.txt
+	rm -rf $(BEAM_VENV) && $(BIN)/uv venv --quiet --python $(PYTHON) $(BEAM_VENV)
+	$(BIN)/uv pip install --quiet --python $(BEAM_VENV)/bin/python --editable '.[beam,dev]'
+	$(BIN)/uv pip freeze --python $(BEAM_VENV)/bin/python --exclude-editable > constraints-beam.txt
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BEAM_VENV) .cache .pytest_cache .mypy_cache .ruff_cache

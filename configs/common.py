@@ -56,6 +56,26 @@ def ct_input(size: int) -> ConfigDict:
     )
 
 
+# (centre, width) in HU: lung, pulmonary embolism, mediastinum; as the channels red, green, blue of what the RSNA
+# embolism challenge was won with, and of the transfer benchmark's task.
+PE_WINDOWS = ((-600.0, 1500.0), (100.0, 700.0), (40.0, 400.0))
+
+
+def pe_input(size: int) -> ConfigDict:
+    """CT angiograms of the chest in three windows, one for each channel."""
+    return ConfigDict(
+        dict(
+            modality="CT",
+            channels=3,
+            size=(size, size),
+            windows=PE_WINDOWS,
+            value_range=None,
+            mean=(0.65, 0.2, 0.25),
+            std=(0.3, 0.2, 0.25),
+        )
+    )
+
+
 def xray_input(size: int) -> ConfigDict:
     """8-bit X-rays scaled to [0, 1], repeated to three channels."""
     return ConfigDict(
@@ -89,6 +109,7 @@ def photo_input(size: int) -> ConfigDict:
 # What the images are: the model input of a network that starts from scratch, and the names of the augmentation recipes.
 DOMAINS = {
     "ct": dict(input=ct_input, pretrain="ct", fine_tune="finetune_ct"),
+    "ct_pe": dict(input=pe_input, pretrain="ct", fine_tune="finetune_ct"),
     "chest_xray": dict(input=xray_input, pretrain="chest_xray", fine_tune="finetune_chest_xray"),
     "natural": dict(input=photo_input, pretrain="simclr", fine_tune="finetune_natural"),
 }

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import hashlib
 import heapq
 import itertools
 import json
@@ -21,30 +20,39 @@ import os
 from pathlib import Path
 import shutil
 import sqlite3
-import stat
 import time
 from typing import Any
 
 from data_prep import manifest
+from data_prep.beam import beam_map, check_beam
 from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS, Limits
-from data_prep.hashing import Salt, choose_salt, digest
+from data_prep.hashing import PUBLIC_SALT, RECIPE, SALT_VARIABLE, Salt, digest, given_salt
 from data_prep.ingest.files import walk
 from data_prep.plan import OrderedMap, Plan, Rejected, make_plan, reasons_text
 from data_prep.pool import ordered_map
 from data_prep.shards import PLAN_FILE, ShardResult, plan_shards, write_shard
+from data_prep.source import fingerprint
 from data_prep.spec import DATASETS, FILE_SOURCES, GENERATED_MARKER, DatasetSpec
 from data_prep.splits import check_splits
+from data_prep.staging import claim, find_places, near
+from data_prep.subsets import write_subsets
+from data_prep.tally import total
+from data_prep.units import Places, far
 from radnet_jax import __version__
+from radnet_jax.data import storage
+from radnet_jax.data.cache import write_sums
 from radnet_jax.data.card import CARD_FILE, DatasetCard, read_card
+from radnet_jax.data.subsets import TRAIN
 from radnet_jax.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 WORK_FOLDER = ".build"  # private: the plan holds paths and identifiers; gone when the build is finished
-SMALL_SOURCE = 64 << 20  # bytes; below, reading all of it costs next to nothing
 FILES_PER_WORKER = 512  # fewer would be read before another process has started
 PATIENTS_UNKNOWN = (
-    "patients are unknown, so every image counts as a patient: several images of one person may be in different splits"
+    "no patient id for {} of {} patients: each is a study, or a file by itself, "
+    "so that images of one person may be in different splits"
 )
+RUNNERS = ("local", "beam")
 DEFAULT_SPLITS = ("train", "val", "test")
 Log = Callable[[str], None]
 
@@ -62,6 +70,8 @@ def build(
     salt_file: str | os.PathLike[str] | None = None,
     time_limit: float = DEFAULT_SECONDS,
     memory_limit: float = DEFAULT_BYTES / 2**30,
+    runner: str = "local",
+    beam_options: str = "",
     log: Log = print,
     **options: Any,
 ) -> DatasetCard:
@@ -69,55 +79,90 @@ def build(
 
     Args:
       dataset: a registered name ("radnet", "image_folder", "chestxray14").
-      source: folder of raw files.
-      out: folder of the dataset; new, empty, or that of the same build.
+      source: folder of raw files, or its URL in an object store (gs://, s3://, ...).
+      out: folder of the dataset, or its URL; new, empty, or that of the same build.
       size: height and width of the stored images in pixels.
       splits: some of train, val, test. Files whose official list is none of them are left out.
       split_fractions: one for each split; 0.7, 0.1, 0.2 in proportion by default.
       seed: of the splits.
       workers: processes that read, decode and write; this one only watches them.
-      salt_file: secret of at least 16 bytes for the hashed ids, by default the file that RADNET_JAX_SALT_FILE names.
+      salt_file: secret of at least 16 bytes for the hashed ids, by default the file that RADNET_JAX_SALT_FILE names;
+        must be given unless the images are generated (whose ids never depend on a salt) or of nobody (photographs).
       time_limit: seconds that one file may take before it is rejected.
       memory_limit: GiB that one file may take before it is rejected.
+      runner: "local", processes of this machine, or "beam", workers of Apache Beam.
+      beam_options: of Beam, as on its command lines.
       log: takes the lines for the user; they hold no path and no value of the source.
       **options: of the dataset, for example view="finding" for chestxray14.
 
     Raises:
-      UserError: a bad name or option, a missing or unusable source, an `out` that is something else, a full disk.
+      UserError: a bad name or option, no salt, a missing or unusable source, an `out` that is something else, a full
+        disk.
     """
-    source, out = Path(source).absolute(), Path(out).absolute()
+    if runner not in RUNNERS:
+        raise UserError("runner", got=runner, expected=" or ".join(RUNNERS))
+    if beam_options and runner != "beam":
+        raise UserError("--beam_options is for --runner=beam")
+    if runner == "beam":
+        check_beam(beam_options)
     fractions = check_splits(splits, split_fractions)
-    spec = _spec(dataset, source, out, size, options)
     if workers < 1:
         raise UserError("workers", got=workers, expected="at least 1")
     if not (time_limit > 0 and memory_limit > 0):
         raise UserError("limits of a file", got=f"{time_limit} s, {memory_limit} GiB", expected="more than 0")
-    source = spec.folder or source
-    generated = (source / GENERATED_MARKER).is_file()
     limits = Limits(time_limit, int(memory_limit * 2**30))
-    salt = choose_salt(salt_file, public=spec.public_ids or generated)
-    fingerprint, files = _source_fingerprint(spec, source)
-    request = {
-        "format": FORMAT,
-        "rules": spec.rules(),
-        "options": {"split_fractions": fractions, "seed": seed, "dataset_options": dict(options)},
-        "source": fingerprint,
-    }
-    finished = _finished(out, request, salt)
-    if finished is not None:
-        log(f"{dataset}: already built, {_sizes_text(finished.splits)}")
-        return finished
-    crew = min(workers, 1 + files // FILES_PER_WORKER)
+    places = find_places(source, out, salt_file, is_file=dataset in FILE_SOURCES)
+    with near(places, str(source)) as (source, out, is_whole), _disk_errors(out):
+        spec = _spec(dataset, source, out, size, options)
+        _check_places(spec, places)
+        source = spec.folder or source
+        generated = spec.mixed.generated if spec.mixed else (source / GENERATED_MARKER).is_file()
+        salt = _salt(spec, out, salt_file, generated)
+        found = fingerprint(spec, source, is_whole)
+        request = {
+            "format": FORMAT,
+            "rules": spec.rules(),
+            "options": {"split_fractions": fractions, "seed": seed, "dataset_options": dict(options)},
+            "source": found.content,
+            "source_times": found.times,
+        }
+        finished = _finished(out, request, salt, log)
+        if finished is not None:
+            log(f"{dataset}: already built, {_sizes_text(finished.splits)}")
+            return finished
+        assert salt is not None
+        if generated and salt_file:
+            log(f"{dataset}: generated images, so that ids are hashed with the public salt and not that of the file")
+        crew = min(workers, 1 + found.files // FILES_PER_WORKER)
+        if storage.is_remote(places.out):
+            claim(places.out, request)
+        with _work_folder(out, request) as work, contextlib.ExitStack() as stack:
+            if runner == "beam":
+                mapped = beam_map(beam_options, places, work, limits)
+            else:
+                mapped = stack.enter_context(ordered_map(crew, limits))
+                mapped = far(mapped, places, work) if places.remote() else mapped
+            return _run(_Job(spec, source, out, work, fractions, seed, salt, request, generated, log, places.out), mapped)
+
+
+@contextlib.contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
     try:
-        with _work_folder(out, request) as work, ordered_map(crew, limits) as mapped:
-            salt = _kept_salt(work, salt)
-            return _run(_Job(spec, source, out, work, fractions, seed, salt, request, generated, log), mapped)
+        yield
     except OSError as error:
         raise _disk_error(error, out) from error
     except sqlite3.OperationalError as error:
         if "full" not in str(error):
             raise
         raise _disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), out) from error
+
+
+def _check_places(spec: DatasetSpec, places: Places) -> None:
+    if storage.is_remote(places.source) and not spec.single_file:
+        raise UserError(
+            f"{spec.name} reads several files for a record, which can't be fetched one by one",
+            fix="give --source a folder: copy the files, or mount the bucket",
+        )
 
 
 def _spec(dataset: str, source: Path, out: Path, size: int, options: Mapping[str, Any]) -> DatasetSpec:
@@ -137,29 +182,25 @@ def _spec(dataset: str, source: Path, out: Path, size: int, options: Mapping[str
     return DATASETS.build(dataset, options, source=source, size=size)
 
 
-def _source_fingerprint(spec: DatasetSpec, source: Path) -> tuple[str, int]:
-    """SHA-256 over names and lengths of all files and the content of the tables, and the number of files.
+def _salt(spec: DatasetSpec, out: Path, salt_file: str | os.PathLike[str] | None, generated: bool) -> Salt | None:
+    """The salt of the hashed ids; None only where the dataset is finished, so that no id is left to hash.
 
-    The content of the other files is in it for sources under 64 MiB only. Times are left out: a copy is the same.
+    Ids of generated images are the same with and without a salt, so that a study on them can always go on.
     """
-    listing = hashlib.sha256()
-    files = size = 0
-    for path in spec.files(source):
-        with contextlib.suppress(OSError):  # a dangling link; the header pass rejects it
-            status = (source / path).stat()
-            length = status.st_size if stat.S_ISREG(status.st_mode) else 0  # a folder's length changes by itself
-            listing.update(f"{path}\0{length}\0".encode(errors="surrogateescape"))
-            size += length
-        files += 1
-    for path in spec.files(source) if size < SMALL_SOURCE else spec.tables:
-        with contextlib.suppress(OSError):
-            if stat.S_ISREG((source / path).stat().st_mode):  # opening a pipe would wait for ever
-                with (source / path).open("rb") as file:
-                    listing.update(hashlib.file_digest(file, "sha256").digest())
-    return listing.hexdigest(), files
+    if spec.mixed:
+        return spec.mixed.salt
+    given = given_salt(salt_file)
+    if generated or (given is None and spec.no_patients):
+        return PUBLIC_SALT
+    if given is None and not (out / CARD_FILE).is_file():
+        raise UserError(
+            "no salt to hash the ids of patients with",
+            fix=f"make one secret file for all your datasets, {RECIPE}, and name it in --salt_file or {SALT_VARIABLE}",
+        )
+    return given
 
 
-def _finished(out: Path, request: Mapping[str, Any], salt: Salt) -> DatasetCard | None:
+def _finished(out: Path, request: Mapping[str, Any], salt: Salt | None, log: Log) -> DatasetCard | None:
     """The card of the same build if `out` holds it; a UserError if `out` holds anything else that is finished."""
     if not (out / CARD_FILE).is_file():
         return None
@@ -169,14 +210,21 @@ def _finished(out: Path, request: Mapping[str, Any], salt: Salt) -> DatasetCard 
         before, before_salt = data["request"], data["salt"]
     except (OSError, json.JSONDecodeError, KeyError) as error:
         raise UserError(f"{out} holds a dataset without a readable build.json", fix="give another --out") from error
-    differences = list(_differences(before, json.loads(json.dumps(request))))
-    if salt.kind == "file" and salt.fingerprint() != before_salt["fingerprint"]:
-        differences.append("another salt file")
+    now = json.loads(json.dumps(request))
+    times = before.pop("source_times", ""), now.pop("source_times")
+    differences = list(_differences(before, now))
+    if salt and salt.kind == "file" and salt.fingerprint() != before_salt["fingerprint"]:
+        differences.append("another salt")
     if differences:
         raise UserError(
             f"{out} holds a dataset that was built differently",
             got="; ".join(differences),
             fix="give another --out, or delete that folder to build it anew",
+        )
+    if times[0] != times[1]:
+        log(
+            f"{card.name}: the source's files have other times than at the build, with the same names and lengths; "
+            f"if they were changed and not just copied, delete {out} and build anew"
         )
     shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
     return card
@@ -207,21 +255,9 @@ def _work_folder(out: Path, request: Mapping[str, Any]) -> Iterator[Path]:
         mark = work / "request"
         if not mark.is_file() or mark.read_text() != asked:
             for path in [*out.glob("*.array_record-*"), *(p for p in work.iterdir() if p.name != "lock")]:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             mark.write_text(asked)
         yield work
-
-
-def _kept_salt(work: Path, salt: Salt) -> Salt:
-    """A throwaway salt lives in the private folder for as long as the build is unfinished, so that it can go on."""
-    if salt.kind != "throwaway":
-        return salt
-    path = work / "salt"
-    if not path.is_file():
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_bytes(salt.value)
-        os.replace(unfinished, path)
-    return Salt(path.read_bytes(), "throwaway")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +272,7 @@ class _Job:
     request: Mapping[str, Any]
     generated: bool
     log: Log
+    remote_out: str
 
 
 def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
@@ -243,49 +280,76 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
     spec, plan_file = job.spec, job.work / PLAN_FILE
     if not plan_file.is_file():
         progress = _progress(job.log, f"{spec.name}: header pass,")
-        make_plan(plan_file, spec, job.source, job.fractions, job.seed, mapped, progress)
-    _remark(job)
+        namespace = job.request["source"]
+        make_plan(plan_file, spec, job.source, job.fractions, job.seed, namespace, mapped, progress)
     with Plan(plan_file) as plan:
+        planned = time.monotonic()
+        job.log(f"{spec.name}: headers of {plan.files()} files in {planned - start:.1f} s")
+        if note := _patients_note(job, plan):
+            job.log(f"{spec.name}: {note}")  # not earlier, so that a refusal stays one line
         sizes = {split: plan.sizes()[split] for split in job.fractions}
+        _check_members(spec, sizes)
         tasks = plan_shards(spec, job.source, job.out, job.work, job.salt, sizes)
         done: dict[str, list[ShardResult]] = {split: [] for split in job.fractions}
         progress = _progress(job.log, f"{spec.name}: pixels,")
         for task, result in zip(tasks, mapped(write_shard, tasks)):
             done[task.split].append(result)
             progress(result.records)
-        card = _write_metadata(job, plan, done)
+        job.log(f"{spec.name}: pixels of {sum(sizes.values())} images in {time.monotonic() - planned:.1f} s")
+        if storage.is_remote(job.remote_out):
+            for task in tasks:  # TFDS wants to see the files that it describes
+                (job.out / task.file_name).touch()
+        parts = {split: [task.lines_file for task in tasks if task.split == split] for split in done}
+        card = _write_metadata(job, plan, done, parts)
     card.write(job.work)
+    sums = {task.file_name: result.sums() for task, result in zip(tasks, itertools.chain(*done.values()))}
+    write_sums(job.out, job.work / CARD_FILE, sums)
     os.replace(job.work / CARD_FILE, job.out / CARD_FILE)  # last of all: a folder with a card is a finished dataset
     shutil.rmtree(job.work)
     job.log(f"{spec.name}: built {_sizes_text(card.splits)} in {time.monotonic() - start:.1f} s")
     return card
 
 
-def _remark(job: _Job) -> None:
-    """What the user should know of the ids; said once the plan stands, so that a refusal stays one line."""
-    if job.salt.kind == "throwaway":
-        job.log(
-            "no salt file: patients of this dataset can't be matched with other datasets; "
-            "to match them give each build the same secret file with --salt_file=FILE"
-        )
-    if _patients_unknown(job):
-        job.log(f"{job.spec.name}: {PATIENTS_UNKNOWN}")
+def _check_members(spec: DatasetSpec, sizes: Mapping[str, int]) -> None:
+    """Refuses a mixture that has lost records, since its card says which member's they are by their number."""
+    if spec.mixed is None:
+        return
+    for split, n in sizes.items():
+        expected = sum(member.splits.get(split, 0) for member in spec.mixed.members)
+        if n != expected:
+            raise UserError(
+                f"{spec.name}: records of split {split} are in several members, or can't be read",
+                got=f"{n} records",
+                expected=expected,
+            )
 
 
-def _patients_unknown(job: _Job) -> bool:
-    return job.spec.patients_unknown and not job.generated  # a generated image is of no patient
+def _patients_note(job: _Job, plan: Plan) -> str:
+    """What the user should know where images can't be told apart by patient; "" where all is well."""
+    count, unknown = plan.patients()
+    return PATIENTS_UNKNOWN.format(unknown, count) if unknown and not _nobody(job) else ""
 
 
-def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResult]]) -> DatasetCard:
+def _nobody(job: _Job) -> bool:
+    """Whether the images are of no patient at all."""
+    return job.generated or job.spec.no_patients
+
+
+def _write_metadata(
+    job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResult]], parts: Mapping[str, Sequence[Path]]
+) -> DatasetCard:
     spec = job.spec
     late = sorted(r for results in done.values() for result in results for r in result.rejected)
     reasons = manifest.write_rejected(job.out, heapq.merge(plan.rejected(), late))
     written = {split: sum(r.records for r in results) for split, results in done.items()}
+    _check_members(spec, written)
     empty = [split for split, n in written.items() if not n]
     if empty:
         raise UserError(f"no image of split {empty[0]!r} could be decoded", got=reasons_text(reasons))
-    skipped = {split: {i for r in results for i in r.skipped} for split, results in done.items()}
-    counts, grouping = manifest.write_manifest(job.out, spec, plan, job.fractions, skipped, job.salt.value)
+    summaries, grouping = manifest.write_manifest(job.out, spec, parts)
+    counts = {split: summary.labels() for split, summary in summaries.items()}
+    skipped_train = [i for result in done.get(TRAIN, ()) for i in result.skipped]
+    subsets = write_subsets(job.out, job.work / PLAN_FILE, spec, skipped_train, job.seed)
     manifest.write_json(
         job.out / manifest.BUILD_FILE,
         {
@@ -294,15 +358,21 @@ def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResu
             "files": plan.files(),
             "left_out": plan.left_out(),
             "series": plan.series(),
-            "patients": {"joined": plan.joined(), "note": PATIENTS_UNKNOWN if _patients_unknown(job) else ""},
+            "patients": {"joined": plan.joined(), "nobody": _nobody(job), "note": _patients_note(job, plan)},
             "rejected": reasons,
             "records": written,
             "labels": counts,
+            "summary": {split: summary.to_json() for split, summary in summaries.items()},
+            "pixels": {split: total(r.tally for r in results).to_json() for split, results in done.items()},
+            "subsets": {"sha256": subsets.sha256, **subsets.report},
             "versions": manifest.versions(__version__),
         },
     )
     manifest.write_tfds_metadata(job.out, spec, done)
     _report(plan, late, reasons, written, counts, job.log)
+    if subsets.remark:
+        job.log(subsets.remark)
+    digests = {split: [r.digest for r in results] for split, results in done.items()}
     return DatasetCard(
         name=spec.name,
         version=spec.version,
@@ -310,11 +380,11 @@ def _write_metadata(job: _Job, plan: Plan, done: Mapping[str, Sequence[ShardResu
         labels=spec.labels,
         stored=spec.stored,
         splits=written,
-        fingerprint=digest(
-            [spec.rules(), {split: [r.digest for r in results] for split, results in done.items()}, grouping]
-        ),
+        fingerprint=digest([spec.rules(), digests, grouping, subsets.content]),
+        splits_sha256=subsets.sha256,
         generated=job.generated,
         segmentation=spec.segmentation,
+        members=spec.mixed.asked(written) if spec.mixed else (),
     )
 
 

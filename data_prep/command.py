@@ -7,22 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 import inspect
 import os
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
+from data_prep.flags import Flags
 from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS
 from data_prep.spec import DATASETS
 from radnet_jax.errors import UserError, nearest
 
 
-class _Flags(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, where argparse prints the usage too and exits."""
-        raise UserError(message, fix="see python -m data_prep.build --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """The flags that every dataset has."""
-    flags = _Flags(
+    flags = Flags(
         "python -m data_prep.build",
         description="Raw files -> a TFDS dataset of array records (array_record, card.json, manifest.parquet).",
         add_help=False,
@@ -30,8 +25,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flags.add_argument("--dataset", help=f"one of {', '.join(DATASETS.names())}")
-    flags.add_argument("--source", metavar="DIR", help="folder of the raw files; for table: the CSV file")
-    flags.add_argument("--out", metavar="DIR", help="folder of the dataset: new, empty, or an unfinished build")
+    flags.add_argument("--source", metavar="DIR", help="folder of the raw files, or its URL; for table: the CSV file")
+    flags.add_argument("--out", metavar="DIR", help="folder or URL of the dataset: new, empty, or an unfinished build")
     flags.add_argument("--size", type=int, default=72, help="height and width of stored images (default 72)")
     flags.add_argument("--splits", default="train,val,test", help="some of train,val,test (default all three)")
     flags.add_argument("--split_fractions", metavar="0.7,0.1,0.2", help="one for each split")
@@ -43,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--memory_limit", type=float, default=DEFAULT_BYTES / 2**30, help="GiB a file may take (default %(default)g)"
+    )
+    flags.add_argument("--runner", default="local", help="local: processes of this machine; beam: Apache Beam")
+    flags.add_argument(
+        "--beam_options", default="", metavar="FLAGS", help="of Beam, in quotes: '--runner=FlinkRunner ...'"
     )
     flags.add_argument(
         "-h", "--help", action="store_true", help="this text; with --dataset, what its source looks like"
@@ -73,6 +72,8 @@ def run(build: Callable[..., Any], arguments: Sequence[str] | None) -> int:
             salt_file=known.salt_file,
             time_limit=known.time_limit,
             memory_limit=known.memory_limit,
+            runner=known.runner,
+            beam_options=known.beam_options,
             **_dataset_options(flags, known.dataset, rest),
         )
     except UserError as error:

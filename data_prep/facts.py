@@ -30,3 +30,9 @@ def scanner(manufacturer: object) -> str | None:
     if not words:
         return None
     return next((v for v in VENDORS if v in words or (len(v) > 2 and any(w.startswith(v) for w in words))), "other")
+
+
+def view(text: object) -> str | None:
+    """Projection of a chest X-ray: "PA", "AP", "lateral", or "other"; None where nothing is said."""
+    word = str(text or "").strip().upper()
+    return {"": None, "PA": "PA", "AP": "AP", "LATERAL": "lateral", "LL": "lateral", "RL": "lateral"}.get(word, "other")

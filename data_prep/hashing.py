@@ -12,54 +12,54 @@ import hashlib
 import hmac
 import os
 from pathlib import Path
-import secrets
 
+from radnet_jax.data import storage
 from radnet_jax.errors import UserError
 
 SALT_VARIABLE = "RADNET_JAX_SALT_FILE"
 MIN_SALT_BYTES = 16
-PUBLIC_SALT = b"radnet_jax public salt: these ids are no secret"
+RECIPE = "head -c 32 /dev/urandom | base64 > FILE"
 
 
 @dataclasses.dataclass(frozen=True)
 class Salt:
-    """Attributes: value, the secret; kind, "file", "public" or "throwaway"."""
+    """Attributes: value, the secret; kind, "file" or "public"; name, its fingerprint where the secret itself is not
+    known and not needed, since all is hashed already.
+    """
 
     value: bytes = dataclasses.field(repr=False)
     kind: str
+    name: str = ""
 
     def fingerprint(self) -> str:
         """Names the salt without giving it away."""
-        return hashlib.sha256(b"radnet_jax salt fingerprint\0" + self.value).hexdigest()[:16]
+        return self.name or hashlib.sha256(b"radnet_jax salt fingerprint\0" + self.value).hexdigest()[:16]
 
 
-def choose_salt(salt_file: str | os.PathLike[str] | None, *, public: bool) -> Salt:
-    """Returns the salt of `salt_file` or of the file that RADNET_JAX_SALT_FILE names; else the public or a random one.
+PUBLIC_SALT = Salt(b"radnet_jax public salt: these ids are no secret", "public")
+
+
+def given_salt(salt_file: str | os.PathLike[str] | None) -> Salt | None:
+    """Returns the salt of `salt_file`, else that of the file which RADNET_JAX_SALT_FILE names, else None.
 
     Raises:
       UserError: the file is missing or holds fewer than 16 bytes.
     """
     named = salt_file or os.environ.get(SALT_VARIABLE)
-    if named:
-        path = Path(named)
-        try:
-            value = path.read_bytes().strip()
-        except OSError as error:
-            raise UserError(
-                f"salt file {path} can't be read ({error.strerror})",
-                fix="write one: head -c 32 /dev/urandom | base64 > FILE, and keep it secret",
-            ) from error
-        if len(value) < MIN_SALT_BYTES:
-            raise UserError(
-                f"salt file {path} is too short",
-                got=f"{len(value)} bytes",
-                expected=f"at least {MIN_SALT_BYTES}",
-                fix="write one: head -c 32 /dev/urandom | base64 > FILE, and keep it secret",
-            )
-        return Salt(value, "file")
-    if public:
-        return Salt(PUBLIC_SALT, "public")
-    return Salt(secrets.token_bytes(32), "throwaway")
+    if not named:
+        return None
+    path, fix = named, f"write one: {RECIPE}, and keep it secret"
+    try:
+        value = (
+            (storage.read_bytes(str(named)) or b"") if storage.is_remote(named) else Path(named).read_bytes()
+        ).strip()
+    except OSError as error:
+        raise UserError(f"salt file {path} can't be read ({error.strerror})", fix=fix) from error
+    if len(value) < MIN_SALT_BYTES:
+        raise UserError(
+            f"salt file {path} is too short", got=f"{len(value)} bytes", expected=f"at least {MIN_SALT_BYTES}", fix=fix
+        )
+    return Salt(value, "file")
 
 
 def pseudonym(salt: bytes, kind: str, identifier: str) -> str:

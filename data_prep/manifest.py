@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import hashlib
 from importlib import metadata
+import itertools
 import json
 import os
 from pathlib import Path
@@ -15,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
-from data_prep.hashing import pseudonym
-from data_prep.plan import Plan, PlannedRow, Rejected
+from data_prep.plan import Rejected
 from data_prep.shards import ShardResult, features
 from data_prep.spec import DatasetSpec
+from data_prep.summary import Summary
 from radnet_jax.data.card import MANIFEST_FILE
 
 REJECTED_FOLDER = "rejected"
@@ -26,49 +27,43 @@ BUILD_FILE = "build.json"
 _BATCH = 8192
 
 
-def write_manifest(
-    out: Path, spec: DatasetSpec, plan: Plan, splits: Iterable[str], skipped: Mapping[str, set[int]], salt: bytes
-) -> tuple[dict[str, dict[str, int]], str]:
-    """Writes manifest.parquet: one row for each record, in record order; facts by the spec's allow-list only.
+def write_manifest(out: Path, spec: DatasetSpec, parts: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Summary], str]:
+    """Writes manifest.parquet, a row for each record in record order, out of the lines that the shards left behind.
 
     Args:
       out: the dataset's folder.
       spec: the dataset.
-      plan: the plan.
-      splits: in the order to write.
-      skipped: for each split the planned places whose pixels were rejected.
-      salt: for the hashes; the same as in the records.
+      parts: for each split, in the order to write, the files with the lines of its shards.
 
     Returns:
-      {split: {label name: records}}, "unlabelled" for -1, findings count their positives; and a digest of which records
-      are of one patient, which depends neither on the salt nor on the patients' names.
+      The summary of each split; and a digest of which records are of one patient, which depends neither on the salt nor
+      on the patients' names.
     """
-    counts: dict[str, dict[str, int]] = {}
+    summaries = {split: Summary(spec) for split in parts}
     grouping = hashlib.sha256()
-    schema = _schema(spec)
+    columns = _schema(spec)
+    schema = columns.remove(columns.get_field_index("person"))
     with pq.ParquetWriter(out / MANIFEST_FILE, schema) as writer:
-        for split in splits:
-            labels: Counter[str] = Counter()
-            batch: list[dict[str, Any]] = []
-            seen: dict[str, int] = {}  # patients of this split by first appearance; no patient is in two
+        for split, files in parts.items():
             grouping.update(f"{split}\0".encode())
-            written = (row for row in plan.rows(split) if row.order not in skipped[split])
-            for index, row in enumerate(written):
-                batch.append(_line(spec, split, index, row, salt))
-                grouping.update(seen.setdefault(row.patient, len(seen)).to_bytes(8, "little"))
-                labels.update(_label_names(spec, row))
-                if len(batch) == _BATCH:
-                    writer.write_table(pa.Table.from_pylist(batch, schema))
-                    batch = []
-            if batch:
-                writer.write_table(pa.Table.from_pylist(batch, schema))
-            counts[split] = dict(sorted(labels.items()))
-    return counts, grouping.hexdigest()
+            index = 0
+            for table in _tables(files, columns.remove(columns.get_field_index("index"))):
+                grouping.update(table["person"].to_numpy().astype("<i8").tobytes())
+                summaries[split].add(table)
+                places = pa.array(range(index, index + table.num_rows), pa.int64())
+                writer.write_table(table.append_column("index", places).select(schema.names).cast(schema))
+                index += table.num_rows
+    return summaries, grouping.hexdigest()
 
 
 def _schema(spec: DatasetSpec) -> pa.Schema:
-    fields = [("split", pa.string()), ("index", pa.int64()), ("case_id", pa.string()), ("patient", pa.string())]
-    fields += [("series", pa.string()), ("slice", pa.int32()), ("position", pa.float32())]
+    """Columns of manifest.parquet and `person` (see PlannedRow); facts by the spec's allow-list only."""
+    fields = [
+        ("split", pa.string()), ("index", pa.int64()), ("case_id", pa.string()), ("patient", pa.string()),
+        ("person", pa.int64()), ("series", pa.string()), ("slice", pa.int32()), ("position", pa.float32()),
+        ("source", pa.string()), ("phash", pa.uint64()), ("rows", pa.int32()), ("columns", pa.int32()),
+        ("row_spacing", pa.float32()), ("column_spacing", pa.float32()), ("thickness", pa.float32()),
+    ]  # fmt: skip
     if spec.task == "single_label":
         fields.append(("label", pa.int64()))
     elif spec.task == "multi_label":
@@ -76,28 +71,11 @@ def _schema(spec: DatasetSpec) -> pa.Schema:
     return pa.schema(fields + [(name, pa.string()) for name in spec.facts])
 
 
-def _line(spec: DatasetSpec, split: str, index: int, row: PlannedRow, salt: bytes) -> dict[str, Any]:
-    line: dict[str, Any] = {
-        "split": split,
-        "index": index,
-        "case_id": pseudonym(salt, "case", row.identity),
-        "patient": pseudonym(salt, "patient", row.patient),
-        "series": pseudonym(salt, "series", row.series) if row.series else "",
-        "slice": row.slice,
-        "position": row.position,
-        "label": row.label,
-        "labels": row.labels,
-        "label_mask": row.label_mask,
-    }
-    line |= {name: row.facts.get(name) for name in spec.facts}
-    return {name: line[name] for name in _schema(spec).names}
-
-
-def _label_names(spec: DatasetSpec, row: PlannedRow) -> Iterator[str]:
-    if spec.task == "multi_label":
-        yield from (name for name, value, known in zip(spec.labels, row.labels, row.label_mask) if value and known)
-    elif spec.task == "single_label":
-        yield spec.labels[row.label] if row.label >= 0 else "unlabelled"
+def _tables(files: Iterable[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The lines of all files, _BATCH at a time, whatever the number of shards."""
+    lines = (json.loads(text) for file in files for text in file.open())
+    while batch := list(itertools.islice(lines, _BATCH)):
+        yield pa.Table.from_pylist(batch, schema)
 
 
 def write_rejected(out: Path, rejected: Iterable[Rejected]) -> dict[str, int]:

@@ -7,7 +7,6 @@ Deterministic: one seed, one set of bytes. A marker in the folder lets the build
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 import hashlib
 import json
@@ -24,6 +23,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from data_prep.anatomy import REGIONS
 from data_prep.ct_canvas import MASK_VALUES, OVERSAMPLING, Canvas, Draws, draw_view, scanner_noise
 from data_prep.dead_leaves import dead_leaves
+from data_prep.flags import Flags
 from data_prep.spec import GENERATED_MARKER
 from radnet_jax.errors import UserError
 
@@ -72,7 +72,7 @@ def write_ct(
     Raises:
       UserError: an option out of range, a folder that holds something else, a full disk.
     """
-    _check(patients_per_region=patients_per_region, slices=slices)
+    _check(seed, patients_per_region=patients_per_region, slices=slices)
     options: dict[str, object] = {"kind": "ct", "patients_per_region": patients_per_region, "slices": slices}
     out = Path(out)
     if not _start(out, options | {"image_size": image_size, "seed": seed}, image_size):
@@ -96,7 +96,7 @@ def write_leaves(out: str | os.PathLike[str], *, images: int = 1000, image_size:
 
     Args and errors: as `write_ct`; `images` is their number.
     """
-    _check(images=images)
+    _check(seed, images=images)
     options: dict[str, object] = {"kind": "leaves", "images": images, "image_size": image_size, "seed": seed}
     out = Path(out)
     if not _start(out, options, image_size):
@@ -149,7 +149,9 @@ def draw_slice(
     return np.rint(hu).clip(-1024, 3071).astype(np.int16), canvas.mask[::OVERSAMPLING, ::OVERSAMPLING].copy()
 
 
-def _check(**counts: int) -> None:
+def _check(seed: int, **counts: int) -> None:
+    if seed < 0:
+        raise UserError("seed", got=seed, expected="0 or more")
     for name, n in counts.items():
         if n < 1:
             raise UserError(name, got=n, expected="at least 1")
@@ -249,9 +251,7 @@ def _write_slice(dataset: Dataset, path: Path, k: int, hu: Int16[np.ndarray, "s 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    flags = argparse.ArgumentParser(
-        "python -m data_prep.phantom", description="Writes generated images.", allow_abbrev=False
-    )
+    flags = Flags("python -m data_prep.phantom", description="Writes generated images.", allow_abbrev=False)
     flags.add_argument("--out", required=True, metavar="DIR")
     flags.add_argument("--kind", required=True, choices=("ct", "leaves"))
     flags.add_argument("--patients_per_region", type=int, default=20, help="ct: patients of each of six regions")
@@ -259,8 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.add_argument("--images", type=int, default=1000, help="leaves: images")
     flags.add_argument("--image_size", type=int, default=96, help="rows and columns")
     flags.add_argument("--seed", type=int, default=0)
-    known = flags.parse_args(arguments)
     try:
+        known = flags.parse_args(arguments)
         if known.kind == "ct":
             write_ct(
                 known.out, patients_per_region=known.patients_per_region, slices=known.slices,

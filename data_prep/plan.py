@@ -10,18 +10,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import itertools
 import json
-import os
 from pathlib import Path
 import sqlite3
 from typing import Any, NamedTuple, TypeVar
 
 from data_prep.guard import watch
 from data_prep.patients import Groups
+from data_prep.scratch import scratch
 from data_prep.spec import Candidate, DatasetSpec, Reject, Row
 from data_prep.splits import Patient, assign, majority
 from radnet_jax.errors import UserError
 
 FILES_PER_TASK = 256
+LOCAL = ("file ", "folder ")  # how names begin that mean nothing outside their source
 A = TypeVar("A")
 B = TypeVar("B")
 OrderedMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
@@ -40,7 +41,9 @@ class PlannedRow(NamedTuple):
     """A row with its place: `order` counts the rows of its split, `file` the files of the scan.
 
     `position` is the distance along the slice normal from the first slice of the series, in mm; None unless every slice
-    of the series has a place in the same orientation.
+    of the series has a place in the same orientation. `person` numbers the patients in the order of their first files;
+    `known` says that the patient's name means something outside this source, so that it can match in another dataset.
+    `carried` is that of the Row.
     """
 
     order: int
@@ -57,39 +60,50 @@ class PlannedRow(NamedTuple):
     labels: tuple[int, ...]
     label_mask: tuple[int, ...]
     facts: Mapping[str, str | None]
+    size: tuple[int, int] | None
+    spacing: tuple[float, float] | None
+    thickness: float | None
+    person: int
+    known: bool
+    carried: Mapping[str, Any]
 
 
 _SCHEMA = """
 CREATE TABLE rows (id INTEGER PRIMARY KEY, file INTEGER, path TEXT, frame INTEGER, mask TEXT, identity TEXT UNIQUE,
-  patient TEXT, stratum INTEGER, label INTEGER, labels TEXT, label_mask TEXT, series TEXT, plane TEXT, position REAL,
-  along_row REAL, along_column REAL, instance INTEGER, pool TEXT, facts TEXT);
+  patient TEXT, named INTEGER, stratum INTEGER, label INTEGER, labels TEXT, label_mask TEXT, series TEXT, plane TEXT,
+  position REAL, along_row REAL, along_column REAL, instance INTEGER, pool TEXT, facts TEXT, geometry TEXT);
 CREATE TABLE rejected (id INTEGER PRIMARY KEY, path TEXT, reason TEXT, detail TEXT);
-CREATE TABLE scan (files INTEGER);
-CREATE TABLE patients (patient TEXT PRIMARY KEY, split TEXT);
-CREATE TABLE renamed (patient TEXT PRIMARY KEY, key TEXT);
-CREATE TABLE joined (n INTEGER);
+CREATE TABLE scan (files INTEGER, joined INTEGER, namespace TEXT);
+CREATE TABLE planned (split TEXT, ordinal INTEGER, id INTEGER, person INTEGER, series INTEGER, slice INTEGER,
+  position REAL, PRIMARY KEY (split, ordinal)) WITHOUT ROWID;
+"""
+
+# All rows of a group of linked names get the group's key as their patient.
+_RENAME = """
+UPDATE rows SET (patient, named) = (SELECT key, named FROM keys WHERE name = rows.patient)
+WHERE patient IN (SELECT name FROM keys WHERE key <> name)
 """
 
 # Series in the order of their first file; slices of a series along its normal if every slice has a position and all
 # have one orientation, else by their instance number. The order must not depend on the salt, so nothing is sorted by a
 # hash.
 _PLANNED = """
-CREATE TABLE planned AS
-WITH ordered AS (
-  SELECT rows.*, split,
-    CASE series WHEN '' THEN id ELSE MIN(id) OVER (PARTITION BY rows.patient, series) END AS first_id,
+INSERT INTO planned
+WITH members AS (
+  SELECT rows.id, patients.id AS person, split, series, position, plane, instance
+  FROM rows JOIN patients USING (patient)),
+ordered AS (
+  SELECT id, person, split, position, instance,
+    CASE series WHEN '' THEN id ELSE MIN(id) OVER stack END AS first_id, series <> '' AS stacked,
     series <> '' AND MIN(position IS NOT NULL) OVER stack AND MIN(plane) OVER stack = MAX(plane) OVER stack AS placed
-  FROM rows JOIN patients USING (patient) WINDOW stack AS (PARTITION BY rows.patient, series)),
+  FROM members WINDOW stack AS (PARTITION BY person, series)),
 sliced AS (
-  SELECT *, CASE series WHEN '' THEN -1 ELSE ROW_NUMBER() OVER (
-    PARTITION BY first_id ORDER BY CASE WHEN placed THEN position END, instance, id) - 1 END AS slice
+  SELECT *, CASE WHEN stacked THEN ROW_NUMBER() OVER (
+    PARTITION BY first_id ORDER BY CASE WHEN placed THEN position END, instance, id) - 1 ELSE -1 END AS slice
   FROM ordered)
-SELECT split, ROW_NUMBER() OVER (PARTITION BY split ORDER BY first_id, slice) - 1 AS ordinal,
-  file, path, identity, patient, series, slice, first_id,
-  CASE WHEN placed THEN position - MIN(position) OVER (PARTITION BY first_id) END AS position,
-  along_row, along_column, frame, mask, label, labels, label_mask, facts
-FROM sliced;
-CREATE UNIQUE INDEX by_place ON planned (split, ordinal);
+SELECT split, ROW_NUMBER() OVER (PARTITION BY split ORDER BY first_id, slice) - 1, id, person, first_id, slice,
+  CASE WHEN placed THEN position - MIN(position) OVER (PARTITION BY first_id) END
+FROM sliced
 """
 
 
@@ -100,14 +114,14 @@ Found = list[Row] | tuple[str, str]  # the rows of a file, or the reason and det
 # shifted against each other (a tilted gantry) are counted. Tolerance 0.1 mm, for writers that round.
 _SERIES = """
 WITH steps AS (
-  SELECT first_id, position, along_row, along_column,
-    position - LAG(position) OVER (PARTITION BY first_id ORDER BY slice) AS step
-  FROM planned WHERE series <> ''),
+  SELECT planned.series, planned.position, along_row, along_column,
+    planned.position - LAG(planned.position) OVER (PARTITION BY planned.series ORDER BY slice) AS step
+  FROM planned JOIN rows USING (id) WHERE slice >= 0),
 series AS (
   SELECT MIN(position IS NOT NULL) AS placed,
     MAX(step) - MIN(CASE WHEN step >= 0.01 THEN step END) > 0.1 AS uneven_gaps, MIN(step) < 0.01 AS shared_positions,
     MAX(MAX(along_row) - MIN(along_row), MAX(along_column) - MIN(along_column)) > 0.1 AS sheared
-  FROM steps GROUP BY first_id)
+  FROM steps GROUP BY series)
 SELECT COUNT(*) AS series, SUM(NOT placed) AS without_positions, SUM(placed AND uneven_gaps) AS uneven_gaps,
   SUM(placed AND shared_positions) AS shared_positions, SUM(placed AND sheared) AS sheared FROM series
 """
@@ -132,6 +146,7 @@ def make_plan(
     source: Path,
     fractions: Mapping[str, float],
     seed: int,
+    namespace: str,
     ordered_map: OrderedMap,
     progress: Callable[[int], None],
 ) -> None:
@@ -143,35 +158,34 @@ def make_plan(
       source: folder of the raw files.
       fractions: {split: fraction}.
       seed: of the splits.
+      namespace: tells this source from others, so that patients who go by the name of a file don't match there.
       ordered_map: applies a function to tasks, in order, perhaps in other processes.
       progress: called with the number of files read so far.
 
     Raises:
       UserError: no usable file (with the counts by reason), a patient in two official lists, or a split left empty.
     """
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.unlink(missing_ok=True)
-    database = sqlite3.connect(unfinished)
-    try:
-        database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
+    with scratch(path) as database:
+        database.executescript(_SCHEMA)
         tasks = ((spec, str(source), chunk) for chunk in _chunks(spec.candidates(source)))
         files = 0
-        groups = Groups()
+        groups = Groups(database)
         for (_, _, chunk), results in _with_input(ordered_map, read_rows, tasks):
             for file, (candidate, result) in enumerate(zip(chunk, results), files):
                 _insert(database, file, candidate, result, groups)
             files += len(chunk)
             progress(len(chunk))
-        database.execute("INSERT INTO scan VALUES (?)", (files,))
         _refuse_nothing(database)
-        _join(database, groups)
-        assigned = assign(_patients(database, spec), fractions, seed)
-        database.executemany("INSERT INTO patients VALUES (?, ?)", assigned.items())
-        database.executescript(_PLANNED)
-        database.commit()
-    finally:
-        database.close()
-    os.replace(unfinished, path)
+        joined = groups.finish()
+        database.execute("INSERT INTO scan VALUES (?, ?, ?)", (files, joined, namespace))
+        database.execute(_RENAME)
+        try:
+            assign(database, _patients(database, spec), fractions, seed)
+        except UserError as error:
+            if not joined:
+                raise
+            raise UserError(f"{error}; {joined} groups of files name more than one patient and count as one") from error
+        database.execute(_PLANNED)
 
 
 def _chunks(candidates: Iterator[Candidate]) -> Iterator[list[Candidate]]:
@@ -203,34 +217,35 @@ def _insert(database: sqlite3.Connection, file: int, candidate: Candidate, found
 
 def _insert_row(database: sqlite3.Connection, file: int, row: Row, groups: Groups) -> bool:
     """Returns False for an identity that is there already."""
-    patient = next(name for name in (row.patient, *row.links) if name)
+    names = _names(row)
+    patient = next(name for name in names if name)
     if row.links:
-        groups.add((row.patient, *row.links))
+        groups.add(names)
     values = (
-        None, file, row.path, row.frame, row.mask, row.identity, patient, row.stratum, row.label,
+        None, file, row.path, row.frame, row.mask, row.identity, patient, patient == names[0], row.stratum, row.label,
         json.dumps(row.labels), json.dumps(row.label_mask), row.series, row.plane, row.position,
         *(row.shift or (None, None)), row.instance, row.pool, json.dumps(dict(row.facts)),
+        json.dumps((row.size, row.spacing, row.thickness, dict(row.carried))),
     )  # fmt: skip
     marks = ", ".join("?" * len(values))
     if database.execute(f"INSERT OR IGNORE INTO rows VALUES ({marks})", values).rowcount:
         return True
     # Else it would depend on the order of the copies what is known of the patient.
-    (kept,) = database.execute("SELECT patient FROM rows WHERE identity = ?", (row.identity,)).fetchone()
+    kept, named = database.execute("SELECT patient, named FROM rows WHERE identity = ?", (row.identity,)).fetchone()
     if kept != patient:
-        for name in (kept, patient):
-            groups.add((name,))  # one that is not there yet has no links: it is a patient
+        groups.add((kept,) if named else ("", kept))
+        groups.add((patient,) if names[0] else ("", patient))
         groups.join(kept, patient)
     return False
 
 
-def _join(database: sqlite3.Connection, groups: Groups) -> None:
-    """Gives all rows of a group of linked names the group's key as their patient."""
-    database.executemany("INSERT INTO renamed VALUES (?, ?)", groups.renamed())
-    database.execute(
-        "UPDATE rows SET patient = (SELECT key FROM renamed WHERE renamed.patient = rows.patient) "
-        "WHERE patient IN (SELECT patient FROM renamed)"
-    )
-    database.execute("INSERT INTO joined VALUES (?)", (groups.several_patients(),))
+def _names(row: Row) -> tuple[str, ...]:
+    """What the patient of a row goes by, from the widest; "" first without an id, the file itself without anything."""
+    if row.patient.startswith(LOCAL):
+        return "", row.patient, *row.links
+    if row.patient or any(row.links):
+        return row.patient, *row.links
+    return "", f"file {row.path}"
 
 
 def _refuse_nothing(database: sqlite3.Connection) -> None:
@@ -250,10 +265,13 @@ def reasons_text(counts: Mapping[str, int]) -> str:
 
 
 def _patients(database: sqlite3.Connection, spec: DatasetSpec) -> Iterator[Patient]:
-    query = "SELECT patient, pool, stratum, COUNT(*) FROM rows GROUP BY patient, pool, stratum ORDER BY patient"
+    query = (
+        "SELECT patient, pool, stratum, COUNT(*), MAX(named), MIN(id) FROM rows GROUP BY patient, pool, stratum "
+        "ORDER BY patient"
+    )
     for key, group in itertools.groupby(database.execute(query), key=lambda r: r[0]):
         found = list(group)
-        pools = {pool for _, pool, _, _ in found}
+        pools = {row[1] for row in found}
         if len(pools) > 1:
             raise UserError(
                 "a patient stands in several of the source's split lists",
@@ -261,11 +279,11 @@ def _patients(database: sqlite3.Connection, spec: DatasetSpec) -> Iterator[Patie
                 expected="lists that part no patient",
             )
         strata: Counter[int] = Counter()
-        for _, _, stratum, n in found:
+        for _, _, stratum, n, _, _ in found:
             strata[stratum] += n
         # Multi-label strata are ranks of rarity: the rarest finding a patient ever had places it.
         stratum = min(strata) if spec.task == "multi_label" else majority(strata)
-        yield Patient(key, pools.pop(), stratum)
+        yield Patient(key, pools.pop(), stratum, any(row[4] for row in found), min(row[5] for row in found))
 
 
 class Plan:
@@ -273,6 +291,8 @@ class Plan:
 
     def __init__(self, path: Path):
         self._database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        query = "SELECT files, joined, namespace FROM scan"
+        self._files, self._joined, self._namespace = self._database.execute(query).fetchone()
 
     def __enter__(self) -> Plan:
         return self
@@ -286,7 +306,7 @@ class Plan:
 
     def files(self) -> int:
         """Files that the scan saw."""
-        return int(self._database.execute("SELECT files FROM scan").fetchone()[0])
+        return int(self._files)
 
     def left_out(self) -> int:
         """Usable files of lists or folders that none of the asked splits takes."""
@@ -300,7 +320,13 @@ class Plan:
 
     def joined(self) -> int:
         """Groups of linked studies that name more than one patient."""
-        return int(self._database.execute("SELECT n FROM joined").fetchone()[0])
+        return int(self._joined)
+
+    def patients(self) -> tuple[int, int]:
+        """Number of patients, and how many of them go by the name of a study or a file for want of an id."""
+        query = "SELECT COUNT(*), COALESCE(SUM(NOT named), 0) FROM patients"
+        count, unknown = self._database.execute(query).fetchone()
+        return int(count), int(unknown)
 
     def rejected(self) -> Iterator[Rejected]:
         for row in self._database.execute("SELECT id, path, reason, detail FROM rejected ORDER BY id"):
@@ -309,10 +335,15 @@ class Plan:
     def rows(self, split: str, start: int = 0, stop: int | None = None) -> Iterator[PlannedRow]:
         """Rows of a split in record order, from `start` to before `stop`."""
         query = (
-            "SELECT ordinal, file, path, identity, patient, series, slice, position, frame, mask, label, labels, "
-            "label_mask, facts FROM planned WHERE split = ? AND ordinal >= ? AND ordinal < ? ORDER BY ordinal"
+            "SELECT ordinal, file, path, identity, patients.patient, rows.series, slice, planned.position, frame, "
+            "mask, label, labels, label_mask, facts, geometry, person "
+            "FROM planned JOIN rows USING (id) JOIN patients ON patients.id = person "
+            "WHERE planned.split = ? AND ordinal >= ? AND ordinal < ? ORDER BY ordinal"
         )
         end = 1 << 62 if stop is None else stop
         for row in self._database.execute(query, (split, start, end)):
-            labels, mask, facts = (json.loads(text) for text in row[-3:])
-            yield PlannedRow(*row[:-3], tuple(labels), tuple(mask), facts)  # type: ignore[call-arg]
+            labels, mask, facts, (size, spacing, thickness, carried) = (json.loads(text) for text in row[-5:-1])
+            known = not row[4].startswith(LOCAL)
+            patient = row[4] if known else f"{self._namespace} {row[4]}"
+            rest = (tuple(labels), tuple(mask), facts, size and tuple(size), spacing and tuple(spacing), thickness)
+            yield PlannedRow(*row[:4], patient, *row[5:-5], *rest, row[-1], known, carried)  # type: ignore[call-arg]

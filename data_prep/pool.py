@@ -99,13 +99,15 @@ def _end_idle() -> None:
 
 
 def _hire() -> _Worker:
-    while _idle:
-        worker = _idle.pop()
+    while True:
+        try:
+            worker = _idle.pop()
+        except IndexError:  # none, or another thread was faster
+            return _Worker()
         if worker.owner == os.getpid():
             if worker.process.poll() is None:
                 return worker
             worker.end()
-    return _Worker()
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 """Shards: independent, atomic, restartable tasks, each writing one array_record file with TFDS records.
 
-A shard is written in the working folder and renamed into place; a small JSON beside the plan says that it is finished.
+A shard is written in the working folder and renamed into place, and so are its lines of the manifest, which wait there
+for the others; a small JSON beside the plan says that it is finished.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -19,9 +22,13 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
 from data_prep.guard import watch
-from data_prep.hashing import Salt, pseudonym
+from data_prep.hashing import Salt
+from data_prep.lines import line
+from data_prep.phash import content, phash
 from data_prep.plan import Plan, PlannedRow, Rejected
+from data_prep.raw import RawFile, look
 from data_prep.spec import UNKNOWN_MASK, DatasetSpec, Reject
+from data_prep.tally import Tally
 
 RECORDS_PER_SHARD = 256
 MAX_SHARDS = 900  # a reader keeps a file open for each shard, and 1024 open files is a usual limit
@@ -42,6 +49,7 @@ class ShardTask:
     of: int
     start: int
     stop: int
+    rows: tuple[PlannedRow, ...] | None = None  # where the plan is out of reach
 
     @property
     def file_name(self) -> str:
@@ -51,6 +59,10 @@ class ShardTask:
     def done_file(self) -> Path:
         return Path(self.work, f"{self.file_name}.json")
 
+    @property
+    def lines_file(self) -> Path:
+        return Path(self.work, f"{self.file_name}.jsonl")
+
 
 @dataclasses.dataclass(frozen=True)
 class ShardResult:
@@ -59,31 +71,46 @@ class ShardResult:
     Attributes:
       records: number of records written.
       size: bytes of the file.
+      sha256: of the file.
       digest: SHA-256 over pixels and labels in order; hashed ids are left out, so that it does not depend on the salt.
       rejected: rows whose pixels could not be used.
       skipped: their places in the split's plan.
+      tally: of the pixels.
       salt: fingerprint of the salt used.
     """
 
     records: int
     size: int
+    sha256: str
     digest: str
     rejected: tuple[Rejected, ...]
     skipped: tuple[int, ...]
+    tally: Tally
     salt: str
 
     @classmethod
     def read(cls, task: ShardTask) -> ShardResult | None:
         """The result of a shard that is already finished under this plan and salt, else None."""
         path = Path(task.out, task.file_name)
-        if not task.done_file.is_file() or not path.is_file():
+        if not all(p.is_file() for p in (task.done_file, task.lines_file, path)):
             return None
         data = json.loads(task.done_file.read_text())
         data["rejected"] = tuple(Rejected(*r) for r in data["rejected"])
         data["skipped"] = tuple(data["skipped"])
+        data["tally"] = Tally.from_json(data["tally"])
         result = cls(**data)
         same = result.salt == task.salt.fingerprint() and result.size == path.stat().st_size
         return result if same else None
+
+    def sums(self) -> dict[str, Any]:
+        """Length and SHA-256 of the file."""
+        return {"size": self.size, "sha256": self.sha256}
+
+    def write(self, task: ShardTask) -> None:
+        data = dataclasses.asdict(self) | {"tally": self.tally.to_json()}
+        unfinished = task.done_file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(data))
+        os.replace(unfinished, task.done_file)
 
 
 def features(spec: DatasetSpec) -> tfds.features.FeaturesDict:
@@ -134,44 +161,79 @@ def write_shard(task: ShardTask) -> ShardResult:
     serializer = example_serializer.ExampleSerializer(record_features.get_serialized_info())
     temporary = Path(task.work, task.file_name + ".unfinished")
     final = Path(task.out, task.file_name)
+    waiting = task.lines_file.with_suffix(".jsonl.unfinished")
     task.done_file.unlink(missing_ok=True)
-    content = hashlib.sha256()
+    digest = hashlib.sha256()
     rejected: list[Rejected] = []
     skipped: list[int] = []
+    tally = Tally.empty(task.spec.stored, len(task.spec.segmentation))
     records = 0
     try:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
-        with Plan(Path(task.work, PLAN_FILE)) as plan:
-            for row in plan.rows(task.split, task.start, task.stop):
+        with _planned(task) as rows, waiting.open("w") as manifest:
+            for row in rows:
                 try:
                     with watch(row.order):
                         image, mask = _pixels(task, row), _mask(task, row)
+                        raw = _raw(task, row)
                 except Reject as reject:
                     detail = f"frame {row.frame}: {reject.detail}" if row.frame else reject.detail
                     rejected.append(Rejected(row.file, row.path, reject.reason, detail))
                     skipped.append(row.order)
                     continue
-                example = _example(task.spec, row, image, mask, task.salt.value)
+                described = _line(task, row, raw, image)
+                example = _example(task.spec, row, described, image, mask)
                 # Maps of a protobuf have no order of their own: only this way equal builds are equal byte for byte.
                 proto = serializer.get_tf_example(record_features.encode_example(example))
                 writer.write(proto.SerializeToString(deterministic=True))
-                content.update(image.tobytes())
-                content.update(mask.tobytes() if mask is not None else b"")
-                content.update(repr((row.label, row.labels, row.label_mask)).encode())
+                digest.update(image.tobytes())
+                digest.update(mask.tobytes() if mask is not None else b"")
+                digest.update(repr((row.label, row.labels, row.label_mask)).encode())
+                manifest.write(json.dumps(described) + "\n")
                 records += 1
+                tally.add(image, mask, content(row.size or raw.size, task.spec.stored), task.spec.stored)
         writer.close()
     except RuntimeError as error:  # array_record reports every failed write this way
         code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
         raise OSError(code, os.strerror(code)) from error
+    with temporary.open("rb") as file:
+        written = hashlib.file_digest(file, "sha256").hexdigest()
     result = ShardResult(
-        records, temporary.stat().st_size, content.hexdigest(), tuple(rejected), tuple(skipped), task.salt.fingerprint()
+        records=records,
+        size=temporary.stat().st_size,
+        sha256=written,
+        digest=digest.hexdigest(),
+        rejected=tuple(rejected),
+        skipped=tuple(skipped),
+        tally=tally,
+        salt=task.salt.fingerprint(),
     )
     _flush(temporary)
     os.replace(temporary, final)
-    unfinished = task.done_file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(dataclasses.asdict(result)))
-    os.replace(unfinished, task.done_file)
+    os.replace(waiting, task.lines_file)
+    result.write(task)
     return result
+
+
+@contextlib.contextmanager
+def _planned(task: ShardTask) -> Iterator[Iterable[PlannedRow]]:
+    """The rows that a task brings, else those of the plan."""
+    if task.rows is not None:
+        yield task.rows
+        return
+    with Plan(Path(task.work, PLAN_FILE)) as plan:
+        yield plan.rows(task.split, task.start, task.stop)
+
+
+def _raw(task: ShardTask, row: PlannedRow) -> RawFile:
+    """What the file says of itself; of a built dataset's record its manifest has said it."""
+    return RawFile("", None) if "source" in row.carried else look(Path(task.source, row.path))
+
+
+def _line(task: ShardTask, row: PlannedRow, raw: RawFile, image: np.ndarray) -> dict[str, Any]:
+    """The manifest's line of a record."""
+    hashed = phash(image, task.spec.stored, row.size or raw.size)
+    return line(task.spec, task.split, row, raw, hashed, task.salt.value)
 
 
 def _pixels(task: ShardTask, row: PlannedRow) -> np.ndarray:
@@ -190,13 +252,9 @@ def _mask(task: ShardTask, row: PlannedRow) -> np.ndarray | None:
 
 
 def _example(
-    spec: DatasetSpec, row: PlannedRow, image: np.ndarray, mask: np.ndarray | None, salt: bytes
+    spec: DatasetSpec, row: PlannedRow, line: Mapping[str, Any], image: np.ndarray, mask: np.ndarray | None
 ) -> dict[str, Any]:
-    example: dict[str, Any] = {
-        "image": image,
-        "case_id": pseudonym(salt, "case", row.identity),
-        "patient": pseudonym(salt, "patient", row.patient),
-    }
+    example: dict[str, Any] = {"image": image, "case_id": line["case_id"], "patient": line["patient"]}
     if mask is not None:
         example["segmentation"] = mask
     if spec.task == "single_label":

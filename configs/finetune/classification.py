@@ -5,9 +5,9 @@
     python -m radnet_jax.main --config=configs/finetune/classification.py:domain=ct,scratch \
         --config.data.dir=DATASET --workdir=DIR
 
-Variants: `domain=ct | chest_xray | natural` is what the images are, and chooses the augmentation; `scratch` starts
-from random weights (otherwise `init_from` is needed, whose checkpoint says what it expects to see); `backbone=NAME`,
-`size=N` (of the input, from scratch), `smoke` for a laptop.
+Variants: `domain=ct | ct_pe | chest_xray | natural` is what the images are, and chooses the augmentation (ct_pe: three
+windows of a chest CT); `scratch` starts from random weights (otherwise `init_from` is needed, whose checkpoint says
+what it expects to see); `backbone=NAME`, `size=N` (of the input, from scratch), `smoke` for a laptop.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The whole study on real images, small: which pretraining is best for finding / no finding on chest X-rays?
 
+    head -c 32 /dev/urandom | base64 > SALT     # once: the secret that patient ids are hashed with
+    export RADNET_JAX_SALT_FILE=$PWD/SALT
     python -m radnet_jax.main --config=configs/studies/chest_xray_mini.py --config.data_root=DIR --workdir=DIR
 
 `data_root` holds `chestxray14_mini` (the NIH layout: images/, Data_Entry_2017*.csv, train_val_list.txt, test_list.txt)

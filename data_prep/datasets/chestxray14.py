@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-import csv
 import functools
 from pathlib import Path
 
 from jaxtyping import UInt8
 import numpy as np
 
-from data_prep.facts import age_band, sex
+from data_prep.facts import age_band, sex, view
+from data_prep.ingest.csv_table import check_columns, read_rows
 from data_prep.ingest.files import walk
 from data_prep.ingest.image import SUFFIXES, fit, read_image
+from data_prep.observations import stratum
 from data_prep.spec import DATASETS, Candidate, DatasetSpec, Reject, Row
 from radnet_jax.errors import UserError
 from radnet_jax.preprocessing import StoredPixels
@@ -28,37 +29,47 @@ RARITY = (
     "Hernia", "Pneumonia", "Fibrosis", "Edema", "Emphysema", "Cardiomegaly", "Pleural_Thickening", "Consolidation",
     "Pneumothorax", "Mass", "Nodule", "Atelectasis", "Effusion", "Infiltration",
 )  # fmt: skip
-VIEWS = ("14", "finding")
+VIEWS = {
+    "14": FINDINGS,
+    "15": (*FINDINGS, NO_FINDING),  # the labels of the RadNet study's task "CX8"
+    "8": FINDINGS[:8],  # those of ChestX-ray8, the paper's first release
+    "finding": ("no finding", "finding"),
+}
 LISTS = {"train_val_list.txt": "train+val", "test_list.txt": "test"}
-COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender")
+COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")
+SEX = ("Patient Gender", "Patient Sex")  # releases differ
 
 
 @DATASETS.register("chestxray14")
 def chestxray14(source: Path, size: int, view: str = "14") -> DatasetSpec:
     """The NIH download: images/*.png (or images_001/images/*.png and so on), Data_Entry_2017*.csv, train_val_list.txt
-    and test_list.txt. The official test list is the test split; val is a patient-disjoint part of the train_val list.
-    Options: --view=14 (14 findings, multi-label; the default) or --view=finding (any finding / no finding).
+    and test_list.txt. From nihcc.app.box.com/v/ChestXray-NIHCC, free to use, naming the NIH Clinical Center.
+    Labels: 14 findings mined from reports, multi-label. Splits: the official test list is the test split; val is a
+    patient-disjoint part of the train_val list. Patients carry "nih" and the Patient ID.
+    Options: --view=14 (the default), --view=15 (with No Finding as a label of its own, as the RadNet study's CX8 task
+    has it), --view=8 (the eight findings of ChestX-ray8) or --view=finding (any finding / no finding).
     """
     if view not in VIEWS:
-        raise UserError("chestxray14: view", got=repr(view), expected="14 or finding")
-    table = _table(source)
-    multi = view == "14"
+        raise UserError("chestxray14: view", got=repr(view), expected=f"one of {', '.join(VIEWS)}")
+    table, sex_column = _table(source)
+    labels, multi = VIEWS[view], view != "finding"
     return DatasetSpec(
         name="chestxray14",
-        version="1.0.0",
+        version="1.1.0",
         task="multi_label" if multi else "single_label",
-        labels=FINDINGS if multi else ("no finding", "finding"),
+        labels=labels,
         stored=StoredPixels("XR", "none", (0.0, 255.0), (size, size), 1, "pad_area", "uint8"),
-        facts=("sex", "age_band"),
-        candidates=functools.partial(_candidates, table=table),
-        rows=functools.partial(_rows, multi=multi),
+        facts=("sex", "age_band", "view"),
+        candidates=functools.partial(_candidates, table=table, sex_column=sex_column),
+        rows=functools.partial(_rows, labels=labels if multi else ()),
         encode=functools.partial(_encode, size=size),
-        public_ids=True,
+        single_file=True,
         tables=(table, *LISTS),
     )
 
 
-def _table(source: Path) -> str:
+def _table(source: Path) -> tuple[str, str]:
+    """Name of the table and of its column of sexes."""
     found = sorted(p.name for p in source.glob("Data_Entry_2017*.csv"))
     lacking = [name for name in LISTS if not (source / name).is_file()]
     if len(found) != 1 or lacking:
@@ -69,15 +80,14 @@ def _table(source: Path) -> str:
             else f"{len(found)} files Data_Entry_2017*.csv",
             expected="images/, one Data_Entry_2017*.csv, train_val_list.txt and test_list.txt",
         )
-    with (source / found[0]).open(newline="", encoding="utf-8-sig") as file:
-        columns = next(csv.reader(file), [])
-    missing = [c for c in COLUMNS if c not in columns]
-    if missing:
-        raise UserError(f"{found[0]} lacks the column(s) {', '.join(missing)}", got=", ".join(columns) or "no header")
-    return found[0]
+    columns = check_columns(source / found[0], COLUMNS)
+    sex_column = next((name for name in SEX if name in columns), None)
+    if sex_column is None:
+        raise UserError(f"{found[0]} lacks the column {SEX[0]}", got=", ".join(columns))
+    return found[0], sex_column
 
 
-def _candidates(source: Path, *, table: str) -> Iterator[Candidate]:
+def _candidates(source: Path, *, table: str, sex_column: str) -> Iterator[Candidate]:
     pools = {
         line.strip(): pool
         for name, pool in LISTS.items()
@@ -85,15 +95,15 @@ def _candidates(source: Path, *, table: str) -> Iterator[Candidate]:
         if line.strip()
     }
     paths = {Path(path).name: path for path in walk(source) if path.lower().endswith(SUFFIXES)}
-    with (source / table).open(newline="", encoding="utf-8-sig") as file:
-        for entry in csv.DictReader(file):
-            name = entry["Image Index"]
-            yield Candidate(paths.pop(name, name), {c: entry[c] or "" for c in COLUMNS} | {"pool": pools.get(name, "")})
+    for entry in read_rows(source / table, (*COLUMNS, sex_column)):
+        name = entry["Image Index"]
+        yield Candidate(paths.pop(name, name), entry | {"sex": entry[sex_column], "pool": pools.get(name, "")})
     for name, path in sorted(paths.items()):
         yield Candidate(path, {"Image Index": name})
 
 
-def _rows(source: Path, candidate: Candidate, *, multi: bool) -> list[Row]:
+def _rows(source: Path, candidate: Candidate, *, labels: tuple[str, ...]) -> list[Row]:
+    """Rows with the findings `labels`, or with any finding / no finding where there are none."""
     entry = candidate.entry
     if "Patient ID" not in entry:
         raise Reject("not_in_table")
@@ -105,20 +115,25 @@ def _rows(source: Path, candidate: Candidate, *, multi: bool) -> list[Row]:
     if not set(names) <= {*FINDINGS, NO_FINDING} or (NO_FINDING in names and len(names) > 1):
         raise Reject("unknown_finding", entry["Finding Labels"])
     any_finding = int(names != [NO_FINDING])
-    rarest = min((RARITY.index(n) for n in names if n != NO_FINDING), default=len(RARITY))
+    values = tuple(int(name in names) for name in labels)
+    order = [name for name in (*RARITY, NO_FINDING) if name in labels]
+    ranks = tuple(order.index(name) for name in labels)
     return [
         Row(
             path=candidate.path,
-            identity=entry["Image Index"],
-            patient=entry["Patient ID"],
-            stratum=rarest if multi else any_finding,
-            label=-1 if multi else any_finding,
-            labels=tuple(int(f in names) for f in FINDINGS) if multi else (),
-            label_mask=(1,) * len(FINDINGS) if multi else (),
+            identity=f"nih {entry['Image Index']}",
+            patient=f"nih {entry['Patient ID']}",
+            stratum=stratum(values, ranks) if labels else any_finding,
+            label=-1 if labels else any_finding,
+            labels=values,
+            label_mask=(1,) * len(labels),
             pool=entry["pool"],
-            facts={"sex": sex(entry["Patient Gender"]), "age_band": age_band(entry["Patient Age"])},
+            facts={
+                "sex": sex(entry["sex"]), "age_band": age_band(entry["Patient Age"]),
+                "view": view(entry["View Position"]),
+            },
         )
-    ]
+    ]  # fmt: skip
 
 
 def _encode(source: Path, path: str, frame: int, *, size: int) -> UInt8[np.ndarray, "h w 1"]:

@@ -39,8 +39,8 @@ def image_folder(source: Path, size: int, modality: str = "photo", channels: int
         candidates=_candidates,
         rows=functools.partial(_rows, labels=labels, split_folders=split_folders),
         encode=functools.partial(_encode, size=size, channels=channels),
-        public_ids=modality == "photo",  # a file name of any other modality may name a patient
-        patients_unknown=modality != "photo",
+        single_file=True,
+        no_patients=modality == "photo",
     )
 
 
@@ -79,8 +79,7 @@ def _rows(source: Path, candidate: Candidate, *, labels: tuple[str, ...], split_
     if labels and not folders:
         raise Reject("outside_class_folders")
     label = labels.index(folders[0]) if labels else -1
-    path_ = candidate.path
-    return [Row(path=path_, identity=path_, patient=path_, stratum=label, label=label, pool=pool)]
+    return [Row(path=candidate.path, identity=candidate.path, patient="", stratum=label, label=label, pool=pool)]
 
 
 def _encode(source: Path, path: str, frame: int, *, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:

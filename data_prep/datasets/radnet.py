@@ -74,6 +74,7 @@ def radnet(source: Path, size: int, burned_in: str = "reject") -> DatasetSpec:
         candidates=_candidates,
         rows=functools.partial(_rows, burned_in=keep),
         encode=functools.partial(_encode, size=size, burned_in=keep),
+        single_file=True,
     )
 
 

@@ -37,6 +37,7 @@ class _Options(NamedTuple):
     value_range: tuple[float, float] | None
     mask_classes: int
     burned_in: bool
+    dicom_ids: bool
 
 
 @DATASETS.register("table")
@@ -48,20 +49,22 @@ def table(
     value_range: str = "",
     mask_labels: str = "foreground",
     burned_in: str = "reject",
+    dicom_ids: str = "join",
 ) -> DatasetSpec:
     """--source=table.csv (UTF-8, a header line; .tsv with tabs) with the columns image, mask, patient, labels, split;
     all but image may be missing or empty, others are passed over. Paths are relative to the table.
       image    DICOM file or folder, NIfTI volume (.nii, .nii.gz: each axial slice a record), PNG, JPEG, TIFF or npy.
       mask     NIfTI on the grid of a NIfTI image, else a PNG, TIFF or npy of the image's size.
-      patient  patients never part; without it DICOM files say it themselves (by patient, study and series), other
-               files are patients of their own.
+      patient  patients never part; matches PatientID of DICOM files. DICOM files that share a PatientID, study or
+               series are of one patient whatever this cell says (--dicom_ids=ignore: where it says something, only it
+               counts; for files whose ids are made up). Without it other files are patients of their own.
       labels   one class a row: cat; or findings: edema|mass (none = no finding); or with values: edema=1|mass=0.
       split    train, val or test; rows without may go to any split, splits without rows are taken out of train.
     Options: --modality=CT|XR|MR|US|fundus|photo (must be given; only CT is stored in HU), --channels=1|3,
     --value_range=low,high (values that become 0 and 255, for images of more than 8 bits), --mask_labels=liver,tumour
     (names of the mask values 1, 2, ...; with one name every value above 0 counts), --burned_in=keep.
     """
-    options = _check(modality, channels, value_range, mask_labels, burned_in, size)
+    options = _check(modality, channels, value_range, mask_labels, burned_in, dicom_ids, size)
     columns = _columns(source)
     rule = learn((line, row["labels"]) for line, row in _lines(source))
     splits = _splits(source)
@@ -79,6 +82,7 @@ def table(
         candidates=functools.partial(_candidates, table=source),
         rows=functools.partial(_rows, options=options, rule=rule, splits=splits),
         encode=functools.partial(_encode, options=options),
+        single_file=True,
         tables=(source.name,),
         folder=source.parent,
         files=functools.partial(_files, table=source),
@@ -87,13 +91,17 @@ def table(
     )
 
 
-def _check(modality: str, channels: int, value_range: str, mask_labels: str, burned_in: str, size: int) -> _Options:
+def _check(
+    modality: str, channels: int, value_range: str, mask_labels: str, burned_in: str, dicom_ids: str, size: int
+) -> _Options:
     if modality not in MODALITIES:
         raise UserError("table: modality", got=repr(modality), expected=f"--modality=one of {', '.join(MODALITIES)}")
     if channels not in (1, 3) or (modality == "CT" and channels != 1):
         raise UserError("table: channels", got=channels, expected="1" if modality == "CT" else "1 or 3")
     if burned_in not in ("reject", "keep"):
         raise UserError("table: burned_in", got=repr(burned_in), expected="reject or keep")
+    if dicom_ids not in ("join", "ignore"):
+        raise UserError("table: dicom_ids", got=repr(dicom_ids), expected="join or ignore")
     names = mask_labels.split(",")
     if not all(name.strip() for name in names) or len(set(names)) != len(names) or len(names) >= UNKNOWN_MASK:
         raise UserError("table: mask_labels", got=repr(mask_labels), expected="different names such as liver,tumour")
@@ -108,7 +116,7 @@ def _check(modality: str, channels: int, value_range: str, mask_labels: str, bur
                 "table: value_range", got=repr(value_range), expected="low < high, and another modality than CT"
             )
         bounds = (low, high)
-    return _Options(modality, channels, size, bounds, len(names), burned_in == "keep")
+    return _Options(modality, channels, size, bounds, len(names), burned_in == "keep", dicom_ids == "join")
 
 
 def _reader(table: Path, file: TextIO) -> csv.DictReader:
@@ -220,11 +228,13 @@ def _rows(
             raise Reject("no_hu", "8-bit format")
         if nifti.is_nifti(entry["mask"]):
             raise Reject("mask_mismatch")
-        return [Row(**{"path": path, "identity": f"file {path}", "patient": f"file {path}"} | fields)]
+        return [Row(**{"path": path, "identity": f"file {path}", "patient": ""} | fields)]
     read = dicom.read_headers if options.modality == "CT" else display.read_display_headers
     headers = read(source / path, burned_in=options.burned_in)
     if entry["mask"] and (len(headers) > 1 or entry["folder"] or nifti.is_nifti(entry["mask"])):
         raise Reject("mask_mismatch", "a mask for one image of one frame only")
+    if entry["patient"] and not options.dicom_ids:
+        fields["links"] = ()
     return [slice_row(header, path, len(headers), **fields) for header in headers]
 
 
@@ -234,7 +244,8 @@ def _volume_rows(source: Path, path: str, fields: dict[str, Any], options: _Opti
         raise Reject("missing_window", "a volume without --value_range")
     if fields["mask"] and not nifti.is_nifti(fields["mask"]):
         raise Reject("mask_mismatch")
-    volume: dict[str, Any] = {"path": path, "patient": f"file {path}", "series": f"file {path}", "plane": "axial"}
+    volume: dict[str, Any] = {"path": path, "patient": "", "series": f"file {path}", "plane": "axial"}
+    volume |= {"size": header.size, "spacing": header.pixel_spacing}
     return [
         Row(**volume | fields, identity=f"file {path} slice {k}", frame=k, position=k * header.spacing)
         for k in range(header.slices)

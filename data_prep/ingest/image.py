@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from pathlib import Path
 import struct
 
 import cv2
-from jaxtyping import Int16, Num, UInt8
+from jaxtyping import Float32, Int16, Integer, Num, UInt8
 import numpy as np
 
 from data_prep.guard import check_memory
 from data_prep.spec import UNKNOWN_MASK, Reject
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+_LONGEST_BLOCK = 64  # longer ones are mostly weights of zero, and OpenCV is faster
 _NO_MEMORY = -4  # cv::Error::StsNoMem
 
 
@@ -146,21 +149,59 @@ def resize(image: Num[np.ndarray, "h w c"], size: tuple[int, int]) -> Num[np.nda
     height, width = image.shape[:2]
     if (height, width) == size:
         return np.ascontiguousarray(image)
-    shrinks = size[0] <= height and size[1] <= width
-    out = cv2.resize(
-        np.ascontiguousarray(image, np.float32),
-        size[::-1],
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    )
-    if np.issubdtype(image.dtype, np.integer):
+    is_integer = np.issubdtype(image.dtype, np.integer)
+    if is_integer and image.shape[2] == 1 and _averages_exactly(image, size):
+        out = _area_average(image[..., 0], size)
+    else:
+        shrinks = size[0] <= height and size[1] <= width
+        out = cv2.resize(
+            np.ascontiguousarray(image, np.float32),
+            size[::-1],
+            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+        )
+    if is_integer:
         limits = np.iinfo(image.dtype)
         out = np.clip(np.rint(out), limits.min, limits.max)
     return out.astype(image.dtype).reshape(*size, image.shape[2])
 
 
+@functools.lru_cache(maxsize=64)
+def _area_weights(length: int, reduced: int) -> Float32[np.ndarray, "b a"]:
+    """Weights of the area average from a pixels to b, the smallest numbers of the same ratio, as whole numbers: by how
+    many b-th parts each of the a pixels lies in each of the b.
+    """
+    part = math.gcd(length, reduced)
+    a, b = length // part, reduced // part
+    ends, new_ends = np.arange(a + 1) * b, np.arange(b + 1)[:, None] * a
+    overlap = np.minimum(ends[1:], new_ends[1:]) - np.maximum(ends[:-1], new_ends[:-1])
+    return overlap.clip(0).astype(np.float32)
+
+
+def _averages_exactly(image: Integer[np.ndarray, "h w 1"], size: tuple[int, int]) -> bool:
+    """Whether `_area_average` applies: the image shrinks, in small blocks whose weighted sums float32 holds exactly."""
+    height, width = image.shape[:2]
+    rows, columns = height // math.gcd(height, size[0]), width // math.gcd(width, size[1])
+    if size[0] > height or size[1] > width or max(rows, columns) > _LONGEST_BLOCK:
+        return False
+    return rows * columns * max(-int(image.min()), int(image.max())) <= 1 << 24
+
+
+def _area_average(image: Integer[np.ndarray, "h w"], size: tuple[int, int]) -> Float32[np.ndarray, "H W"]:
+    """Area averages, three times as fast as OpenCV's: matrix products over blocks of rows, then of columns. Their sums
+    are whole numbers that float32 holds exactly, so that every processor gives the same.
+    """
+    rows, columns = (_area_weights(length, reduced) for length, reduced in zip(image.shape, size))
+    by_rows = rows @ image.astype(np.float32).reshape(-1, rows.shape[1], image.shape[1])
+    turned = cv2.transpose(by_rows.reshape(size[0], image.shape[1]))
+    by_columns = columns @ turned.reshape(-1, columns.shape[1], size[0])
+    return cv2.transpose(by_columns.reshape(size[1], size[0])) / np.float32(rows.shape[1] * columns.shape[1])
+
+
 def pad_square(image: Num[np.ndarray, "h w c"], value: float) -> Num[np.ndarray, "s s c"]:
     """Pads the shorter side on both ends with `value`, so that no resize stretches the anatomy."""
     height, width = image.shape[:2]
+    if height == width:
+        return image
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     edges = ((top, side - height - top), (left, side - width - left), (0, 0))

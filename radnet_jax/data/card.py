@@ -18,6 +18,25 @@ TASKS = ("single_label", "multi_label", "none")
 
 
 @dataclasses.dataclass(frozen=True)
+class Member:
+    """A dataset in a mixture.
+
+    Attributes:
+      name: in the mixture.
+      weight: how often its training records are to be drawn, relative to the other members' weights.
+      fingerprint: of the member's card.
+      splits: number of its records in each split.
+      crossing: the declared way of its pixels into the mixture's.
+    """
+
+    name: str
+    weight: float
+    fingerprint: str
+    splits: Mapping[str, int]
+    crossing: str
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetCard:
     """What a built dataset holds.
 
@@ -29,9 +48,11 @@ class DatasetCard:
       stored: what the pixels are.
       splits: number of records in each split.
       fingerprint: SHA-256 over what the records are made of (source digests, rules, splits); equal for equal builds.
+      splits_sha256: of the file splits.parquet (see `subsets.py`), whose ids depend on the salt; "" without that file.
       generated: whether the images are generated, hence of no patient.
       segmentation: names of the mask values 1, 2, ... of the record key `segmentation` (0 = background, 255 = unknown);
         empty where the records have no masks.
+      members: of a mixture; the records of a split stand in their order, those of a member side by side.
     """
 
     name: str
@@ -41,8 +62,10 @@ class DatasetCard:
     stored: StoredPixels
     splits: Mapping[str, int]
     fingerprint: str
+    splits_sha256: str = ""
     generated: bool = False
     segmentation: tuple[str, ...] = ()
+    members: tuple[Member, ...] = ()
 
     def write(self, folder: str | Path) -> None:
         data = dataclasses.asdict(self) | {"format": FORMAT}
@@ -66,6 +89,7 @@ def read_card(folder: str | Path) -> DatasetCard:
         data["stored"] = StoredPixels.from_json(data["stored"])
         data["labels"] = tuple(data["labels"])
         data["segmentation"] = tuple(data.get("segmentation", ()))  # older cards do without
+        data["members"] = tuple(Member(**member) for member in data.get("members", ()))
         return DatasetCard(**data)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"dataset card {path} can't be read ({error})", fix="rebuild the dataset") from error

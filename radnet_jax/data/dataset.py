@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from radnet_jax.data.cache import local_dataset
 from radnet_jax.data.card import MANIFEST_FILE, DatasetCard, read_card
 from radnet_jax.data.example import Feature, Scanner, integers
 from radnet_jax.data.shards import Shards, image_codec
@@ -160,13 +161,17 @@ def _decoded(record: bytes, feature: Feature, like: Num[np.ndarray, "b h w c"]) 
 
 
 def open_split(folder: str | Path, name: str) -> Split:
-    """Opens split `name` of the dataset in `folder`; refuses an unknown or empty one, or one with missing files."""
-    card = read_card(folder)
+    """Opens split `name` of the dataset in `folder`, or at a URL through a local copy.
+
+    Refuses an unknown or empty split, or one with missing files.
+    """
+    local = local_dataset(folder, name)
+    card = read_card(local)
     if not card.splits.get(name):
         raise UserError(
             f"dataset {card.name} in {folder} has no split {name!r}{nearest(name, card.splits)}",
             expected=f"one of {', '.join(k for k, n in card.splits.items() if n)}",
         )
-    split = Split(card, Path(folder), name)
+    split = Split(card, local, name)
     split.open()
     return split

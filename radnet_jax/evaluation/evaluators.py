@@ -23,7 +23,10 @@ from radnet_jax.preprocessing import Adapter
 Predict = Callable[[PyTree, PyTree, dict[str, Array]], dict[str, Array]]
 """(params, model_state, batch with "image") -> outputs by name, each [b ...]."""
 
-_NO_FACT = ("split", "index", "case_id", "patient", "series", "slice", "label", "labels", "label_mask")
+_NO_FACT = (
+    "split", "index", "case_id", "patient", "series", "slice", "source", "phash", "rows", "columns", "row_spacing",
+    "column_spacing", "thickness", "label", "labels", "label_mask",
+)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=64)

@@ -24,7 +24,7 @@ def spec(source, size):
         candidates=candidates,
         rows=rows,
         encode=encode,
-        public_ids=True,
+        no_patients=True,
     )
 
 

@@ -1,9 +1,13 @@
 """The builder: atomic, restartable, salt-proof, and clear about what it refuses."""
 
+import base64
 import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
+import subprocess
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +15,9 @@ import tensorflow_datasets as tfds
 
 from data_prep import build as build_module
 from data_prep import shards
+from data_prep import source as source_module
 from data_prep.build import build, main
+from data_prep.phantom import write_ct
 from radnet_jax.data.card import read_card
 from radnet_jax.errors import UserError
 from tests.data_prep.dicom_files import source_of_patients
@@ -85,27 +91,51 @@ def test_a_shard_that_is_not_whole_is_written_again(source, tmp_path, monkeypatc
     assert len(list(tfds.builder_from_directory(out).as_data_source("train"))) == read_card(out).splits["train"]
 
 
-def test_a_throwaway_salt_survives_the_kill_and_not_the_build(source, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shards, "RECORDS_PER_SHARD", 8)
-    monkeypatch.delenv("RADNET_JAX_SALT_FILE", raising=False)
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        _stop_after(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            build("radnet", source, out, size=16)
-    salt = (out / ".build" / "salt").read_bytes()
-    build("radnet", source, out, size=16)
-    assert not (out / ".build").exists()
-    assert not any(salt in content or salt.hex().encode() in content for content in _files(out).values())
-    table = pq.read_table(out / "manifest.parquet").to_pylist()
-    assert len({row["patient"] for row in table}) == 18  # one salt for all shards
-    assert "--salt_file=FILE" in capsys.readouterr().out
+def test_without_a_salt_the_build_of_patients_is_refused_and_tells_how_to_make_one(
+    source, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.delenv("RADNET_JAX_SALT_FILE")
+    flags = ["--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'out'}", "--size=16"]
+    error = _refused(capsys, *flags)
+    assert "head -c 32 /dev/urandom | base64 > FILE" in error
+    assert "--salt_file" in error
+    assert "RADNET_JAX_SALT_FILE" in error
+    assert not (tmp_path / "out").exists()
+    salt = tmp_path / "salt"
+    subprocess.run(f"head -c 32 /dev/urandom | base64 > {salt}", shell=True, check=True)
+    assert main([*flags, f"--salt_file={salt}"]) == 0
+    assert main(flags) == 0  # finished: there is no id left to hash
+    assert "already built" in capsys.readouterr().out
+    assert main([*flags, "--seed=1"]) == 2
+
+
+def test_the_salt_is_nowhere_in_the_dataset(source, tmp_path, salt_file):
+    build("radnet", source, tmp_path / "out", size=16, salt_file=salt_file)
+    salt = salt_file.read_bytes()
+    forms = (salt, salt.hex().encode(), base64.b64encode(salt), hashlib.sha256(salt).hexdigest().encode())
+    assert not any(form in content for content in _files(tmp_path / "out").values() for form in forms)
+
+
+def test_generated_images_have_the_same_ids_with_and_without_a_salt(tmp_path, monkeypatch, salt_file):
+    phantoms = write_ct(tmp_path / "in", patients_per_region=1, slices=2, image_size=32)
+    lines, tables = [], []
+    for name, file in (("with", str(salt_file)), ("without", "")):
+        monkeypatch.setenv("RADNET_JAX_SALT_FILE", file)
+        card = build("radnet", phantoms, tmp_path / name, size=16, log=lines.append)
+        tables.append(pq.read_table(tmp_path / name / "manifest.parquet"))
+        monkeypatch.setenv("RADNET_JAX_SALT_FILE", "" if file else str(salt_file))
+        assert build("radnet", phantoms, tmp_path / name, size=16, log=lines.append) == card  # a study goes on
+    assert tables[0] == tables[1]
+    assert not any("public salt" in line for line in lines)
+    build("radnet", phantoms, tmp_path / "flag", size=16, salt_file=salt_file, log=lines.append)
+    assert pq.read_table(tmp_path / "flag" / "manifest.parquet") == tables[0]
+    assert any("public salt" in line for line in lines)  # a flag that is passed over is said
 
 
 def test_splits_and_fingerprint_do_not_depend_on_the_salt(source, tmp_path, salt_file):
     one = build("radnet", source, tmp_path / "one", size=16, salt_file=salt_file)
     two = build("radnet", source, tmp_path / "two", size=16)
-    assert one == two
+    assert dataclasses.replace(one, splits_sha256="") == dataclasses.replace(two, splits_sha256="")
     first, second = (pq.read_table(tmp_path / n / "manifest.parquet").to_pylist() for n in ("one", "two"))
     keys = ("split", "index", "slice", "label")
     assert [[r[k] for k in keys] for r in first] == [[r[k] for k in keys] for r in second]
@@ -152,7 +182,7 @@ def test_a_finished_build_is_left_alone_and_never_overwritten(source, tmp_path, 
     for changed in ({"size": 24}, {"size": 16, "seed": 1}, {"size": 16, "splits": ("train",)}):
         with pytest.raises(UserError, match="built differently"):
             build("radnet", source, out, **changed)
-    with pytest.raises(UserError, match="another salt file"):
+    with pytest.raises(UserError, match="another salt"):
         build("radnet", source, out, size=16, salt_file=salt_file)
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
 
@@ -176,16 +206,20 @@ def test_a_copy_of_the_source_is_the_same_source(tmp_path):
     assert "already built" in lines[0]
 
 
-def test_content_counts_in_a_small_source_and_names_and_sizes_in_a_large_one(tmp_path, monkeypatch):
+def test_content_counts_in_a_small_source_and_names_lengths_and_times_in_a_large_one(tmp_path, monkeypatch):
     source = source_of_patients(tmp_path / "in", patients=6)
     file = source / "p0" / "0.dcm"
     build("radnet", source, tmp_path / "out", size=16)
-    monkeypatch.setattr(build_module, "SMALL_SOURCE", 1000)
+    monkeypatch.setattr(source_module, "SMALL", 1000)
     build("radnet", source, tmp_path / "large", size=16)
+    lines = []
+    build("radnet", source, tmp_path / "large", size=16, log=lines.append)
+    assert not any("other times" in line for line in lines)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    build("radnet", source, tmp_path / "large", size=16)
+    build("radnet", source, tmp_path / "large", size=16, log=lines.append)
+    assert sum("other times" in line for line in lines) == 1  # an edit, or a copy: the user is told
     file.write_bytes(content + b"\0\0")
     with pytest.raises(UserError, match="source files changed"):
         build("radnet", source, tmp_path / "large", size=16)
@@ -193,6 +227,22 @@ def test_content_counts_in_a_small_source_and_names_and_sizes_in_a_large_one(tmp
     monkeypatch.undo()
     with pytest.raises(UserError, match="source files changed"):
         build("radnet", source, tmp_path / "out", size=16)
+
+
+def test_an_unfinished_build_of_a_large_source_that_was_edited_is_begun_anew(tmp_path, monkeypatch):
+    source = source_of_patients(tmp_path / "in", patients=12)
+    monkeypatch.setattr(source_module, "SMALL", 1000)
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            build("radnet", source, tmp_path / "out", size=16)
+    for path in source.rglob("*.dcm"):
+        content = bytearray(path.read_bytes())
+        content[-2] ^= 1
+        path.write_bytes(content)
+    build("radnet", source, tmp_path / "out", size=16)
+    build("radnet", source, tmp_path / "edited", size=16)
+    assert read_card(tmp_path / "out").fingerprint == read_card(tmp_path / "edited").fingerprint
 
 
 def test_an_unfinished_build_of_other_options_is_begun_anew(source, tmp_path, monkeypatch):
@@ -283,17 +333,15 @@ def test_refusals_on_the_command_line(source, tmp_path, capsys):
     assert not (tmp_path / "full" / ".build").exists()
 
 
-def test_too_few_patients_tells_the_way_out(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("RADNET_JAX_SALT_FILE", raising=False)
+def test_too_few_patients_tells_the_way_out(tmp_path, capsys):
     source = source_of_patients(tmp_path / "in", patients=2)
     flags = ["--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'out'}"]
     assert main(flags) == 2
     printed = capsys.readouterr()
     assert "--splits=train" in printed.err
     assert printed.err.count("\n") == 1
-    assert printed.out == ""  # nothing of salts before it is clear that there will be a dataset
+    assert printed.out == ""  # no remarks before it is clear that there will be a dataset
     assert main([*flags, "--splits=train"]) == 0
-    assert "no salt file" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -325,6 +373,6 @@ def test_build_json_holds_counts_options_and_versions(source, tmp_path):
     data = json.loads((tmp_path / "out" / "build.json").read_text())
     assert data["records"] == dict(read_card(tmp_path / "out").splits)
     assert sum(data["labels"]["train"].values()) == data["records"]["train"]
-    assert data["salt"]["kind"] == "throwaway"
+    assert data["salt"]["kind"] == "file"
     assert set(data["versions"]) >= {"radnet_jax", "numpy", "pydicom"}
     assert str(source) not in json.dumps(data)

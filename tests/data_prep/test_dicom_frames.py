@@ -223,3 +223,32 @@ def test_burned_in_names_are_an_option_of_the_build(tmp_path):
     assert (len(rows), report["rejected"]) == (1, {"burned_in_annotation": 1})
     _, rows, report = _built(tmp_path / "in", tmp_path / "kept", burned_in="keep")
     assert (len(rows), report["rejected"]) == (2, {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"PixelSpacing": ["0.7", "0.8"], "SliceThickness": "5"}, ((0.7, 0.8), 5.0)),
+        ({"PixelSpacing": ["0.7", "0.8"]}, ((0.7, 0.8), None)),
+        ({"SliceThickness": "2.5"}, (None, 2.5)),
+        ({"ImagerPixelSpacing": ["0.1", "0.1"]}, (None, None)),  # at the detector
+        ({"PixelSpacing": ["0", "0.8"], "SliceThickness": "-1"}, (None, None)),
+        ({"PixelSpacing": "0.7", "SliceThickness": ""}, (None, None)),
+    ],
+)
+def test_measures_are_the_header_s_own(tmp_path, fields, expected):
+    (header,) = read_headers(write_dicom(tmp_path / "a", np.zeros((12, 16), np.uint16), **fields))
+    assert (header.size, header.spacing, header.thickness) == ((12, 16), *expected)
+
+
+def test_measures_of_an_enhanced_file_stand_in_its_groups(tmp_path):
+    def measures(k, group):
+        item = pydicom.Dataset()
+        item.PixelSpacing, item.SliceThickness = ["0.5", "0.6"], str(k + 1)
+        group.PixelMeasuresSequence = [item]
+
+    path = write_enhanced(
+        tmp_path / "a", np.zeros((2, 16, 16), np.uint16), [(0, 0, 0), (0, 0, 1)], frames=measures
+    )  # fmt: skip
+    headers = read_headers(path)
+    assert [(h.spacing, h.thickness) for h in headers] == [((0.5, 0.6), 1.0), ((0.5, 0.6), 2.0)]

@@ -4,7 +4,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from data_prep.ingest.nifti import read_header, read_hu, read_mask, read_slice
+from data_prep.ingest import nifti
+from data_prep.ingest.nifti import read_header, read_hu, read_layout, read_mask, read_slice
 from tests.data_prep.test_dicom import RANGE, reason_of
 
 SHAPE = (4, 5, 6)
@@ -25,7 +26,7 @@ def _write(path, data, affine=None):
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "PIR", "SLA", "ASL"])
 def test_every_orientation_gives_the_same_slices(tmp_path, codes, suffix):
-    canonical = nibabel.Nifti1Image(_volume(), np.diag([2.0, 2.0, 3.0, 1.0]))
+    canonical = nibabel.Nifti1Image(_volume(), np.diag([2.0, 2.5, 3.0, 1.0]))
     target = nibabel.orientations.axcodes2ornt(codes)
     turned = canonical.as_reoriented(
         nibabel.orientations.ornt_transform(nibabel.orientations.io_orientation(canonical.affine), target)
@@ -34,6 +35,7 @@ def test_every_orientation_gives_the_same_slices(tmp_path, codes, suffix):
     nibabel.save(turned, path)
     header = read_header(path)
     assert (header.slices, header.spacing) == (6, pytest.approx(3))
+    assert (header.size, header.pixel_spacing) == ((5, 4), pytest.approx((2.5, 2)))
     for k in range(6):
         # rows from anterior to posterior, columns from right to left, as an axial DICOM slice lies
         np.testing.assert_array_equal(read_slice(path, k), _volume()[::-1, ::-1, k].T)
@@ -51,6 +53,21 @@ def test_scaling_and_hu(tmp_path):
         read_hu(tmp_path / "b.nii.gz", 2, RANGE), np.rint(expected).clip(*RANGE).astype(np.int16)
     )
     assert read_hu(path, 0, RANGE)[-1, -1] == -1024  # clipped
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
+def test_every_stored_type(tmp_path, kind):
+    dtype = np.dtype(kind)
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    data = np.zeros(SHAPE, dtype)
+    data[0, 0, 0], data[1, 0, 0], data[2, 0, 0] = max(limits.min, -1e30), min(limits.max, 1e30), 90
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([-1.0, -1.0, 1.0, 1.0]), dtype=dtype), path)
+    expected = data[..., 0].T.astype(np.float64).clip(*RANGE).astype(np.int16)
+    hu = read_hu(path, 0, RANGE)
+    np.testing.assert_array_equal(hu, expected)
+    assert (hu.dtype, read_slice(path, 0).dtype) == (np.int16, np.float64)
+    np.testing.assert_array_equal(read_slice(path, 0), data[..., 0].T.astype(np.float64))
 
 
 def test_a_slight_tilt_keeps_its_slices_and_flat_files_are_one_slice(tmp_path):
@@ -108,6 +125,36 @@ def test_masks_lie_on_the_grid_of_their_image(tmp_path):
     assert reason_of(read_mask, moved, 3, image) == "mask_mismatch"
     halves = _write(tmp_path / "h.nii", np.full(SHAPE, 0.5, np.float32))
     assert reason_of(read_mask, halves, 3, image) == "mask_value"
+
+
+def test_a_layout_in_place_of_an_affine_that_is_not_to_be_believed(tmp_path):
+    image = _write(tmp_path / "a.nii", _volume())
+    mask = _write(tmp_path / "m.nii", (_volume() > 200).astype(np.uint8), np.diag([-1.0, 7.0, 1.0, 1.0]))
+    assert reason_of(read_mask, mask, 3, image) == "mask_mismatch"
+    layout = read_layout(image)
+    assert layout == ((0, 1, 2), (False, False, False))
+    np.testing.assert_array_equal(read_mask(mask, 3, image, layout), _volume()[::-1, ::-1, 3].T > 200)
+    mirrored = layout._replace(backwards=(True, False, True))
+    np.testing.assert_array_equal(read_slice(image, 0, mirrored), _volume()[:, ::-1, -1].T)
+    np.testing.assert_array_equal(read_mask(mask, 0, image, mirrored), _volume()[:, ::-1, -1].T > 200)
+    small = _write(tmp_path / "s.nii", np.zeros((4, 5, 5), np.uint8))
+    assert reason_of(read_mask, small, 0, image, layout) == "mask_mismatch"
+
+
+def test_volumes_stay_open_as_long_as_there_is_room(tmp_path, monkeypatch):
+    paths = [_write(tmp_path / f"{k}.nii.gz", _volume()) for k in range(8)]
+
+    def opened(limit, asked):
+        monkeypatch.setattr(nifti, "_opened", {})
+        monkeypatch.setattr(nifti, "_KEPT_BYTES", limit)
+        for path in asked:
+            read_slice(path, 0)
+        return [version.path for version in nifti._opened]
+
+    assert opened(1 << 30, paths) == paths[2:]
+    assert opened(240 * 3, paths) == paths[5:]
+    assert opened(1, paths) == paths[6:]  # an image and its mask, however large
+    assert opened(1, [paths[0], paths[1], paths[0]]) == paths[:2]
 
 
 @pytest.mark.real_data

@@ -3,8 +3,11 @@
 import json
 import random
 import shutil
+import sqlite3
 
 import cv2
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pyarrow.parquet as pq
 import pydicom
@@ -12,6 +15,7 @@ import pytest
 
 from data_prep.build import build
 from data_prep.hashing import PUBLIC_SALT, pseudonym
+from data_prep.patients import Groups
 from data_prep.phantom import write_ct
 from radnet_jax.data.card import read_card
 from tests.data_prep.dicom_files import source_of_patients, write_dicom
@@ -42,7 +46,7 @@ def test_a_partly_de_identified_corpus_parts_no_patient(tmp_path, blank):
     truth = {}
     for k, path in enumerate(sorted(source.rglob("*.dcm"))):
         header = pydicom.dcmread(path, stop_before_pixels=True)
-        case = pseudonym(PUBLIC_SALT, "case", header.SOPInstanceUID)
+        case = pseudonym(PUBLIC_SALT.value, "case", header.SOPInstanceUID)
         truth[case] = (header.PatientID, header.StudyInstanceUID, header.SeriesInstanceUID)
         if k % 2 if blank == "every second file" else k % 4:
             _change(path, PatientID="")
@@ -57,7 +61,7 @@ def test_a_partly_de_identified_corpus_parts_no_patient(tmp_path, blank):
     assert {row["split"] for row in table} == {"train", "val", "test"}
     assert all(len(found) == 1 for found in splits.values())
     # the patient of a group is its id, so that it matches with other datasets
-    assert hashes == {name: {pseudonym(PUBLIC_SALT, "patient", f"id {name}")} for name in hashes}
+    assert hashes == {name: {pseudonym(PUBLIC_SALT.value, "patient", f"id {name}")} for name in hashes}
     assert len(hashes) == 24
     assert not any("more than one patient" in line for line in lines)
 
@@ -91,7 +95,10 @@ def test_joined_patients_are_counted_and_independent_of_the_order_of_the_files(t
     first, second = (
         {row["case_id"]: (row["patient"], row["split"]) for row in _table(tmp_path / n)} for n in ("a", "b")
     )
-    assert first == second
+    assert {case: split for case, (_, split) in first.items()} == {case: split for case, (_, split) in second.items()}
+    unnamed = {pseudonym(value, "case", f"1.7.{k}") for k in (9, 10)}  # by their folder, which only their source has
+    assert {c: v for c, v in first.items() if c not in unnamed} == {c: v for c, v in second.items() if c not in unnamed}
+    assert {first[c][0] for c in unnamed}.isdisjoint({second[c][0] for c in unnamed})
     cases = [first[pseudonym(value, "case", f"1.7.{k}")][0] for k in range(11)]
     key = {name: pseudonym(value, "patient", name) for name in ("id P1", "id P3", "id P4", "study 1.5")}
     assert cases[:9] == [*[key["id P1"]] * 4, *[key["id P3"]] * 2, key["id P4"], *[key["study 1.5"]] * 2]
@@ -99,6 +106,55 @@ def test_joined_patients_are_counted_and_independent_of_the_order_of_the_files(t
     assert len(set(cases)) == 5
     assert "1 groups of linked studies name more than one patient: joined" in lines
     assert json.loads((tmp_path / "a" / "build.json").read_text())["patients"]["joined"] == 1
+
+
+def _keys(rows):
+    groups = Groups(sqlite3.connect(":memory:"))
+    for row in rows:
+        groups.add(row)
+    joined = groups.finish()
+    return joined, {name: (bool(n), key) for name, n, key in groups._database.execute("SELECT * FROM keys")}
+
+
+def _components(rows):
+    """The same by repeated merging of sets."""
+    ranks, sets = {}, []
+    for row in rows:
+        names = {name for name in row if name}
+        for rank, name in enumerate(row):
+            if name:
+                ranks[name] = min(rank, ranks.get(name, rank))
+        touched = [s for s in sets if s & names]
+        sets = [s for s in sets if not s & names] + [names.union(*touched)]
+    joined = sum(sum(ranks[name] == 0 for name in s) > 1 for s in sets)
+    keys = {}
+    for s in sets:
+        key = min(s, key=lambda name: (ranks[name], name))
+        keys |= {name: (ranks[key] == 0, key) for name in s}
+    return joined, keys
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.sampled_from(["", "a", "b", "c", "s"]), st.sampled_from(["", "a", "s", "t", "u"]), st.sampled_from("xyz")
+        ),
+        min_size=1,
+    ),
+    order=st.randoms(use_true_random=False),
+)
+def test_groups_are_the_connected_components_in_any_order(rows, order):
+    expected = _components(rows)
+    assert _keys(rows) == expected
+    assert _keys(order.sample(rows, len(rows))) == expected
+
+
+def test_a_long_chain_of_links_is_one_patient():
+    chain = [(f"p{k}", f"s{k}", f"s{k + 1}") for k in range(3000)]
+    joined, keys = _keys(random.Random(0).sample(chain, len(chain)))
+    assert joined == 1
+    assert {key for _, key in keys.values()} == {"p0"}
 
 
 @pytest.mark.parametrize("names", [("a", "z"), ("z", "a")])
@@ -122,22 +178,22 @@ def _images(root, n=12):
     return root
 
 
-def test_a_folder_of_x_rays_has_secret_ids_and_says_that_patients_are_unknown(tmp_path, monkeypatch):
-    monkeypatch.delenv("RADNET_JAX_SALT_FILE", raising=False)
+def test_a_folder_of_x_rays_has_secret_ids_and_says_that_patients_are_unknown(tmp_path, monkeypatch, secret):
     source = _images(tmp_path / "in")
     reports, told = {}, {}
     for modality in ("photo", "XR", "MR", "US", "fundus"):
         lines = []
+        monkeypatch.setenv("RADNET_JAX_SALT_FILE", "" if modality == "photo" else str(secret))
         build("image_folder", source, tmp_path / modality, size=16, channels=1, modality=modality, log=lines.append)
         reports[modality] = json.loads((tmp_path / modality / "build.json").read_text())
-        told[modality] = [line for line in lines if "patients are unknown" in line]
+        told[modality] = [line for line in lines if "no patient id for 12 of 12 patients" in line]
     public = reports.pop("photo")
     assert public["salt"]["kind"] == "public"
     assert public["patients"]["note"] == ""
     assert told.pop("photo") == []
     for modality, report in reports.items():
-        assert report["salt"]["kind"] == "throwaway"
-        assert "every image counts as a patient" in report["patients"]["note"]
+        assert report["salt"]["kind"] == "file"
+        assert "may be in different splits" in report["patients"]["note"]
         assert len(told[modality]) == 1
     hashed = {row["patient"] for row in _table(tmp_path / "XR")}
     assert not hashed & {row["patient"] for row in _table(tmp_path / "photo")}

@@ -143,3 +143,23 @@ def test_command_line(tmp_path, capsys):
     assert len(list((tmp_path / "ct").rglob("*.dcm"))) == 6
     assert main([*flags, "--seed=1"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--kind=ct"], "required: --out"),
+        (["--kind=mri", "--out=x"], "invalid choice: 'mri'"),
+        (["--kind=ct", "--out=x", "--slices=two"], "'two'"),
+        (["--kind=ct", "--out=x", "--colour=red"], "--colour=red"),
+        (["--kind=ct", "--out=x", "--seed=-1"], "seed; got -1"),
+        (["--kind=leaves", "--out=x", "--images=0"], "images; got 0"),
+    ],
+)
+def test_a_bad_flag_is_one_line(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -1,15 +1,24 @@
 """Patients are divided without overlap, by stratum, as the seed says."""
 
 from collections import Counter
+import sqlite3
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from data_prep.splits import Patient, assign, check_splits, majority
+from data_prep import splits
+from data_prep.splits import Patient, check_splits, majority
 from radnet_jax.errors import UserError
 
 THREE = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+def assign(patients, fractions, seed):
+    """{patient: split} as the plan holds it."""
+    database = sqlite3.connect(":memory:")
+    splits.assign(database, patients, fractions, seed)
+    return dict(database.execute("SELECT patient, split FROM patients"))
 
 
 def _patients(sizes, pool=""):
@@ -83,7 +92,7 @@ def test_refusals():
         assign(_patients({0: 2}), THREE, 0)
     with pytest.raises(UserError, match="'val' would be empty"):
         assign(_patients({0: 9}, "train"), {"train": 0.5, "val": 0.5}, 0)
-    for splits, fractions in [
+    for names, fractions in [
         (("train", "train"), None),
         (("dev",), None),
         ((), None),
@@ -92,6 +101,6 @@ def test_refusals():
         (("train", "val"), (1.0, 0.0)),
     ]:
         with pytest.raises(UserError):
-            check_splits(splits, fractions)
+            check_splits(names, fractions)
     assert check_splits(("train",), None) == {"train": 1.0}
     assert check_splits(("train", "test"), None) == {"train": pytest.approx(7 / 9), "test": pytest.approx(2 / 9)}

@@ -121,7 +121,13 @@ def test_ct_from_dicom_nifti_and_npy_in_one_table(tmp_path):
             root / "scan" / str(k), np.full((8, 8), 1000 + k, np.uint16), ImagePositionPatient=[0, 0, -k],
             SOPInstanceUID=f"1.6.{k}", PatientID="X", PatientAge="044Y",
         )  # fmt: skip
-    write_dicom(root / "one.dcm", np.full((8, 8), 1100, np.uint16), PatientID="Y", SeriesInstanceUID="1.6")
+    write_dicom(
+        root / "one.dcm",
+        np.full((8, 8), 1100, np.uint16),
+        PatientID="Y",
+        StudyInstanceUID="1.6",
+        SeriesInstanceUID="1.6.1",
+    )
     volume = np.arange(8 * 8 * 4).reshape(8, 8, 4).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([1.0, 1.0, 2.5, 1.0])), root / "v.nii.gz")
     nibabel.save(nibabel.Nifti1Image((volume > 99).astype(np.uint8), np.diag([1.0, 1.0, 2.5, 1.0])), root / "m.nii.gz")
@@ -153,7 +159,7 @@ def test_ct_from_dicom_nifti_and_npy_in_one_table(tmp_path):
     np.testing.assert_array_equal(example["segmentation"], mask > 0)
 
 
-def test_dicom_files_of_one_study_are_of_one_patient_unless_the_table_says_otherwise(tmp_path):
+def test_a_table_joins_patients_of_dicom_files_and_never_parts_them(tmp_path):
     for k, (patient, study) in enumerate([("B", "1"), ("", "1"), ("A", "1"), ("", "2"), ("C", "3"), ("C", "4")]):
         write_dicom(
             tmp_path / f"{k}.dcm", np.zeros((8, 8), np.uint16), PatientID=patient, StudyInstanceUID=f"1.5.{study}",
@@ -161,17 +167,53 @@ def test_dicom_files_of_one_study_are_of_one_patient_unless_the_table_says_other
         )  # fmt: skip
     files = [f"{k}.dcm" for k in range(6)]
 
-    def patients(name, rows):
+    def patients(name, rows, **options):
         table = _table(tmp_path / f"{name}.csv", rows, ("image", "patient"))
-        _, _, manifest, report = _build(table, tmp_path / name, modality="CT")
+        _, _, manifest, report = _build(table, tmp_path / name, modality="CT", **options)
         hashed = [row["patient"] for row in manifest]
         return [hashed.index(h) for h in hashed], report["patients"]["joined"]
 
     assert patients("none", [[f, ""] for f in files]) == ([0, 0, 0, 3, 4, 4], 1)
-    assert patients("all", [[f, f"p{k}"] for k, f in enumerate(files)]) == ([0, 1, 2, 3, 4, 5], 0)
+    assert patients("one", [[f, "p"] for f in files]) == ([0] * 6, 0)
+    parted = [[f, f"p{k}"] for k, f in enumerate(files)]
+    assert patients("all", parted) == ([0, 0, 0, 3, 4, 4], 2)
+    assert patients("made_up", parted, dicom_ids="ignore") == ([0, 1, 2, 3, 4, 5], 0)
+    with pytest.raises(UserError, match=r"2 splits need .* got 1 .* 1 groups of files name more than one patient"):
+        _build(
+            _table(tmp_path / "two.csv", [[f, f[0]] for f in files[4:]], ("image", "patient")), tmp_path / "two",
+            modality="CT", splits=("train", "test"),
+        )  # fmt: skip
     # the same file with and without a patient: one person, in either order
     assert patients("first", [["4.dcm", "p"], ["4.dcm", ""], ["5.dcm", ""]]) == ([0, 0], 1)
     assert patients("last", [["4.dcm", ""], ["4.dcm", "p"], ["5.dcm", ""]]) == ([0, 0], 1)
+
+
+def test_a_patient_cell_matches_patient_id_and_an_unknown_patient_matches_nobody(tmp_path):
+    def dicom(path, **fields):
+        return write_dicom(path, np.zeros((8, 8), np.uint16), SOPInstanceUID="1.5.9", **fields)
+
+    dicom(tmp_path / "radnet" / "a.dcm", PatientID="X 7")
+    dicom(tmp_path / "dicom" / "a.dcm", PatientID="X 7", StudyInstanceUID="1.7")
+    tables = {
+        "dicom": [["a.dcm", ""]], "cell": [["a.png", " X 7 "]], "other": [["a.png", ""], ["b.png", ""]],
+        "another": [["a.png", ""]],
+    }  # fmt: skip
+    hashed, notes = {}, {}
+    for name, rows in tables.items():
+        for k, (file, _) in enumerate(rows):
+            if file.endswith("png"):
+                _png(tmp_path / name / file, k)
+        table = _table(tmp_path / name / "t.csv", rows, ("image", "patient"))
+        modality = "CT" if name == "dicom" else "XR"
+        _, _, manifest, report = _build(table, tmp_path / f"out_{name}", modality=modality)
+        hashed[name] = [row["patient"] for row in manifest]
+        notes[name] = report["patients"]["note"]
+    build("radnet", tmp_path / "radnet", tmp_path / "out", size=8, splits=("train",), log=lambda line: None)
+    hashed["radnet"] = pq.read_table(tmp_path / "out" / "manifest.parquet")["patient"].to_pylist()
+    assert hashed["radnet"] == hashed["dicom"] == hashed["cell"]
+    assert len({*hashed["other"], *hashed["another"], *hashed["cell"]}) == 4  # though two go by the name a.png
+    assert notes["dicom"] == notes["cell"] == ""
+    assert "2 of 2 patients" in notes["other"]
 
 
 def test_the_table_itself_is_part_of_the_source(tmp_path):

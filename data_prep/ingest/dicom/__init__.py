@@ -15,10 +15,11 @@ from jaxtyping import Int16
 import numpy as np
 from pydicom.dataset import FileDataset
 
-from data_prep.ingest.dicom.geometry import Plane, frame_plane
+from data_prep.ingest.dicom.geometry import Plane, frame_measures, frame_plane
 from data_prep.ingest.dicom.pixels import hounsfield
+from data_prep.ingest.dicom.plain import Elements, read_plain
 from data_prep.ingest.dicom.rules import check_ct, hu_transform
-from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read, text, values
+from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read, read_header, text, values
 from data_prep.ingest.files import Version
 from data_prep.spec import Reject
 
@@ -31,6 +32,9 @@ class Header(NamedTuple):
       stack: name of the stack in an enhanced file; slices of different stacks belong to different series.
       plane: where the slice lies, None where the header does not say it.
       instance: the file's own number.
+      size: rows and columns.
+      spacing: mm between rows and between columns, None where the header does not say it.
+      thickness: of the slice, mm, None likewise.
     """
 
     sop_instance: str
@@ -45,6 +49,9 @@ class Header(NamedTuple):
     stack: str
     plane: Plane | None
     instance: int | None
+    size: tuple[int, int]
+    spacing: tuple[float, float] | None
+    thickness: float | None
 
 
 def read_headers(path: Path, *, burned_in: bool = False) -> list[Header]:
@@ -60,7 +67,7 @@ def read_headers(path: Path, *, burned_in: bool = False) -> list[Header]:
         bad_rescale, ambiguous_rescale, not_hu, bad_header.
     """
     with quiet():
-        dataset = read(path, header_only=True)
+        dataset = read_header(path)
         try:
             check_ct(dataset, burned_in=burned_in)
             return [header(dataset, frame) for frame in range(frame_count(dataset))]
@@ -68,10 +75,11 @@ def read_headers(path: Path, *, burned_in: bool = False) -> list[Header]:
             raise Reject("bad_header", f"{type(error).__name__}: {error}") from error
 
 
-def header(dataset: FileDataset, frame: int) -> Header:
+def header(dataset: Elements, frame: int) -> Header:
     """Header of one frame of an opened file."""
     instance = text(dataset, "InstanceNumber")
     content = functional_group(dataset, frame, "FrameContentSequence")
+    spacing, thickness = frame_measures(dataset, frame)
     return Header(
         sop_instance=text(dataset, "SOPInstanceUID") or str(dataset.file_meta.get("MediaStorageSOPInstanceUID", "")),
         study=text(dataset, "StudyInstanceUID"),
@@ -85,10 +93,13 @@ def header(dataset: FileDataset, frame: int) -> Header:
         stack=text(content, "StackID") if content is not None else "",
         plane=frame_plane(dataset, frame),
         instance=int(float(instance)) if instance else None,
+        size=(int(dataset.Rows), int(dataset.Columns)),
+        spacing=spacing,
+        thickness=thickness,
     )
 
 
-def _body_part(dataset: FileDataset) -> str:
+def _body_part(dataset: Elements) -> str:
     """BodyPartExamined is a code, ASCII by the standard; writers put umlauts there in the file's character set, which
     pydicom does not apply to codes.
     """
@@ -112,7 +123,7 @@ def read_hu(
     """
     with quiet():
         try:
-            dataset = open_frames(path)
+            dataset = read_plain(path, pixels=True) or open_frames(path)
             check_ct(dataset, burned_in=burned_in)
             if not 0 <= frame < frame_count(dataset):
                 raise Reject("bad_header", f"no frame {frame}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from pydicom.dataset import FileDataset
 from pydicom.encaps import get_frame
 from pydicom.uid import (
     HTJ2K,
@@ -25,6 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from data_prep.ingest.dicom.plain import Elements, Plain
 from data_prep.ingest.dicom.tags import frame_count
 from data_prep.spec import Reject
 
@@ -73,7 +73,17 @@ def _inspect_jpeg(data: bytes) -> Codestream | None:
     return None
 
 
-def choose(dataset: FileDataset, frame: int) -> tuple[UID, str]:
+def pixel_bytes(dataset: Elements) -> tuple[bytes, bool]:
+    """The value of PixelData, empty where there is none, and whether its length is undefined."""
+    if isinstance(dataset, Plain):
+        return bytes(dataset.pixels), dataset.encapsulated
+    if not dataset.get("PixelData"):
+        return b"", False
+    element = dataset["PixelData"]
+    return element.value, element.is_undefined_length
+
+
+def choose(dataset: Elements, frame: int) -> tuple[UID, str]:
     """Transfer syntax to decode a frame with and the decoder plugin to ask for ("" = any).
 
     The bytes decide, where they are clear: a codestream of another family than the header names, compressed data under
@@ -83,13 +93,13 @@ def choose(dataset: FileDataset, frame: int) -> tuple[UID, str]:
       Reject: truncated (the codestream has no end), size_mismatch (it is not Rows x Columns), undecodable.
     """
     declared = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ExplicitVRLittleEndian))
-    pixels = dataset["PixelData"]
+    value, undefined = pixel_bytes(dataset)
     samples = int(dataset.get("SamplesPerPixel") or 1)
     whole = int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.BitsAllocated) // 8 * frame_count(dataset)
-    if pixels.value[:4] != _ITEM or (not pixels.is_undefined_length and len(pixels.value) == whole):
+    if value[:4] != _ITEM or (not undefined and len(value) == whole):
         return (ExplicitVRLittleEndian if declared.is_encapsulated else declared), ""
     try:
-        data = get_frame(pixels.value, frame, number_of_frames=frame_count(dataset))
+        data = get_frame(value, frame, number_of_frames=frame_count(dataset))
     except Exception as error:  # broken offsets raise many kinds
         raise Reject("undecodable", f"{type(error).__name__}: {error}") from error
     found = inspect(data)

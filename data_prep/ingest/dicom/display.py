@@ -16,8 +16,9 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 
 from data_prep.ingest.dicom import Header, header, open_frames
 from data_prep.ingest.dicom.pixels import decode, stored_words
+from data_prep.ingest.dicom.plain import Elements
 from data_prep.ingest.dicom.rules import DOSE_REPORTS, STRUCTURED_REPORT, check_bits, check_burned_in, sop_class
-from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read, text, values
+from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read_header, text, values
 from data_prep.spec import Reject
 
 _COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
@@ -33,7 +34,7 @@ def read_display_headers(path: Path, *, burned_in: bool = False) -> list[Header]
         burned_in_annotation, unsupported_photometric, unsupported_bits, ambiguous_presentation, bad_header.
     """
     with quiet():
-        dataset = read(path, header_only=True)
+        dataset = read_header(path)
         try:
             _check(dataset, burned_in)
             return [header(dataset, frame) for frame in range(frame_count(dataset))]
@@ -79,7 +80,7 @@ def read_display(
             raise Reject("bad_header", f"{type(error).__name__}: {error}") from error
 
 
-def _check(dataset: FileDataset, burned_in: bool) -> None:
+def _check(dataset: Elements, burned_in: bool) -> None:
     name = sop_class(dataset)
     if name in DOSE_REPORTS:
         raise Reject("dose_report")
@@ -101,7 +102,7 @@ def _check(dataset: FileDataset, burned_in: bool) -> None:
     _inverted(dataset)
 
 
-def _inverted(dataset: FileDataset) -> bool:
+def _inverted(dataset: Elements) -> bool:
     key = (text(dataset, "PhotometricInterpretation"), text(dataset, "PresentationLUTShape").upper())
     if key not in _INVERTED | _UPRIGHT:
         raise Reject("ambiguous_presentation", " ".join(key))

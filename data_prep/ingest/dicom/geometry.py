@@ -1,17 +1,19 @@
 """Where a slice lies, as the header says it. Nothing is invented: without a valid plane a slice has no position.
 
-Standard: DICOM PS3.3 C.7.6.2.1.1 (Image Plane), C.7.6.16.2.3 and C.7.6.16.2.4 (planes of frames).
+Standard: DICOM PS3.3 C.7.6.2.1.1 (Image Plane), 10.7.1.3 (Pixel Spacing), C.7.6.16.2.1, C.7.6.16.2.3 and C.7.6.16.2.4
+(measures and planes of frames).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import math
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
 import numpy as np
-from pydicom.dataset import Dataset
 
+from data_prep.ingest.dicom.plain import Elements
 from data_prep.ingest.dicom.tags import functional_group, values
 
 _TOLERANCE = 1e-2  # of direction cosines, which some writers round to two or three places
@@ -55,7 +57,7 @@ def plane(orientation: Sequence[Any], position: Sequence[Any]) -> Plane | None:
     return Plane(name, float(np.cross(row, column) @ origin), float(row @ origin), float(column @ origin))
 
 
-def frame_plane(dataset: Dataset, frame: int) -> Plane | None:
+def frame_plane(dataset: Elements, frame: int) -> Plane | None:
     """The plane of one frame: by its functional groups, or by the header of a file with one frame."""
     place = functional_group(dataset, frame, "PlanePositionSequence")
     turn = functional_group(dataset, frame, "PlaneOrientationSequence")
@@ -64,3 +66,25 @@ def frame_plane(dataset: Dataset, frame: int) -> Plane | None:
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         return None  # the header's one position can't be that of every frame
     return plane(values(dataset, "ImageOrientationPatient"), values(dataset, "ImagePositionPatient"))
+
+
+def frame_measures(dataset: Elements, frame: int) -> tuple[tuple[float, float] | None, float | None]:
+    """PixelSpacing (mm between rows, mm between columns) and SliceThickness (mm) of one frame: from its functional
+    groups, else from the header; None for what is absent or no positive number.
+
+    ImagerPixelSpacing is left alone: at the detector, not in the patient.
+    """
+    group = functional_group(dataset, frame, "PixelMeasuresSequence") or dataset
+    spacing = [_millimetres(v) for v in values(group, "PixelSpacing")]
+    thickness = [_millimetres(v) for v in values(group, "SliceThickness")]
+    if len(spacing) == 2 and spacing[0] is not None and spacing[1] is not None:
+        return (spacing[0], spacing[1]), thickness[0] if len(thickness) == 1 else None
+    return None, thickness[0] if len(thickness) == 1 else None
+
+
+def _millimetres(value: Any) -> float | None:
+    try:
+        length = float(value)
+    except (ValueError, TypeError):
+        return None
+    return length if math.isfinite(length) and length > 0 else None

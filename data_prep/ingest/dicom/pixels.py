@@ -9,6 +9,7 @@ from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
+import cv2
 from jaxtyping import Bool, Int, Int16, UInt
 import numpy as np
 from pydicom.dataset import FileDataset
@@ -17,9 +18,16 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import RLELossless
 
 from data_prep.guard import check_memory
-from data_prep.ingest.dicom.codecs import choose
+from data_prep.ingest.dicom.codecs import choose, pixel_bytes
+from data_prep.ingest.dicom.plain import Elements, Plain
 from data_prep.ingest.dicom.tags import frame_count
 from data_prep.spec import Reject
+
+_PIXEL_OPTIONS = {  # what pydicom's decoders have to know of bytes
+    "rows": "Rows", "columns": "Columns", "samples_per_pixel": "SamplesPerPixel", "bits_allocated": "BitsAllocated",
+    "bits_stored": "BitsStored", "pixel_representation": "PixelRepresentation",
+    "photometric_interpretation": "PhotometricInterpretation",
+}  # fmt: skip
 
 
 class Layout(NamedTuple):
@@ -69,7 +77,7 @@ class Layout(NamedTuple):
         return value - (1 << bits) if self.signed and value >> (bits - 1) else value
 
 
-def layout(dataset: FileDataset) -> Layout:
+def layout(dataset: Elements) -> Layout:
     """The layout that a checked header describes."""
     stored = int(dataset.BitsStored)
     first, last = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
@@ -80,7 +88,7 @@ def layout(dataset: FileDataset) -> Layout:
     return Layout(int(dataset.BitsAllocated), stored, high, bool(dataset.get("PixelRepresentation") or 0), padding)
 
 
-def stored_words(dataset: FileDataset, frame: int) -> tuple[UInt[np.ndarray, "h w"], Layout]:
+def stored_words(dataset: Elements, frame: int) -> tuple[UInt[np.ndarray, "h w"], Layout]:
     """Decodes one frame of one-channel pixel data to words as they stand in the file, and their layout.
 
     Raises:
@@ -88,6 +96,10 @@ def stored_words(dataset: FileDataset, frame: int) -> tuple[UInt[np.ndarray, "h 
     """
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     described = layout(dataset)
+    if isinstance(dataset, Plain) and not dataset.encapsulated:
+        check_memory(rows * columns * described.bits // 8)
+        words = np.frombuffer(dataset.pixels, f"<u{described.bits // 8}", rows * columns)
+        return words.reshape(rows, columns), described
     array = decode(dataset, frame, raw=True)
     if array.shape != (rows, columns) or array.dtype.kind not in "iu":
         raise Reject("undecodable", f"decoded to {array.dtype} {array.shape}, header says {(rows, columns)}")
@@ -100,13 +112,13 @@ def stored_words(dataset: FileDataset, frame: int) -> tuple[UInt[np.ndarray, "h 
     return native.view(f"u{array.dtype.itemsize}"), described
 
 
-def decode(dataset: FileDataset, frame: int, *, raw: bool) -> np.ndarray:
+def decode(dataset: Elements, frame: int, *, raw: bool) -> np.ndarray:
     """Decodes one frame; `raw` leaves values as they are stored, else colours are brought to RGB.
 
     Raises:
       Reject: as `stored_words`.
     """
-    pixels = dataset.get("PixelData")
+    pixels, _ = pixel_bytes(dataset)
     if not pixels:
         raise Reject("no_pixel_data")
     frames, samples = frame_count(dataset), int(dataset.get("SamplesPerPixel") or 1)
@@ -118,7 +130,10 @@ def decode(dataset: FileDataset, frame: int, *, raw: bool) -> np.ndarray:
         if len(pixels) < (length * 2 // 3 if subsampled else length) * frames:
             raise Reject("truncated", f"{len(pixels)} bytes for {frames} frame(s) of {length}")
     try:
-        dataset.file_meta.TransferSyntaxUID = syntax  # pydicom decodes nothing under another name
+        source: Any = pixels
+        if isinstance(dataset, FileDataset):
+            dataset.file_meta.TransferSyntaxUID = syntax  # pydicom decodes nothing under another name
+            source = dataset
         decoder = get_decoder(syntax)
         shifted = int(dataset.get("HighBit", dataset.BitsStored - 1)) != dataset.BitsStored - 1
         if shifted and syntax.is_encapsulated and syntax != RLELossless:
@@ -126,11 +141,13 @@ def decode(dataset: FileDataset, frame: int, *, raw: bool) -> np.ndarray:
         options: dict[str, Any] = {"number_of_frames": frames, "allow_excess_frames": False}
         if raw:
             options |= {"correct_unused_bits": False, "view_only": not syntax.is_encapsulated}
-        array, _ = decoder.as_array(dataset, index=frame, raw=raw, decoding_plugin=plugin, **options)
+        if isinstance(dataset, Plain):
+            options |= {option: dataset[keyword] for option, keyword in _PIXEL_OPTIONS.items()}
+        array, _ = decoder.as_array(source, index=frame, raw=raw, decoding_plugin=plugin, **options)
         return array
-    except (MemoryError, Reject):
+    except (MemoryError, Reject, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # each decoder plugin raises its own kinds
+    except BaseException as error:  # each decoder raises its own kinds; the panic of a Rust one is no Exception
         raise Reject("undecodable", f"{type(error).__name__}: {error}") from error
 
 
@@ -153,7 +170,7 @@ def _table(described: Layout, slope: float, intercept: float, value_range: tuple
 
 
 def hounsfield(
-    dataset: FileDataset, frame: int, transform: tuple[float, float] | None, value_range: tuple[float, float]
+    dataset: Elements, frame: int, transform: tuple[float, float] | None, value_range: tuple[float, float]
 ) -> Int16[np.ndarray, "h w"]:
     """Hounsfield units of one frame.
 
@@ -165,8 +182,9 @@ def hounsfield(
     """
     words, described = stored_words(dataset, frame)
     if transform is None:
+        assert isinstance(dataset, FileDataset)  # with a modality LUT no file is plain
         return hu_of_words(words, described, lambda v: apply_modality_lut(v, dataset).astype(np.float64), value_range)
     slope, intercept = transform
     if described.bits <= 16:  # one look-up for each pixel, through a table that the slices of a series share
-        return np.take(_table(described, slope, intercept, value_range), words)
+        return cv2.LUT(words, _table(described, slope, intercept, value_range))
     return hu_of_words(words, described, lambda v: v.astype(np.float64) * slope + intercept, value_range)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset
 
+from data_prep.ingest.dicom.plain import Elements
 from data_prep.ingest.dicom.tags import frame_count, functional_group, text, values
 from data_prep.spec import Reject
 
@@ -21,11 +22,11 @@ _LOCALIZER = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM")
 _CAPTURE = ("SCREENSAVE", "SCREENSHOT", "SCREENCAPTURE")
 
 
-def sop_class(dataset: FileDataset) -> str:
+def sop_class(dataset: Elements) -> str:
     return text(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
 
 
-def check_ct(dataset: FileDataset, *, burned_in: bool) -> None:
+def check_ct(dataset: Elements, *, burned_in: bool) -> None:
     """Raises Reject unless every frame of the file is a CT slice whose header gives its Hounsfield units."""
     _check_class(dataset)
     check_burned_in(dataset, burned_in)
@@ -47,7 +48,7 @@ def check_ct(dataset: FileDataset, *, burned_in: bool) -> None:
             _check_image_type(values(frame_type, "FrameType"))
 
 
-def _check_class(dataset: FileDataset) -> None:
+def _check_class(dataset: Elements) -> None:
     name = sop_class(dataset)
     if name in DOSE_REPORTS:
         raise Reject("dose_report")
@@ -71,13 +72,13 @@ def _check_image_type(image_type: list[object]) -> None:
             raise Reject(reason)
 
 
-def check_burned_in(dataset: Dataset, allowed: bool) -> None:
+def check_burned_in(dataset: Elements, allowed: bool) -> None:
     """BurnedInAnnotation = YES means that names can stand in the pixels."""
     if text(dataset, "BurnedInAnnotation").upper() == "YES" and not allowed:
         raise Reject("burned_in_annotation")
 
 
-def check_bits(dataset: Dataset) -> None:
+def check_bits(dataset: Elements) -> None:
     """Raises Reject unless the stored bits are ones that `pixels.Layout` can take apart."""
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise Reject("not_monochrome")
@@ -91,7 +92,7 @@ def check_bits(dataset: Dataset) -> None:
         raise Reject("bad_header", "no rows or columns")
 
 
-def hu_transform(dataset: FileDataset, frame: int) -> tuple[float, float] | None:
+def hu_transform(dataset: Elements, frame: int) -> tuple[float, float] | None:
     """Slope and intercept from stored values to Hounsfield units for one frame, or None for a modality LUT in HU.
 
     An enhanced image keeps them in its functional groups; another has them, or the LUT, in the header.
@@ -99,7 +100,7 @@ def hu_transform(dataset: FileDataset, frame: int) -> tuple[float, float] | None
     Raises:
       Reject: missing_rescale, bad_rescale, ambiguous_rescale (a LUT and a rescale), not_hu.
     """
-    group: Dataset | None = dataset
+    group: Dataset | Elements | None = dataset
     if sop_class(dataset) in ENHANCED_CT:
         group = functional_group(dataset, frame, "PixelValueTransformationSequence")
         if group is None:

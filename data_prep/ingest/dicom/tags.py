@@ -12,20 +12,16 @@ import warnings
 import pydicom
 from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from data_prep.ingest.dicom.plain import HEADER_TAGS, Elements, read_plain
 from data_prep.spec import Reject
 
-HEADER_TAGS = [
-    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",
-    "PatientSex", "PatientAge", "BodyPartExamined", "Manufacturer", "Modality", "ConversionType", "ImageType",
-    "BurnedInAnnotation", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PresentationLUTShape",
-]  # fmt: skip
-BROKEN = (ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError, OverflowError)
+BROKEN = (
+    ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError, OverflowError,
+    BytesLengthException,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -46,8 +42,17 @@ def quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
+def read_header(path: Path) -> Elements:
+    """Reads the elements of HEADER_TAGS.
+
+    Raises:
+      Reject: as `read`.
+    """
+    return read_plain(path, pixels=False) or read(path, header_only=True)
+
+
 def read(path: Path, *, header_only: bool) -> FileDataset:
-    """Reads a file's data set.
+    """Reads a file's data set by pydicom.
 
     Raises:
       Reject: empty_file, unreadable, truncated, not_dicom, memory_limit (a deflated bomb).
@@ -91,13 +96,13 @@ def _read_bare(path: Path, header_only: bool) -> FileDataset:
     return dataset
 
 
-def text(dataset: Dataset, name: str) -> str:
+def text(dataset: Dataset | Elements, name: str) -> str:
     """The value of an element as stripped text, "" where it is absent or empty."""
     value = dataset.get(name)
     return "" if value is None else str(value).strip().strip("\0")
 
 
-def values(dataset: Dataset, name: str) -> list[Any]:
+def values(dataset: Dataset | Elements, name: str) -> list[Any]:
     """The values of an element as a list, whatever its multiplicity; [] where it is absent or empty."""
     value = dataset.get(name)
     if value is None or value == "":
@@ -105,12 +110,12 @@ def values(dataset: Dataset, name: str) -> list[Any]:
     return [value] if isinstance(value, str | bytes | int | float) else list(value)
 
 
-def frame_count(dataset: Dataset) -> int:
+def frame_count(dataset: Elements) -> int:
     """NumberOfFrames; 1 where it is absent, empty or zero, as some writers leave it on single images."""
     return max(1, int(dataset.get("NumberOfFrames") or 1))
 
 
-def functional_group(dataset: Dataset, frame: int, name: str) -> Dataset | None:
+def functional_group(dataset: Elements, frame: int, name: str) -> Dataset | None:
     """A functional group of an enhanced image (PS3.3 C.7.6.16): the frame's own, else the one that all frames share."""
     per_frame, shared = values(dataset, "PerFrameFunctionalGroupsSequence"), values(dataset, SHARED)
     for groups in (per_frame[frame : frame + 1], shared[:1]):
