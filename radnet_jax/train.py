@@ -216,6 +216,7 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
         start=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        members=this.parts.split.members(),
         shuffle_window=config.data.shuffle_window,
     )
     wanted = {"image"} | (this.objective.requires - {"views"})

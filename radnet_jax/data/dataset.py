@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from radnet_jax.data.cache import local_dataset
 from radnet_jax.data.card import MANIFEST_FILE, DatasetCard, read_card
 from radnet_jax.data.example import Feature, Scanner, integers
+from radnet_jax.data.order import Range
 from radnet_jax.data.shards import Shards, image_codec
 from radnet_jax.errors import UserError, nearest
 
@@ -122,6 +124,13 @@ class Split:
             labels, mask = (values.reshape(-1, k).astype(np.float32) for values in flat)
             return labels, mask
         return _one_hot(table["label"].to_numpy(), k)
+
+    def members(self) -> tuple[Range, ...]:
+        """Returns (first record, one past the last, weight) of each member of a mixture; () for any other dataset."""
+        lengths = [member.splits.get(self.name, 0) for member in self.card.members]
+        ends = itertools.accumulate(lengths)
+        rows = zip(self.card.members, lengths, ends)
+        return tuple((end - length, end, member.weight) for member, length, end in rows if length)
 
     def __hash__(self) -> int:
         return hash((self.folder, self.name, self.card.fingerprint))

@@ -10,7 +10,6 @@ feature=1}, Feature{bytes_list=1 | float_list=2 | int64_list=3}, each list {valu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import dataclasses
 
 Span = tuple[int, int]  # start and stop
@@ -55,7 +54,10 @@ class Scanner:
                     break
             else:
                 return layout.features
-        features, values = _scan(record)
+        try:
+            features, values = _scan(record)
+        except IndexError as error:
+            raise BadExampleError("a field runs past the record") from error
         ends = sorted((0, *(end for value in values for end in value), len(record)))
         fixed = tuple((a, b, record[a:b]) for a, b in zip(ends[::2], ends[1::2]) if a < b)
         if len(self._layouts) >= _KEPT:
@@ -78,49 +80,54 @@ def _scan(record: bytes) -> tuple[dict[str, Feature], list[Span]]:
     """Returns the features, and the spans whose content may change without anything else changing."""
     features: dict[str, Feature] = {}
     values: list[Span] = []
-    for top in _messages(record, (0, len(record)), 1):
-        for entry in _messages(record, top, 1):
+    for top in _messages(record, 0, len(record)):
+        for entry in _messages(record, *top):
             name, feature = "", Feature(0, ())
             for number, wire, start, stop in _fields(record, *entry):
-                if (number, wire) == (1, _LENGTH):
+                if number == 1 and wire == _LENGTH:
                     name = record[start:stop].decode(errors="replace")
-                elif (number, wire) == (2, _LENGTH):
-                    feature = _feature(record, (start, stop), feature, values)
+                elif number == 2 and wire == _LENGTH:
+                    feature = _feature(record, start, stop, feature, values)
             features[name] = feature  # of a name that stands twice the last counts
     return features, values
 
 
-def _feature(record: bytes, span: Span, before: Feature, values: list[Span]) -> Feature:
+def _feature(record: bytes, start: int, stop: int, before: Feature, values: list[Span]) -> Feature:
     kind, spans = before.kind, list(before.spans)
-    for number, wire, *content in _fields(record, *span):
+    for number, wire, first, last in _fields(record, start, stop):
         if number not in (BYTES, FLOAT, INT64) or wire != _LENGTH:
             continue
         if number != kind:  # of a oneof the last counts; lists of one kind are joined
             kind, spans = number, []
-        for field, wire, start, stop in _fields(record, *content):
-            if field == 1 and (wire == _LENGTH or (kind, wire) == (FLOAT, _FIXED32)):
-                if kind == FLOAT and (stop - start) % 4:
+        for field, form, *span in _fields(record, first, last):
+            if field == 1 and (form == _LENGTH or (kind == FLOAT and form == _FIXED32)):
+                if kind == FLOAT and (span[1] - span[0]) % 4:
                     raise BadExampleError("floats that are not of four bytes")
-                spans.append((start, stop))
-                values.append((start, stop))
-            elif field == 1 and (kind, wire) == (INT64, _VARINT):  # its length is in itself: it may not change
-                spans.append((start, stop))
+                spans.append((span[0], span[1]))
+                values.append((span[0], span[1]))
+            elif field == 1 and kind == INT64 and form == _VARINT:  # its length is in itself: it may not change
+                spans.append((span[0], span[1]))
     return Feature(kind, tuple(spans))
 
 
-def _messages(record: bytes, span: Span, field: int) -> Iterator[Span]:
-    for number, wire, start, stop in _fields(record, *span):
-        if (number, wire) == (field, _LENGTH):
-            yield start, stop
+def _messages(record: bytes, start: int, stop: int) -> list[Span]:
+    """Returns the messages that are field 1."""
+    fields = _fields(record, start, stop)
+    return [(start, stop) for number, wire, start, stop in fields if number == 1 and wire == _LENGTH]
 
 
-def _fields(record: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yields (field number, wire type, start and stop of the content) of a message."""
+def _fields(record: bytes, start: int, end: int) -> list[tuple[int, int, int, int]]:
+    """Returns (field number, wire type, start and stop of the content) of each field of a message."""
+    fields = []
     while start < end:
-        tag, start = _varint(record, start, end)
+        tag, start = record[start], start + 1  # most numbers are of one byte
+        if tag >= 0x80:
+            tag, start = _varint(record, start - 1, end)
         wire = tag & 7
         if wire == _LENGTH:
-            length, start = _varint(record, start, end)
+            length, start = record[start], start + 1
+            if length >= 0x80:
+                length, start = _varint(record, start - 1, end)
             stop = start + length
         elif wire == _VARINT:
             _, stop = _varint(record, start, end)
@@ -130,8 +137,9 @@ def _fields(record: bytes, start: int, end: int) -> Iterator[tuple[int, int, int
             raise BadExampleError(f"wire type {wire}")
         if stop > end:
             raise BadExampleError("a field runs past its message")
-        yield tag >> 3, wire, start, stop
+        fields.append((tag >> 3, wire, start, stop))
         start = stop
+    return fields
 
 
 def _varint(record: bytes, start: int, end: int) -> tuple[int, int]:

@@ -1,9 +1,11 @@
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from radnet_jax.data.card import Member
 from radnet_jax.data.dataset import open_split
 from radnet_jax.errors import UserError
 from tests.data.written import write
@@ -111,6 +113,16 @@ def test_records_that_are_not_what_the_card_says_are_refused(tmp_path, change):
     split = open_split(tmp_path / "d", "train")
     with pytest.raises(UserError, match="is damaged; got record"):
         read(split, range(4))
+
+
+def test_members_of_a_mixture_are_ranges_of_the_split(ct_dataset):
+    split = open_split(ct_dataset, "train")
+    assert split.members() == ()
+    counts = [{"train": 10, "val": 3}, {"val": 2}, {"train": 32}]
+    made = [Member(f"m{i}", 0.5 + i, "0", splits, "") for i, splits in enumerate(counts)]
+    mixture = dataclasses.replace(split.card, members=tuple(made), splits={"train": 42, "val": 5})
+    assert dataclasses.replace(split, card=mixture).members() == ((0, 10, 0.5), (10, 42, 2.5))
+    assert dataclasses.replace(split, card=mixture, name="val").members() == ((0, 3, 0.5), (3, 5, 1.5))
 
 
 def test_a_split_can_be_sent_to_another_process(ct_dataset):

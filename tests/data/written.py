@@ -55,5 +55,7 @@ def write(folder, images, *, codec="raw", task="none", labels=(), fields=None, m
         "CT" if unit == "HU" else "photo", unit, value_range, tuple(shape[:2]), shape[2], "pad_area", str(images.dtype)
     )
     segmentation = () if masks is None else ("organ",)
-    DatasetCard("tiny", "1.0.0", task, tuple(labels), stored, {"train": n}, "0", False, segmentation).write(folder)
+    DatasetCard("tiny", "1.0.0", task, tuple(labels), stored, {"train": n}, "0", segmentation=segmentation).write(
+        folder
+    )
     return open_split(folder, "train")
