@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from array_record.python import array_record_module
 import numpy as np
@@ -189,15 +189,12 @@ def write_shard(task: ShardTask) -> ShardResult:
             for row in rows:
                 try:
                     with watch(row.order):
-                        image, mask = _pixels(task, row), _mask(task, row)
-                        raw = _raw(task, row)
+                        image, mask, raw, described, example = read_record(task, row)
                 except Reject as reject:
                     detail = f"frame {row.frame}: {reject.detail}" if row.frame else reject.detail
                     rejected.append(Rejected(row.file, row.path, reject.reason, detail))
                     skipped.append(row.order)
                     continue
-                described = _line(task, row, raw, image)
-                example = _example(task.spec, row, described, image, mask)
                 # Maps of a protobuf have no order of their own: only this way equal builds are equal byte for byte.
                 proto = serializer.get_tf_example(record_features.encode_example(example))
                 writer.write(proto.SerializeToString(deterministic=True))
@@ -242,6 +239,27 @@ def _planned(task: ShardTask) -> Iterator[Iterable[PlannedRow]]:
         return
     with Plan(Path(task.work, PLAN_FILE)) as plan:
         yield plan.rows(task.split, task.start, task.stop)
+
+
+class Record(NamedTuple):
+    """What is known of a row once its file is read: `line` goes to the manifest, `example` to the records."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    raw: RawFile
+    line: dict[str, Any]
+    example: dict[str, Any]
+
+
+def read_record(task: ShardTask, row: PlannedRow) -> Record:
+    """Reads the file of a row.
+
+    Raises:
+      Reject: the pixels or the mask can't be used.
+    """
+    image, mask, raw = _pixels(task, row), _mask(task, row), _raw(task, row)
+    described = _line(task, row, raw, image)
+    return Record(image, mask, raw, described, _example(task.spec, row, described, image, mask))
 
 
 def _raw(task: ShardTask, row: PlannedRow) -> RawFile:
