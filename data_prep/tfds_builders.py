@@ -17,6 +17,7 @@ import inspect
 import os
 from pathlib import Path
 import tempfile
+import types
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -30,7 +31,7 @@ from data_prep.splits import check_splits
 from radnet_jax.errors import UserError
 
 
-class SpecBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class SpecBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A builder of one dataset of `data_prep`; `builder_cls` makes a class for each."""
 
     DATASET = ""
@@ -48,7 +49,7 @@ class SpecBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         options: dict[str, Any] | None = None,
         **of_tfds: Any,
     ):
-        """Args are those of `data_prep.build.build`; `options` are of the dataset, `of_tfds` of TFDS (data_dir, ...)."""
+        """Args are those of `data_prep.build.build`; `options` are the dataset's, `of_tfds` TFDS's (data_dir, ...)."""
         self._source = Path(source).absolute()
         self._fractions, self._seed = check_splits(splits, split_fractions), seed
         self._spec: DatasetSpec = DATASETS.build(self.DATASET, options or {}, source=self._source, size=size)
@@ -92,7 +93,7 @@ def builder_cls(name: str) -> type[SpecBuilder]:
     """
     members = {"DATASET": name, "__doc__": inspect.getdoc(DATASETS.get(name)), "__module__": __name__}
     title = "".join(part.capitalize() for part in name.split("_"))
-    return type(SpecBuilder)(title, (SpecBuilder,), members, skip_registration=True)
+    return types.new_class(title, (SpecBuilder,), {"skip_registration": True}, lambda space: space.update(members))
 
 
 def builder(name: str, **arguments: Any) -> SpecBuilder:
