@@ -25,11 +25,13 @@ from typing import Any
 
 from data_prep import manifest
 from data_prep.beam import beam_map, check_beam
+from data_prep.examples import choose
 from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS, Limits
 from data_prep.hashing import PUBLIC_SALT, RECIPE, SALT_VARIABLE, Salt, digest, given_salt
 from data_prep.ingest.files import walk
 from data_prep.plan import OrderedMap, Plan, Rejected, make_plan, reasons_text
 from data_prep.pool import ordered_map
+from data_prep.report import write_report
 from data_prep.shards import PLAN_FILE, ShardResult, plan_shards, write_shard
 from data_prep.source import fingerprint
 from data_prep.spec import DATASETS, FILE_SOURCES, GENERATED_MARKER, DatasetSpec
@@ -142,7 +144,9 @@ def build(
             else:
                 mapped = stack.enter_context(ordered_map(crew, limits))
                 mapped = far(mapped, places, work) if places.remote() else mapped
-            return _run(_Job(spec, source, out, work, fractions, seed, salt, request, generated, log, places.out), mapped)
+            return _run(
+                _Job(spec, source, out, work, fractions, seed, salt, request, generated, log, places.out), mapped
+            )
 
 
 @contextlib.contextmanager
@@ -289,7 +293,9 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
             job.log(f"{spec.name}: {note}")  # not earlier, so that a refusal stays one line
         sizes = {split: plan.sizes()[split] for split in job.fractions}
         _check_members(spec, sizes)
-        tasks = plan_shards(spec, job.source, job.out, job.work, job.salt, sizes)
+        examples = choose(plan, spec, next(iter(sizes)), next(iter(sizes.values())))
+        pictured = (examples.split, examples.all_places())
+        tasks = plan_shards(spec, job.source, job.out, job.work, job.salt, sizes, pictured)
         done: dict[str, list[ShardResult]] = {split: [] for split in job.fractions}
         progress = _progress(job.log, f"{spec.name}: pixels,")
         for task, result in zip(tasks, mapped(write_shard, tasks)):
@@ -301,6 +307,8 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
                 (job.out / task.file_name).touch()
         parts = {split: [task.lines_file for task in tasks if task.split == split] for split in done}
         card = _write_metadata(job, plan, done, parts)
+    build = json.loads((job.out / manifest.BUILD_FILE).read_text())
+    write_report(job.out, card, build, examples.pictures(done[examples.split]), examples.split)
     card.write(job.work)
     sums = {task.file_name: result.sums() for task, result in zip(tasks, itertools.chain(*done.values()))}
     write_sums(job.out, job.work / CARD_FILE, sums)

@@ -332,16 +332,16 @@ class Plan:
         for row in self._database.execute("SELECT id, path, reason, detail FROM rejected ORDER BY id"):
             yield Rejected(*row)
 
-    def rows(self, split: str, start: int = 0, stop: int | None = None) -> Iterator[PlannedRow]:
-        """Rows of a split in record order, from `start` to before `stop`."""
+    def rows(self, split: str, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[PlannedRow]:
+        """Rows of a split in record order, from `start` to before `stop`, every `step`-th."""
         query = (
             "SELECT ordinal, file, path, identity, patients.patient, rows.series, slice, planned.position, frame, "
             "mask, label, labels, label_mask, facts, geometry, person "
             "FROM planned JOIN rows USING (id) JOIN patients ON patients.id = person "
-            "WHERE planned.split = ? AND ordinal >= ? AND ordinal < ? ORDER BY ordinal"
+            "WHERE planned.split = ? AND ordinal >= ? AND ordinal < ? AND ordinal % ? = 0 ORDER BY ordinal"
         )
         end = 1 << 62 if stop is None else stop
-        for row in self._database.execute(query, (split, start, end)):
+        for row in self._database.execute(query, (split, start, end, step)):
             labels, mask, facts, (size, spacing, thickness, carried) = (json.loads(text) for text in row[-5:-1])
             known = not row[4].startswith(LOCAL)
             patient = row[4] if known else f"{self._namespace} {row[4]}"

@@ -6,15 +6,16 @@ for the others; a small JSON beside the plan says that it is finished.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from array_record.python import array_record_module
 import numpy as np
@@ -25,6 +26,7 @@ from data_prep.guard import watch
 from data_prep.hashing import Salt
 from data_prep.lines import line
 from data_prep.phash import content, phash
+from data_prep.picture import picture
 from data_prep.plan import Plan, PlannedRow, Rejected
 from data_prep.raw import RawFile, look
 from data_prep.spec import UNKNOWN_MASK, DatasetSpec, Reject
@@ -49,6 +51,7 @@ class ShardTask:
     of: int
     start: int
     stop: int
+    examples: frozenset[int] = frozenset()  # places of rows of which a picture is kept
     rows: tuple[PlannedRow, ...] | None = None  # where the plan is out of reach
 
     @property
@@ -76,6 +79,7 @@ class ShardResult:
       rejected: rows whose pixels could not be used.
       skipped: their places in the split's plan.
       tally: of the pixels.
+      pictures: of the rows that the task names as examples: (place, pixels of the masks in it, source of an <img>).
       salt: fingerprint of the salt used.
     """
 
@@ -86,6 +90,7 @@ class ShardResult:
     rejected: tuple[Rejected, ...]
     skipped: tuple[int, ...]
     tally: Tally
+    pictures: tuple[tuple[int, int, str], ...]
     salt: str
 
     @classmethod
@@ -98,6 +103,7 @@ class ShardResult:
         data["rejected"] = tuple(Rejected(*r) for r in data["rejected"])
         data["skipped"] = tuple(data["skipped"])
         data["tally"] = Tally.from_json(data["tally"])
+        data["pictures"] = tuple((place, pixels, source) for place, pixels, source in data["pictures"])
         result = cls(**data)
         same = result.salt == task.salt.fingerprint() and result.size == path.stat().st_size
         return result if same else None
@@ -132,18 +138,26 @@ def features(spec: DatasetSpec) -> tfds.features.FeaturesDict:
 
 
 def plan_shards(
-    spec: DatasetSpec, source: Path, out: Path, work: Path, salt: Salt, sizes: dict[str, int]
+    spec: DatasetSpec,
+    source: Path,
+    out: Path,
+    work: Path,
+    salt: Salt,
+    sizes: dict[str, int],
+    examples: tuple[str, Collection[int]] = ("", ()),
 ) -> list[ShardTask]:
-    """Divides each split into shards of nearly equal length; their number depends on nothing but the split's size."""
+    """Divides each split into shards of nearly equal length; their number depends on nothing but the split's size.
+
+    Of the rows that `examples` names, by split and places, the shards keep pictures.
+    """
     tasks = []
     for split, n in sizes.items():
         of = max(1, min(MAX_SHARDS, -(-n // RECORDS_PER_SHARD)))
         bounds = [i * n // of for i in range(of + 1)]
-        for number in range(of):
+        for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
+            pictured = frozenset(p for p in examples[1] if split == examples[0] and start <= p < stop)
             tasks.append(
-                ShardTask(
-                    spec, str(source), str(out), str(work), salt, split, number, of, bounds[number], bounds[number + 1]
-                )
+                ShardTask(spec, str(source), str(out), str(work), salt, split, number, of, start, stop, pictured)
             )
     return tasks
 
@@ -167,6 +181,7 @@ def write_shard(task: ShardTask) -> ShardResult:
     rejected: list[Rejected] = []
     skipped: list[int] = []
     tally = Tally.empty(task.spec.stored, len(task.spec.segmentation))
+    pictures: list[tuple[int, int, str]] = []
     records = 0
     try:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
@@ -174,15 +189,12 @@ def write_shard(task: ShardTask) -> ShardResult:
             for row in rows:
                 try:
                     with watch(row.order):
-                        image, mask = _pixels(task, row), _mask(task, row)
-                        raw = _raw(task, row)
+                        image, mask, raw, described, example = read_record(task, row)
                 except Reject as reject:
                     detail = f"frame {row.frame}: {reject.detail}" if row.frame else reject.detail
                     rejected.append(Rejected(row.file, row.path, reject.reason, detail))
                     skipped.append(row.order)
                     continue
-                described = _line(task, row, raw, image)
-                example = _example(task.spec, row, described, image, mask)
                 # Maps of a protobuf have no order of their own: only this way equal builds are equal byte for byte.
                 proto = serializer.get_tf_example(record_features.encode_example(example))
                 writer.write(proto.SerializeToString(deterministic=True))
@@ -192,6 +204,9 @@ def write_shard(task: ShardTask) -> ShardResult:
                 manifest.write(json.dumps(described) + "\n")
                 records += 1
                 tally.add(image, mask, content(row.size or raw.size, task.spec.stored), task.spec.stored)
+                if row.order in task.examples:
+                    masked = 0 if mask is None else int(((mask > 0) & (mask < UNKNOWN_MASK)).sum())
+                    pictures.append((row.order, masked, picture(image, task.spec.stored, mask)))
         writer.close()
     except RuntimeError as error:  # array_record reports every failed write this way
         code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
@@ -206,6 +221,7 @@ def write_shard(task: ShardTask) -> ShardResult:
         rejected=tuple(rejected),
         skipped=tuple(skipped),
         tally=tally,
+        pictures=tuple(pictures),
         salt=task.salt.fingerprint(),
     )
     _flush(temporary)
@@ -223,6 +239,27 @@ def _planned(task: ShardTask) -> Iterator[Iterable[PlannedRow]]:
         return
     with Plan(Path(task.work, PLAN_FILE)) as plan:
         yield plan.rows(task.split, task.start, task.stop)
+
+
+class Record(NamedTuple):
+    """What is known of a row once its file is read: `line` goes to the manifest, `example` to the records."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    raw: RawFile
+    line: dict[str, Any]
+    example: dict[str, Any]
+
+
+def read_record(task: ShardTask, row: PlannedRow) -> Record:
+    """Reads the file of a row.
+
+    Raises:
+      Reject: the pixels or the mask can't be used.
+    """
+    image, mask, raw = _pixels(task, row), _mask(task, row), _raw(task, row)
+    described = _line(task, row, raw, image)
+    return Record(image, mask, raw, described, _example(task.spec, row, described, image, mask))
 
 
 def _raw(task: ShardTask, row: PlannedRow) -> RawFile:

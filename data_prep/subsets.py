@@ -134,7 +134,8 @@ def write_subsets(out: Path, plan: Path, spec: DatasetSpec, skipped: Sequence[in
     with (out / SPLITS_FILE).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     report = {"fractions": {name: dataclasses.asdict(f) for name, f in fractions.items()}, "shots": shots}
-    others = "; ".join(f"{name} has {f}" for name, f in fractions.items() if not f.met())
+    unit = "images" if spec.no_patients else "patients"
+    others = "; ".join(f"{name} has {f.told(unit)}" for name, f in fractions.items() if not f.met())
     return Subsets(sha256, content, report, f"{TRAIN}: fractions other than asked: {others}" if others else "")
 
 
@@ -176,10 +177,10 @@ class Fraction:
     def met(self) -> bool:
         return abs(self.patients - self.patients_asked) < 1 and self.departure() <= 1
 
-    def __str__(self) -> str:
+    def told(self, unit: str) -> str:
         return (
-            f"{self.patients} patient(s) of {self.patients_asked:g} asked, {self.records} record(s) of "
-            f"{self.records_asked:g}, shares of classes within {self.mix_departure:.2f}"
+            f"{self.patients} {unit} (asked {self.patients_asked:g}), {self.records} records (asked "
+            f"{self.records_asked:g}), shares of classes within {self.mix_departure:.2f}"
         )
 
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from data_prep.audit import KINDS, AuditResult
 from data_prep.audit.units import Dataset, open_datasets
 from data_prep.manifest import write_json
-from data_prep.page import number, picture, write_page
+from data_prep.page import number, write_page
+from data_prep.picture import picture
 from radnet_jax.data.dataset import Split
 from radnet_jax.errors import UserError
 

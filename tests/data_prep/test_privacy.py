@@ -399,13 +399,13 @@ def _identifying(source):
                 for row in csv.DictReader(file):
                     values |= {v for k, v in row.items() if k and v and IDENTIFYING.search(k)}
         elif path.suffix == ".json":
-            values |= {t for t in _strings(json.loads(path.read_text())) if re.search(r"\d", t)}
+            values |= _strings(json.loads(path.read_text()))
         elif path.is_file():
             with contextlib.suppress(pydicom.errors.InvalidDicomError):
                 header = pydicom.dcmread(path, stop_before_pixels=True)
                 values |= {str(e.value) for e in header.iterall() if e.VR in ("UI", "PN", "DA", "TM", "DT")}
                 values |= {str(header.get(name, "")) for name in ("PatientID", "AccessionNumber", "StudyID")}
-    return values - {""}
+    return {value for value in values if re.search(r"\d", value)}  # the others are words of the layout, "images"
 
 
 def _public(dataset, out):

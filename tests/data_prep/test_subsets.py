@@ -147,8 +147,8 @@ def test_too_few_patients_give_one_of_each_class_and_it_is_said(tmp_path):
     assert (report["patients"], report["patients_asked"]) == (3, 0.03)
     assert report["labels"] == {"a": 5, "b": 5, "c": 5}
     assert "0.1 has" not in made.remark
-    assert "0.01 has 3 patient(s) of 0.3 asked, 15 record(s) of 1.5" in made.remark
-    assert "0.001 has 3 patient(s) of 0.03 asked" in made.remark
+    assert "0.01 has 3 patients (asked 0.3), 15 records (asked 1.5)" in made.remark
+    assert "0.001 has 3 patients (asked 0.03)" in made.remark
 
 
 def test_a_mix_that_can_not_be_had_is_said(tmp_path):
@@ -156,7 +156,7 @@ def test_a_mix_that_can_not_be_had_is_said(tmp_path):
     rows += [_row(3000 + k, "id large", 1) for k in range(1500)]  # one patient has all of a class
     _, _, made = _subsets(tmp_path / "a", rows)
     assert made.report["fractions"]["0.01"]["mix_departure"] > 0.5
-    assert "0.01 has 31 patient(s) of 30.01 asked, 1530 record(s) of 45," in made.remark
+    assert "0.01 has 31 patients (asked 30.01), 1530 records (asked 45)," in made.remark
 
 
 def test_photographs_are_units_of_their_own(tmp_path):
@@ -174,7 +174,17 @@ def test_without_labels_there_are_fractions_and_no_shots(tmp_path):
     assert [sum(t["fraction"] <= f for t in table) for f in FRACTIONS] == [400, 200, 40, 4, 2]
     assert {t["shot"] for t in table} == {None}
     assert made.report["shots"] == {}
-    assert "0.001 has 1 patient(s) of 0.2 asked, 2 record(s) of 0.4" in made.remark
+    assert "0.001 has 1 patients (asked 0.2), 2 records (asked 0.4)" in made.remark
+
+
+def test_a_build_without_a_train_split_has_no_subsets(tmp_path):
+    source = source_of_patients(tmp_path / "in", patients=4)
+    lines = []
+    build("radnet", source, tmp_path / "out", size=16, splits=("test",), log=lines.append)
+    report = json.loads((tmp_path / "out" / "build.json").read_text())["subsets"]
+    assert (report["fractions"], report["shots"]) == ({}, {})
+    assert len(subset_indices(tmp_path / "out", "test")) == 8
+    assert not any("fraction" in line for line in lines)
 
 
 def test_other_splits_are_whole(tmp_path):
@@ -279,6 +289,6 @@ def test_of_a_build(tmp_path, secret):
     assert report["sha256"] == cards[0].splits_sha256
     assert report["fractions"]["0.1"]["patients"] == 6
     asked = report["fractions"]["1"]["patients"] / 10
-    assert sum(f"fractions other than asked: 0.1 has 6 patient(s) of {asked:g} asked" in line for line in lines) == 2
+    assert sum(f"fractions other than asked: 0.1 has 6 patients (asked {asked:g})" in line for line in lines) == 2
     assert len(subset_indices(tmp_path / "one", "train", fraction=0.1)) == 18
     assert not any(b"subsets.sqlite" in path.read_bytes() for path in (tmp_path / "one").glob("*.json"))
