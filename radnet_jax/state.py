@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import flax.struct
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -29,8 +29,20 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class LossAux(NamedTuple):
-    """What a loss returns beside its value: the new collections, and scalars for the log."""
+    """What a loss returns beside its value.
+
+    Attributes:
+      model_state: the new collections.
+      objective_state: what the objective remembers.
+      metrics: scalars for the log; a contrastive objective gives its loss at chance as `loss_at_chance`.
+      features: the backbone's features of each view that it saw, for the online probe.
+      embedding: what the loss compares, of any length, for the collapse monitors.
+
+    Nothing of it has a gradient. A pretraining objective gives `features`; `embedding` where it has one.
+    """
 
     model_state: PyTree
     objective_state: PyTree
     metrics: dict[str, Array]
+    features: Float[Array, "b v d"] | None = None
+    embedding: Float[Array, "b v d"] | None = None

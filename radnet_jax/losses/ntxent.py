@@ -33,7 +33,7 @@ def nt_xent(
 
     Returns:
       The loss and, without gradient, `contrastive_accuracy` (share of embeddings whose positive is the nearest) and
-      `alignment` (mean squared distance of the two views on the unit sphere; Wang and Isola 2020, equation 5).
+      `loss_at_chance`.
     """
     if z.shape[1] != 2:
         raise ValueError(f"nt_xent takes two views, got {z.shape[1]} (shape {z.shape})")
@@ -50,7 +50,7 @@ def nt_xent(
     hits = [lax.stop_gradient(positive > x).astype(jnp.float32).mean() for x in nearest]
     metrics = {
         "contrastive_accuracy": (hits[0] + hits[1]) / 2,
-        "alignment": lax.stop_gradient(jnp.sum((a - b) ** 2, axis=-1).mean()),
+        "loss_at_chance": jnp.log(2.0 * (len(z) // groups) - 1),
     }
     return (log_sums[0] + log_sums[1]).mean() / 2 - positive.mean(), metrics
 

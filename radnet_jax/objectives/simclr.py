@@ -56,9 +56,11 @@ class SimCLR(NoUpdateMixin):
         folded = views.reshape(b * v, *views.shape[2:])  # batch-major: stays sharded by example
         out, backbone_stats = apply_train(self.backbone, params["backbone"], stats["backbone"], folded)
         z, projector_stats = apply_train(self.projector, params["projector"], stats["projector"], out["pooled"])
-        loss, metrics = nt_xent(z.reshape(b, v, -1), temperature=self.temperature)
+        z = z.reshape(b, v, -1)
+        loss, metrics = nt_xent(z, temperature=self.temperature)
         model_state = {"batch_stats": {"backbone": backbone_stats, "projector": projector_stats}}
-        return loss, LossAux(model_state, state.objective_state, metrics)
+        features = out["pooled"].reshape(b, v, -1)
+        return loss, LossAux(model_state, state.objective_state, metrics, features=features, embedding=z)
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
         stats = model_state["batch_stats"]["backbone"]

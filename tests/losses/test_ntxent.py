@@ -40,7 +40,9 @@ def test_equals_the_papers_formula(temperature):
 def test_starts_at_chance_where_all_embeddings_are_equal():
     loss, metrics = nt_xent(jnp.ones((16, 2, 4)), temperature=0.1)
     assert loss == pytest.approx(np.log(2 * 16 - 1), abs=1e-5)
-    assert metrics["alignment"] == 0
+    assert loss == pytest.approx(float(metrics["loss_at_chance"]), abs=1e-5)
+    _, metrics = nt_xent(jnp.ones((16, 2, 4)), temperature=0.1, groups=4)
+    assert metrics["loss_at_chance"] == pytest.approx(np.log(2 * 4 - 1), abs=1e-5)
 
 
 def test_gradient_equals_finite_differences_of_the_formula():
@@ -70,7 +72,6 @@ def test_metrics_are_those_of_the_similarities():
     hits = s.argmax(1) == np.arange(24) ^ 1
     assert 0 < hits.mean() < 1
     assert metrics["contrastive_accuracy"] == pytest.approx(hits.mean())
-    assert metrics["alignment"] == pytest.approx(np.mean(np.sum((unit[::2] - unit[1::2]) ** 2, 1)), abs=1e-5)
 
 
 def test_bfloat16_embeddings_are_compared_in_float32():

@@ -1,0 +1,118 @@
+"""Collapse monitors against NumPy written from the papers, on any topology; the warning's rule, met and not met."""
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+
+from radnet_jax import sharding
+from radnet_jax.monitors import CollapseWarning, compiled_measure, embedding_metrics
+
+
+def embeddings(b=40, v=2, d=8, seed=0):
+    """Embeddings of any length, views near each other, with a few directions that dominate."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(b, 1, d)) * np.linspace(2, 0.1, d)
+    return (3 * (image + 0.2 * rng.normal(size=(b, v, d)))).astype(np.float32)
+
+
+def test_they_are_the_papers_formulas():
+    z = embeddings()
+    unit = z.astype(np.float64) / np.linalg.norm(z, axis=-1, keepdims=True)
+    rows = unit.reshape(-1, 8)
+    values = np.linalg.svd(rows, compute_uv=False)
+    p = values / values.sum() + 1e-7
+    expected = {
+        "alignment": np.mean(np.sum((unit[:, 0] - unit[:, 1]) ** 2, axis=-1)),
+        "uniformity": np.mean([np.log(np.mean(np.exp(-2 * pdist(unit[:, i]) ** 2))) for i in range(2)]),
+        "effective_rank": np.exp(-np.sum(p * np.log(p))),
+        "largest_direction": values[0] ** 2 / np.sum(values**2),
+        "embedding_std": rows.std(axis=0).mean() * np.sqrt(8),
+    }
+    found = jax.jit(embedding_metrics)(z)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-4), name
+    assert 1 < expected["effective_rank"] < 8
+
+
+def test_alignment_is_over_all_pairs_of_views():
+    z = embeddings(v=4)
+    unit = z / np.linalg.norm(z, axis=-1, keepdims=True)
+    pairs = [np.sum((unit[:, i] - unit[:, j]) ** 2, axis=-1).mean() for i in range(4) for j in range(i)]
+    assert embedding_metrics(z)["alignment"] == pytest.approx(np.mean(pairs), rel=1e-4)
+    assert "alignment" not in embedding_metrics(z[:, :1])
+
+
+def test_their_ranges():
+    rng = np.random.default_rng(0)
+    everywhere = embedding_metrics(rng.normal(size=(512, 2, 32)))
+    assert everywhere["embedding_std"] == pytest.approx(1, abs=0.02)
+    assert everywhere["effective_rank"] > 31
+    assert everywhere["uniformity"] == pytest.approx(-4, abs=0.3)
+    point = embedding_metrics(np.ones((64, 2, 32)) + 1e-3 * rng.normal(size=(64, 2, 32)))
+    assert point["embedding_std"] < 0.01
+    assert point["largest_direction"] > 0.999
+    assert point["uniformity"] == pytest.approx(0, abs=1e-4)
+    signs = rng.choice([-1.0, 1.0], size=(64, 2, 1))
+    line = embedding_metrics(signs * np.ones(32) + 0.01 * rng.normal(size=(64, 2, 32)))
+    assert line["embedding_std"] > 0.9  # which does not see it
+    assert line["largest_direction"] > 0.999
+    nothing = embedding_metrics(np.zeros((64, 2, 32)))
+    assert (nothing["embedding_std"], nothing["largest_direction"]) == (0, 1)
+    assert all(np.isfinite(v) for v in nothing.values())
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_they_are_the_same_on_any_number_of_devices_and_look_at_a_bounded_number(devices):
+    mesh = sharding.make_mesh(devices)
+    z = embeddings(b=1600, d=4)
+    found = compiled_measure(mesh)({"embedding": sharding.put_batch({"z": z}, mesh)["z"]})
+    first = embedding_metrics(z[:512])
+    for name in ("embedding_std", "effective_rank", "largest_direction", "uniformity"):
+        assert found[name] == pytest.approx(float(first[name]), rel=1e-5), name
+    assert found["alignment"] == pytest.approx(float(embedding_metrics(z)["alignment"]), rel=1e-5)
+    assert not compiled_measure(mesh)({})
+
+
+def warned(rows, total=100, every=5):
+    """The messages for rows of (embedding_std, largest_direction), one every 5 steps."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logging.getLogger("absl").addHandler(handler)
+    try:
+        warning = CollapseWarning("simclr ct", total)
+        for i, (std, line) in enumerate(rows, 1):
+            warning.write(every * i, {"embedding_std": std, "largest_direction": line, "effective_rank": 1.5})
+    finally:
+        logging.getLogger("absl").removeHandler(handler)
+    return [r.getMessage() for r in records]
+
+
+HEALTHY, POINT, LINE = (0.8, 0.2), (0.05, 0.99), (0.9, 0.97)
+
+
+@pytest.mark.parametrize(
+    ("rows", "what"),
+    [
+        ([HEALTHY] * 20, None),
+        ([POINT, POINT] + [HEALTHY] * 18, None),  # a network that was just initialised
+        ([HEALTHY] * 3 + [POINT, POINT, HEALTHY] * 5, None),  # never three in a row
+        ([POINT] * 20, "step 25: its embeddings are nearly one point"),
+        ([HEALTHY] * 10 + [LINE] * 10, "step 65: its embeddings lie nearly on one line"),
+        ([HEALTHY] * 10 + [POINT] * 3 + [HEALTHY] * 3 + [POINT] * 4, "step 65"),
+    ],
+)
+def test_the_warning_follows_its_rule_and_is_given_once(rows, what):
+    messages = warned(rows)
+    assert len(messages) == (what is not None)
+    if what is not None:
+        assert what in messages[0]
+        assert "simclr ct looks collapsed" in messages[0]
+
+
+def test_rows_of_an_objective_without_embeddings_say_nothing():
+    CollapseWarning("classification", 10).write(5, {"loss": 1.0})
