@@ -152,6 +152,8 @@ def train() -> ConfigDict:
     config.average = 0.0  # momentum of a running average of the weights; 0 keeps none
     config.select = ConfigDict(dict(every=0, split="val"))  # every so many steps the primary metric is taken there
     config.judged_weights = "last"  # last | average | best (of those steps)
+    config.mesh = ConfigDict(dict(replica=1))  # devices / replica hold one copy of what fsdp divides, all by default
+    config.fsdp = ()  # (regex, rule) pairs: what of the state is divided over devices; see sharding.Rules
     config.augment = ConfigDict(dict(name="none"))
     config.objective = ConfigDict(dict(name="simclr"))
     config.optimizer = ConfigDict(dict(name="adamw"))

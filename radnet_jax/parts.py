@@ -60,10 +60,10 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
 
     Args:
       config: of the run.
-      mesh: all devices by default.
+      mesh: all devices by default, as config.mesh says.
       planned: stands for `init_from`, where a study checks runs whose pretraining is still to come.
     """
-    mesh = mesh or sharding.make_mesh()
+    mesh = mesh or sharding.make_mesh(replica=config.mesh.replica if config.run == "train" else 1)
     check_names(config, mesh)
     split = open_split(config.data.dir, config.data.split)
     backbone_config = plain(config.backbone)
@@ -136,6 +136,12 @@ def check_names(config: ConfigDict, mesh: Mesh) -> None:
         if not 0 <= config.average < 1:
             raise UserError("config.average", got=config.average, expected="0, or a momentum below 1")
         sharding.check_batch_size(config.batch_size, mesh, parts=config.accumulate)
+        if not sharding.make_rules(config.fsdp) and config.mesh.replica != 1:
+            raise UserError(
+                "config.mesh.replica changes nothing where config.fsdp divides nothing",
+                got=config.mesh.replica,
+                fix='set --config.mesh.replica=1, or config.fsdp, for instance to ((".*kernel", "largest"),)',
+            )
         make_tx(config)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+import re
 from typing import Any
 
 import jax
@@ -10,18 +11,48 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 import numpy as np
 
-from radnet_jax.errors import UserError
+from radnet_jax import trees
+from radnet_jax.errors import UserError, nearest
 
 BATCH_AXES = ("replica", "data")
+RULES = ("largest", "replicated")
+SMALL = 2**16  # elements; what is smaller costs more time to gather than its memory is worth
+
+Rules = tuple[tuple[str, str], ...]
+"""(regex, rule) pairs; the first whose regex is found in the name of a leaf of the train state says where it lives.
+
+Names are such as "params/backbone/stem_conv/kernel" and "opt_state/0/trace/backbone/stem_conv/kernel", so that
+("backbone/.*kernel", "largest") is meant for parameters, optimizer state and averages alike. Rules: "largest" divides
+the largest axis that the devices along "data" divide (of equal ones the last), where there is one and the leaf is not
+SMALL; "replicated" keeps it whole on each device, as all leaves are that no regex is found in.
+"""
 
 
-def make_mesh(num_devices: int | None = None) -> Mesh:
+def make_mesh(num_devices: int | None = None, *, replica: int = 1) -> Mesh:
     """Returns a (replica, data) mesh over all devices, or over the first `num_devices`.
 
-    Axes are Auto: under the Explicit default of `jax.make_mesh`, `z @ z.T` on a batch-sharded `z` raises.
+    The batch is divided over both axes. Arrays divided by `Rules` are divided over "data" and repeated over "replica":
+    with as many replicas as hosts, parameters are gathered within a host and only gradients travel between hosts.
+
+    The devices of a process stand next to each other, in the order of the processes, so that process i's rows are the
+    i-th block of the global batch. Axes are Auto: under the Explicit default of `jax.make_mesh`, `z @ z.T` on a
+    batch-sharded `z` raises.
+
+    Raises:
+      UserError: `replica` does not divide the number of devices.
     """
     devices = jax.devices()[:num_devices]
-    return jax.make_mesh((1, len(devices)), BATCH_AXES, devices=devices, axis_types=(AxisType.Auto,) * 2)
+    if replica < 1 or len(devices) % replica:
+        divisors = [n for n in range(1, len(devices) + 1) if len(devices) % n == 0]
+        raise UserError(
+            "config.mesh.replica does not divide the devices",
+            got=f"{replica} over {len(devices)} device(s)",
+            expected=f"one of {', '.join(map(str, divisors))}",
+        )
+    # make_mesh knows the neighbours of a TPU; sorting is stable.
+    near = jax.make_mesh((1, len(devices)), BATCH_AXES, devices=devices, axis_types=(AxisType.Auto,) * 2)
+    ordered = sorted(near.devices.flat, key=lambda device: device.process_index)
+    return Mesh(np.array(ordered).reshape(replica, -1), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -36,6 +67,83 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Puts every array of a tree on all devices."""
     return jax.device_put(tree, replicated(mesh))
+
+
+def make_rules(pairs: Iterable[Iterable[str]]) -> Rules:
+    """Returns the rules of a config's `fsdp`; refuses what is no pair of a regular expression and a known rule."""
+    rules = []
+    for pair in pairs:
+        match [pair] if isinstance(pair, str) else list(pair):
+            case [str(pattern), str(rule)]:
+                pass
+            case other:
+                raise UserError(
+                    "config.fsdp", got=other, expected='(regex, rule) pairs, such as ((".*kernel", "largest"),)'
+                )
+        if rule not in RULES:
+            raise UserError(f"config.fsdp: unknown rule {rule!r}{nearest(rule, RULES)}", expected=", ".join(RULES))
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"config.fsdp: not a regular expression: {error}", got=repr(pattern)) from error
+        rules.append((pattern, rule))
+    return tuple(rules)
+
+
+def check_rules(rules: Rules, state: PyTree) -> None:
+    """Refuses rules whose regex is found in no leaf of the train state (or of its shapes)."""
+    names = [name for name, _ in trees.named_leaves(state)]
+    for pattern, _ in rules:
+        if not any(re.search(pattern, name) for name in names):
+            raise UserError(
+                "a pattern of config.fsdp matches nothing",
+                got=repr(pattern),
+                expected=f"a regex on names such as {names[1]!r}",
+            )
+
+
+def shardings(tree: PyTree, mesh: Mesh, rules: Rules, prefix: str = "") -> PyTree:
+    """Returns where each leaf of a train state lives, or of the part of it whose names begin with `prefix`."""
+    placed = [_sharding(prefix + name, leaf.shape, mesh, rules) for name, leaf in trees.named_leaves(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree), placed)
+
+
+def _sharding(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> NamedSharding:
+    rule = next((rule for pattern, rule in rules if re.search(pattern, name)), "replicated")
+    ways = mesh.shape["data"]
+    fitting = [(size, axis) for axis, size in enumerate(shape) if size % ways == 0]
+    if rule == "replicated" or ways == 1 or not fitting or np.prod(shape) < SMALL:
+        return replicated(mesh)
+    _, axis = max(fitting)
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def place(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
+    """Puts every array of a train state where it lives."""
+    return jax.device_put(tree, shardings(tree, mesh, rules))
+
+
+def constrain(tree: PyTree, mesh: Mesh, rules: Rules, prefix: str = "") -> PyTree:
+    """Inside `jit`: has every leaf of a train state, or of a part of it, computed where it lives.
+
+    Of a gradient each device then needs its own part only: the sum over the devices and the division of its result are
+    one reduce-scatter on GPUs and TPUs (XLA's CPU compiler leaves them two).
+    """
+    return jax.lax.with_sharding_constraint(tree, shardings(tree, mesh, rules, prefix))
+
+
+def gather(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Inside `jit`: makes divided arrays whole on each device.
+
+    Left to itself the compiler divides layers by their channels and gathers the examples instead, where the kernel is
+    larger than they are.
+    """
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def bytes_on_device(tree: PyTree) -> int:
+    """Returns the bytes of a tree's arrays that lie on one device."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

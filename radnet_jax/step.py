@@ -30,6 +30,8 @@ def train_step(
     tx: optax.GradientTransformation,
     accumulate: int = 1,
     average: float = 0.0,
+    mesh: Mesh | None = None,
+    fsdp: sharding.Rules = (),
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update: loss and gradient over the global batch, optimizer, what the objective does after it.
 
@@ -47,12 +49,14 @@ def train_step(
       accumulate: parts that the batch is divided into, one after another; for objectives with a `weight`.
       average: momentum of the running average of weights in `state.aux`; 0 for none. It is lower in the first steps,
         (1 + t) / (10 + t), so that the random initialisation is soon forgotten.
+      mesh: the devices, where `fsdp` divides the state over them.
+      fsdp: what is divided; parameters are gathered for the loss and its gradient.
 
     Returns:
       The new state, and metrics: loss, gradient_norm, those of the objective, and `finite`.
     """
     key = rng.stream(seed, "loss", state.step)
-    loss, aux, gradients = _gradients(objective, state, batch, key, accumulate)
+    loss, aux, gradients = _gradients(objective, state, batch, key, accumulate, mesh if fsdp else None, fsdp)
     norm = optax.tree.norm(gradients)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     new = state.replace(
@@ -72,14 +76,21 @@ def train_step(
 
 
 def _gradients(
-    objective: Objective, state: TrainState, batch: Batch, key: Array, accumulate: int
+    objective: Objective,
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    accumulate: int,
+    mesh: Mesh | None,
+    fsdp: sharding.Rules,
 ) -> tuple[Array, LossAux, Any]:
     """Returns loss, what changed beside the parameters, and gradient; means over the parts of the batch."""
+    params = state.params if mesh is None else sharding.gather(state.params, mesh)
 
     def one(state: TrainState, part: Batch, key: Array) -> tuple[Array, LossAux, Any]:
         with_gradient = jax.value_and_grad(lambda p: objective.loss(p, state, part, key), has_aux=True)
-        (loss, aux), gradient = with_gradient(state.params)
-        return loss, aux, gradient
+        (loss, aux), gradient = with_gradient(params)
+        return loss, aux, gradient if mesh is None else sharding.constrain(gradient, mesh, fsdp, prefix="params/")
 
     if accumulate == 1:
         return one(state, batch, key)
@@ -140,10 +151,20 @@ def prepare(
 # Equal arguments give the same compiled function, so that the runs of a study share their compilations.
 @functools.lru_cache(maxsize=32)
 def compiled_step(
-    objective: Objective, tx: optax.GradientTransformation, mesh: Mesh, accumulate: int = 1, average: float = 0.0
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    accumulate: int = 1,
+    average: float = 0.0,
+    fsdp: sharding.Rules = (),
 ) -> Callable[..., Any]:
-    step = functools.partial(train_step, objective=objective, tx=tx, accumulate=accumulate, average=average)
-    return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    options: dict[str, Any] = {"accumulate": accumulate, "average": average, "mesh": mesh, "fsdp": fsdp}
+
+    def step(state: TrainState, *args: Any) -> tuple[TrainState, dict[str, Array]]:
+        state, metrics = train_step(state, *args, objective=objective, tx=tx, **options)
+        return sharding.constrain(state, mesh, fsdp), sharding.gather(metrics, mesh)
+
+    return jax.jit(step, donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=32)
@@ -155,10 +176,13 @@ def compiled_prepare(
 
 
 @functools.lru_cache(maxsize=32)
-def compiled_init(objective: Objective, tx: optax.GradientTransformation, mesh: Mesh) -> Callable[..., TrainState]:
+def compiled_init(
+    objective: Objective, tx: optax.GradientTransformation, mesh: Mesh, fsdp: sharding.Rules = ()
+) -> Callable[..., TrainState]:
     def init(seed: Int[Array, ""], batch: Batch) -> TrainState:
         params, model_state, objective_state = objective.init(rng.stream(seed, "init"), batch)
         step = jnp.zeros((), jnp.int32)
-        return TrainState(step, params, model_state, objective_state, tx.init(params), {})
+        state = TrainState(step, params, model_state, objective_state, tx.init(params), {})
+        return sharding.constrain(state, mesh, fsdp)
 
-    return jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=rng.RUN_ONCE)
+    return jax.jit(init, compiler_options=rng.RUN_ONCE)

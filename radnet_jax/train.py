@@ -39,6 +39,27 @@ def initial_state(
     config: ConfigDict, parts: Parts, objective: Objective, tx: optax.GradientTransformation, recipe: recipes.Recipe
 ) -> TrainState:
     """Returns the state at step 0: random, with the start's backbone in place where there is one."""
+    rules = sharding.make_rules(config.fsdp)
+    shapes = _batch_shapes(parts, objective, recipe)
+    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    state = compiled_init(objective, tx, parts.mesh, rules)(config.seed, batch)
+    if parts.start is not None:
+        params, model_state = starts.fill(parts.start, state.params, state.model_state, heads=objective.heads)
+        # Optimizer states start at zero or one whatever the parameters are.
+        state = state.replace(params=params, model_state=model_state)
+    if config.average:
+        # A copy: a donated state may not hold one array twice.
+        weights = jax.tree.map(jnp.copy, {"params": state.params, "model_state": state.model_state})
+        state = state.replace(aux={"average": weights})
+    state = sharding.place(state, parts.mesh, rules)
+    if rules:
+        whole, here = trees.size_bytes(state), sharding.bytes_on_device(state)
+        logging.info("state: %.1f MiB, %.1f MiB on each device", whole / 2**20, here / 2**20)
+    return state
+
+
+def _batch_shapes(parts: Parts, objective: Objective, recipe: recipes.Recipe) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns what an objective sees of a batch of one."""
     stored = parts.adapter.stored
     k = len(parts.split.card.labels)
     raw = {
@@ -48,24 +69,13 @@ def initial_state(
         "index": jax.ShapeDtypeStruct((1,), "int32"),
     }
     stage = functools.partial(prepare, requires=objective.requires, adapter=parts.adapter, recipe=recipe)
-    shapes = jax.eval_shape(stage, raw, 0, 0)
-    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    state = compiled_init(objective, tx, parts.mesh)(config.seed, batch)
-    if parts.start is not None:
-        params, model_state = starts.fill(parts.start, state.params, state.model_state, heads=objective.heads)
-        # Optimizer states start at zero or one whatever the parameters are.
-        state = state.replace(params=params, model_state=model_state)
-    if config.average:
-        # A copy: a donated state may not hold one array twice.
-        weights = jax.tree.map(jnp.copy, {"params": state.params, "model_state": state.model_state})
-        state = state.replace(aux={"average": weights})
-    return sharding.replicate(state, parts.mesh)
+    return jax.eval_shape(stage, raw, 0, 0)
 
 
 def check(config: ConfigDict, parts: Parts) -> list[Split]:
     """Makes every check that needs no weights; returns the splits that the run will be judged on."""
     objective = make_objective(config, parts)
-    make_recipe(config, parts)
+    recipe = make_recipe(config, parts)
     steps_per_epoch(len(parts.split), config.batch_size)
     if "labels" in objective.requires and not parts.split.all_labels()[1].any():
         raise UserError(f"objective {config.objective.name!r} needs labels, and split {parts.split.name!r} has none")
@@ -80,6 +90,10 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
             "config.data.synthetic trains on one batch again and again, to measure speed: there is nothing to judge",
             fix="set config.data.judge=()",
         )
+    if config.fsdp:
+        rules, (tx, _) = sharding.make_rules(config.fsdp), make_tx(config)
+        init, batch = compiled_init(objective, tx, parts.mesh, rules), _batch_shapes(parts, objective, recipe)
+        sharding.check_rules(rules, jax.eval_shape(init, config.seed, batch))
     judged = records.check_judged(config, parts)
     selection.check(config, parts)
     return judged
@@ -191,8 +205,7 @@ def _judge(
 def _scores(this: _Run, params: Any, model_state: Any, split: Split) -> Any:
     out = evaluators.predict_split(
         evaluators.predict_of(this.objective),
-        params,
-        model_state,
+        *sharding.replicate((params, model_state), this.parts.mesh),
         split,
         adapter=this.parts.adapter,
         batch_size=this.config.eval_batch_size,
@@ -207,7 +220,8 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
     start, total = int(state.step), config.total_steps
     if start >= total:
         return state, best
-    step_fn = compiled_step(this.objective, this.tx, mesh, config.accumulate, config.average)
+    rules = sharding.make_rules(config.fsdp)
+    step_fn = compiled_step(this.objective, this.tx, mesh, config.accumulate, config.average, rules)
     prepare_fn = compiled_prepare(this.objective.requires, this.parts.adapter, this.recipe, mesh)
     batches = train_batches(
         this.parts.split,

@@ -1,68 +1,135 @@
-"""What the compiler made of each objective's step for 8 devices: an eighth of the work, and no gathered images."""
+"""What the compiler made of each objective's step for 8 devices: the same losses, an eighth of the work on each, and no
+gathered images; with the state divided by rule, parameters are gathered and gradients are divided."""
 
+from collections import defaultdict
+import json
+import math
+import os
 import re
+import socket
+import subprocess
+import sys
 
 import jax
+import numpy as np
 import pytest
 
-from radnet_jax import sharding, train
-from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
-from radnet_jax.step import compiled_prepare, compiled_step
-from tests import tiny
+from radnet_jax import sharding, trees
+from tests import every_objective, tiny
+from tests.every_objective import BATCH, NAMES, SIZE, trained
 
-BATCH = 64
-CASES = {
-    "simclr": ("configs/pretrain/simclr.py", "smoke,size=24"),
-    "classification": ("configs/finetune/classification.py", "smoke,scratch,size=24"),
-}
+IMAGES = BATCH * SIZE * SIZE * 3
+FSDP = ((r"stem_conv", "replicated"), (r".*kernel", "largest"))
 
 
-def compiled(name, dataset, devices):
-    mesh = sharding.make_mesh(devices)
-    config = tiny.config(*CASES[name], dataset, batch_size=BATCH, total_steps=4)
-    parts = assemble(config, mesh)
-    objective, recipe, (tx, _) = make_objective(config, parts), make_recipe(config, parts), make_tx(config)
-    state = train.initial_state(config, parts, objective, tx, recipe)
-    batch = next(train.train_batches(parts.split, seed=0, batch_size=BATCH))
-    batch = sharding.put_batch({k: batch[k] for k in {"image"} | (objective.requires - {"views"})}, mesh)
-    prepare = compiled_prepare(objective.requires, parts.adapter, recipe, mesh)
-    stage = prepare.lower(batch, 0, 0).compile()
-    step = compiled_step(objective, tx, mesh).lower(state, prepare(batch, 0, 0), 0).compile()
-    return stage, step
+@pytest.fixture(scope="module", autouse=True)
+def small_networks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "SMALL", 2**10)
+        yield
 
 
-def largest_gather(text):
-    """Elements of the largest all-gather or all-to-all result in a compiled module."""
-    sizes = [0]
-    for shape in re.findall(r"= \(?\w+\[([\d,]+)\][^=]*? (?:all-gather|all-to-all)(?:-start)?\(", text):
-        size = 1
-        for dim in shape.split(","):
-            size *= int(dim)
-        sizes.append(size)
-    return max(sizes)
+@pytest.fixture(params=NAMES)
+def config(request, ct_dataset):
+    return every_objective.config(request.param, ct_dataset)
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_each_of_eight_devices_does_an_eighth_of_the_work(ct_dataset, name):
-    whole_stage, whole_step = compiled(name, ct_dataset, 1)
-    stage, step = compiled(name, ct_dataset, 8)
-    flops = [c.cost_analysis()["flops"] for c in (whole_step, step)]
-    assert flops[1] < 1.5 * flops[0] / 8, f"{flops[1] / flops[0]:.2f} of the work on each device"
-    stage_flops = [c.cost_analysis()["flops"] for c in (whole_stage, stage)]
-    assert stage_flops[1] < 1.5 * stage_flops[0] / 8
+@pytest.fixture
+def divided(config):
+    return tiny.change(config, fsdp=FSDP, mesh=dict(replica=2), average=0.9)
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_no_device_gathers_the_images(ct_dataset, name):
-    stage, step = compiled(name, ct_dataset, 8)
-    images = BATCH * 24 * 24 * 3
-    assert largest_gather(step.as_text()) < images / 4  # embeddings are gathered, images and feature maps are not
-    assert largest_gather(stage.as_text()) < images / 4
-    assert "all-reduce" in step.as_text()  # gradients and BatchNorm statistics
+def collectives(compiled):
+    """Sizes (in elements) of the results of each kind of collective in a compiled module."""
+    found = defaultdict(list)
+    kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    for line in compiled.as_text().splitlines():
+        if match := re.search(rf" = (.*?) ({kinds})(?:-start)?\(", line):
+            for shape in re.findall(r"\w\d+\[([\d,]*)\]", match[1]):
+                found[match[2]].append(math.prod(int(d) for d in shape.split(",") if d))
+    return found
 
 
-def test_the_largest_gather_is_found_where_there_is_one():
+def test_one_and_eight_devices_give_the_same_losses(config):
+    one, eight = trained(config, 1).losses, trained(config, 8).losses
+    np.testing.assert_allclose(eight, one, rtol=2e-4)
+    assert len(set(one)) == 3
+
+
+def test_each_of_eight_devices_does_an_eighth_of_the_work(config):
+    one, eight = trained(config, 1), trained(config, 8)
+    for whole, part in ((one.step, eight.step), (one.prepare, eight.prepare)):
+        flops = [c.cost_analysis()["flops"] for c in (whole, part)]
+        assert flops[1] < 1.5 * flops[0] / 8, f"{flops[1] / flops[0]:.2f} of the work on each device"
+
+
+def test_no_device_gathers_the_images(config):
+    eight = trained(config, 8)
+    of_step = collectives(eight.step)
+    for found in (of_step, collectives(eight.prepare)):
+        # embeddings are gathered, images and feature maps are not
+        assert max(found["all-gather"] + found["all-to-all"], default=0) < IMAGES / 4
+    assert len(of_step["all-reduce"]) > 1  # gradients and BatchNorm statistics
+    assert sum(of_step["all-reduce"]) < 3 * parameters(eight.state)
+
+
+def parameters(state):
+    return sum(x.size for x in jax.tree.leaves(state.params))
+
+
+def test_a_divided_state_trains_as_a_whole_one_in_less_memory(config, divided):
+    whole, part = trained(config, 8), trained(divided, 8)
+    np.testing.assert_allclose(part.losses, whole.losses, rtol=2e-4)
+    before, after = trees.size_bytes(part.state), sharding.bytes_on_device(part.state)
+    large = {n: x for n, x in trees.named_leaves(part.state) if "kernel" in n and x.size >= sharding.SMALL}
+    assert {"params", "opt_state", "aux"} <= {name.partition("/")[0] for name in large}
+    assert all(x.addressable_shards[0].data.size == x.size // 4 for x in large.values())
+    assert after == before - trees.size_bytes(large) * 3 // 4
+    assert after < before / 2
+    arguments = part.step.memory_analysis().argument_size_in_bytes
+    assert after < arguments < after + 4 * IMAGES  # what the compiler reserves on a device agrees
+    assert part.step.memory_analysis().alias_size_in_bytes > 0.99 * after  # the old state's memory is used again
+
+
+def test_a_divided_step_gathers_parameters_and_divides_gradients(config, divided):
+    whole, part = trained(config, 8), trained(divided, 8)
+    kernels = {n: x for n, x in trees.named_leaves(part.state.params) if "kernel" in n and x.size >= sharding.SMALL}
+    before, after = collectives(whole.step), collectives(part.step)
+    for kernel in kernels.values():
+        assert after["all-gather"].count(kernel.size) > before["all-gather"].count(kernel.size)
+        # Sums within a group of devices, on CPU of the whole gradient, and then of a device's part over the replicas.
+        sums = after["all-reduce"] + after["reduce-scatter"]
+        assert sums.count(kernel.size // 4) > before["all-reduce"].count(kernel.size // 4)
+    # Nothing but parameters is gathered that was not before: the rest stays divided by examples.
+    more = sum(after["all-gather"]) - sum(before["all-gather"])
+    assert more <= 1.1 * sum(kernel.size for kernel in kernels.values())
+    flops = [c.step.cost_analysis()["flops"] for c in (whole, part)]
+    assert flops[1] < 1.1 * flops[0]
+
+
+def test_the_collectives_are_found_where_there_are_some():
     mesh = sharding.make_mesh(8)
     x = jax.device_put(jax.numpy.ones((64, 32)), sharding.batch_sharding(mesh))
     gathered = jax.jit(lambda x: x * 2, out_shardings=sharding.replicated(mesh)).lower(x).compile()
-    assert largest_gather(gathered.as_text()) == 64 * 32
+    assert collectives(gathered) == {"all-gather": [64 * 32]}
+    summed = jax.jit(lambda x: x.sum(0), out_shardings=sharding.replicated(mesh)).lower(x).compile()
+    assert collectives(summed) == {"all-reduce": [32]}
+
+
+def test_two_processes_give_the_losses_of_one(ct_dataset, tmp_path):
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
+    command = [sys.executable, "-m", "tests.every_objective", ct_dataset, tmp_path / "losses", f"localhost:{port}", "2"]
+    started = [
+        subprocess.Popen([*map(str, command), str(i)], cwd=tiny.ROOT, env=env, stderr=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]
+    errors = [p.communicate(timeout=500)[1] for p in started]
+    assert [p.returncode for p in started] == [0, 0], errors
+    losses = json.loads((tmp_path / "losses").read_text())
+    assert sorted(losses) == NAMES
+    for name in NAMES:
+        expected = trained(every_objective.config(name, ct_dataset), 8).losses
+        np.testing.assert_allclose(losses[name], expected, rtol=2e-4)
