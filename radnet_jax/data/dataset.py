@@ -91,7 +91,7 @@ class Split:
                         raise ValueError(f"{name} of another size")
                     rows[row] = np.frombuffer(record, dtype, rows.shape[1], start)  # without the GIL
                 if coded:
-                    batch["image"][row] = _decoded(record, features["image"], batch["image"])
+                    _decode(batch["image"][row], record, features["image"])
                 if self.card.task == "single_label":
                     (label,) = integers(record, features["label"])
                     if label >= len(self.card.labels):
@@ -158,15 +158,16 @@ def _one_hot(classes: Int[np.ndarray, " n"], k: int) -> tuple[Float[np.ndarray, 
     return labels, np.repeat((classes[:, None] >= 0).astype(np.float32), k, axis=1)
 
 
-def _decoded(record: bytes, feature: Feature, like: Num[np.ndarray, "b h w c"]) -> Num[np.ndarray, "h w c"]:
-    """Decodes a PNG or JPEG, for which OpenCV lets go of the GIL."""
+def _decode(out: Num[np.ndarray, "h w c"], record: bytes, feature: Feature) -> None:
+    """Decodes a PNG or JPEG into `out`; OpenCV lets go of the GIL."""
     ((start, stop),) = feature.spans
     image = cv2.imdecode(np.frombuffer(record, np.uint8, stop - start, start), cv2.IMREAD_UNCHANGED)
-    if image is None or image.dtype != like.dtype:
-        raise ValueError("an image that can't be decoded, or not to the card's type")
+    if image is None or image.dtype != out.dtype or image.reshape(*image.shape[:2], -1).shape != out.shape:
+        raise ValueError("an image that can't be decoded, or is not what the card says")
     if image.ndim == 3:
-        image = image[..., ::-1]  # OpenCV's channels are blue, green, red
-    return image.reshape(like.shape[1:])
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=out)
+    else:
+        out[..., 0] = image
 
 
 def open_split(folder: str | Path, name: str) -> Split:

@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,12 +23,13 @@ class Numbers:
     """Examples that are their own number."""
 
     def __init__(self, n, delay=0.0):
-        self.n, self.delay, self.reads = n, delay, 0
+        self.n, self.delay, self.reads, self.allocated = n, delay, 0, 0
 
     def __len__(self):
         return self.n
 
     def allocate(self, size):
+        self.allocated += 1
         return {"index": np.full(size, -1, np.int32)}
 
     def read_into(self, batch, first, indices):
@@ -154,11 +157,24 @@ def test_batches_are_read_ahead_but_not_without_end():
     batches.close()
 
 
-def test_a_batch_that_was_handed_out_is_never_written_again():
-    batches = train_batches(Numbers(64), seed=0, batch_size=32)
-    kept = [(b["index"], b["index"].copy()) for b in itertools.islice(batches, 20)]
+@pytest.mark.parametrize(
+    "keep", [lambda x: x, lambda x: x[3:9:2], lambda x: memoryview(x.reshape(4, -1)), jax.device_put, jnp.asarray]
+)
+def test_what_is_kept_of_a_batch_is_never_written_again(keep):
+    batches = train_batches(Numbers(4096), seed=0, batch_size=2048)
+    kept = [(keep(b["index"]), np.array(keep(b["index"]))) for b in itertools.islice(batches, 20)]
     batches.close()
-    assert all((held == copy).all() for held, copy in kept)
+    gc.collect()
+    assert all((np.array(held) == copy).all() for held, copy in kept)
+
+
+def test_memory_of_batches_that_nobody_has_is_used_again():
+    source = Numbers(64)
+    batches = train_batches(source, seed=0, batch_size=32)
+    for _ in range(50):
+        next(batches)
+    batches.close()
+    assert source.allocated <= 4
 
 
 def test_closing_leaves_no_threads():
@@ -172,6 +188,16 @@ def test_closing_leaves_no_threads():
     del forgotten
     gc.collect()
     assert not input_threads()
+
+
+def test_synthetic_input_is_the_first_batch_again_and_again():
+    source = Numbers(500)
+    batches = train_batches(source, seed=0, batch_size=32, start=7, synthetic=True)
+    first, *others = itertools.islice(batches, 50)
+    assert not input_threads()
+    assert all(batch is first for batch in others)
+    np.testing.assert_array_equal(first["index"], take(1, Numbers(500), seed=0, batch_size=32, start=7)[0])
+    assert source.reads <= 3
 
 
 def test_an_error_of_the_source_is_raised_and_leaves_no_threads():
