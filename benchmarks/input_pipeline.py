@@ -1,11 +1,12 @@
 """How many images a second a core reads, shuffles and batches, against reading and decoding alone.
 
-    python benchmarks/input_pipeline.py --size=224 --batch=256
+    python benchmarks/input_pipeline.py
+    python benchmarks/input_pipeline.py --dataset=DATASET
 
-Draws CT slices, writes them as int16 Hounsfield units, as uint8 and as PNG, with each compression of array_record, and
-prints one JSON object a line for each. All figures are images for each second of processor time of the whole process,
-with one reading thread, from files in the page cache; rounds alternate between the sides, so that other load on the
-machine meets them alike.
+Draws CT slices (or takes images of a built dataset), writes them as int16 Hounsfield units, as uint8, as PNG and as
+JPEG, with each compression of array_record, and prints one JSON object a line for each. All figures are images for each
+second of processor time of the whole process, with one reading thread, from files in the page cache; rounds alternate
+between the sides, so that other load on the machine meets them alike.
 
 - pipeline: `train_batches`, from records to shuffled batches.
 - bare: the faster of two loops that read the same number of records in random order, decode them and hold a batch of
@@ -44,7 +45,8 @@ from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.data.pipeline import train_batches
 from radnet_jax.preprocessing import StoredPixels
 
-_SIZE = flags.DEFINE_integer("size", 224, "Pixels a side.")
+_DATASET = flags.DEFINE_string("dataset", "", "Folder of a built dataset with a train split, in place of drawn slices.")
+_SIZE = flags.DEFINE_integer("size", 224, "Pixels a side of drawn slices.")
 _IMAGES = flags.DEFINE_integer("images", 1024, "Images of each dataset.")
 _BATCH = flags.DEFINE_integer("batch", 256, "Examples in a batch.")
 _STEPS = flags.DEFINE_integer("steps", 4, "Batches that are timed at a time.")
@@ -69,24 +71,34 @@ WAYS += [Stored("uint8", "raw", c) for c in ("zstd:3", "zstd:1", "uncompressed")
 WAYS += [Stored("uint8", "png", "uncompressed"), Stored("uint8", "jpeg", "uncompressed")]
 
 
-def draw(images: int, size: int) -> np.ndarray:
+def images() -> dict[str, np.ndarray]:
+    """Returns images `[n h w c]` by type: those of a dataset, or drawn slices as int16 HU and, windowed, as uint8."""
+    if _DATASET.value:
+        split = open_split(_DATASET.value, "train")
+        batch = split.allocate(min(_IMAGES.value, len(split)))
+        split.read_into(batch, 0, range(len(batch["image"])))
+        return {split.card.stored.dtype: batch["image"]}
+    hu = draw(_IMAGES.value, _SIZE.value)
+    return {"int16": hu, "uint8": np.rint((hu.clip(-1000, 1000) + 1000.0) / 2000 * 255).astype(np.uint8)}
+
+
+def draw(count: int, size: int) -> np.ndarray:
     """Returns CT slices `[n h w 1]` int16 of all body regions."""
     names = itertools.cycle(REGIONS)
-    patients = [(region, (0, k)) for k, region in zip(range(-(-images // 4)), names)]
+    patients = [(region, (0, k)) for k, region in zip(range(-(-count // 4)), names)]
     slices = [draw_slice(region, (i + 0.5) / 4, size, patient, i)[0] for region, patient in patients for i in range(4)]
-    return np.stack(slices[:images])[..., None]
+    return np.stack(slices[:count])[..., None]
 
 
-def write(folder: Path, hu: np.ndarray, way: Stored) -> Split:
+def write(folder: Path, images: np.ndarray, way: Stored) -> Split:
     """Writes a dataset as `data_prep` does."""
-    name, n, shape = "slices", len(hu), hu.shape[1:]
-    images = hu if way.dtype == "int16" else np.rint((hu.clip(-1000, 1000) + 1000.0) / 2000 * 255).astype(np.uint8)
+    name, n, shape = "images", len(images), images.shape[1:]
     if way.codec == "raw":
         kind = tfds.features.Tensor(shape=shape, dtype=images.dtype, encoding=tfds.features.Encoding.BYTES)
         encoded = list(images)
     else:
         kind = tfds.features.Image(shape=shape, dtype=images.dtype, encoding_format=way.codec)
-        encoded = [cv2.imencode(f".{way.codec}", image)[1].tobytes() for image in images]
+        encoded = [cv2.imencode(f".{way.codec}", image[..., ::-1])[1].tobytes() for image in images]
     features = tfds.features.FeaturesDict(
         {
             "image": kind,
@@ -115,18 +127,18 @@ def write(folder: Path, hu: np.ndarray, way: Stored) -> Split:
         data_dir=str(folder), features=features, split_infos=[info], version="1.0.0", check_data=False
     )
     modality, unit, limits = ("CT", "HU", (-1024.0, 3071.0)) if way.dtype == "int16" else ("XR", "none", (0.0, 255.0))
-    stored = StoredPixels(modality, unit, limits, shape[:2], 1, "pad_area", way.dtype)
+    stored = StoredPixels(modality, unit, limits, shape[:2], shape[2], "pad_area", way.dtype)
     DatasetCard(name, "1.0.0", "single_label", LABELS, stored, {"train": n}, "0", generated=True).write(folder)
     return open_split(folder, "train")
 
 
-def decoder(way: Stored, size: int, record: bytes) -> Callable[[bytes], np.ndarray]:
+def decoder(way: Stored, values: int, record: bytes) -> Callable[[bytes], np.ndarray]:
     """Returns what takes the image out of a record, without a parse: at a fixed place, or by the file's first bytes."""
     if way.codec == "raw":
         dtype = np.dtype(way.dtype)
-        length = size * size * dtype.itemsize
-        header = record.index(b"\x0a" + _varint(length)) + 1 + len(_varint(length))
-        return lambda data: np.frombuffer(data, dtype, size * size, header)
+        length = _varint(values * dtype.itemsize)
+        start = record.index(b"\x0a" + length) + 1 + len(length)
+        return lambda data: np.frombuffer(data, dtype, values, start)
     magic = {"png": b"\x89PNG", "jpeg": b"\xff\xd8\xff"}[way.codec]
     return lambda data: cv2.imdecode(np.frombuffer(data, np.uint8, offset=data.index(magic)), cv2.IMREAD_UNCHANGED)
 
@@ -145,7 +157,8 @@ class Bare:
         files = sorted(split.folder.glob("*.array_record-*"))
         options = "readahead_buffer_size:0,max_parallelism:0"
         self.readers = [ArrayRecordReader(str(f), options=options, file_reader_buffer_size=32768) for f in files]
-        self.decode = decoder(way, split.card.stored.size[0], self.readers[0].read([0])[0])
+        values = split.allocate(1)["image"].size
+        self.decode = decoder(way, values, self.readers[0].read([0])[0])
         self.rng = np.random.default_rng(0)
         self.per_shard = len(split) // SHARDS
 
@@ -197,7 +210,7 @@ def torch_loader(split: Split) -> Iterator[Any]:
     batch = split.allocate(len(split))
     split.read_into(batch, 0, range(len(split)))
     for i, image in enumerate(batch["image"]):
-        (folder / f"{i:05d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+        (folder / f"{i:05d}.png").write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
     loader = torch.utils.data.DataLoader(Files(), _BATCH.value, shuffle=True, drop_last=True)
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
@@ -249,12 +262,12 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)  # TFDS tells each time that it opens a dataset
     with tempfile.TemporaryDirectory() as folder:
-        hu = draw(_IMAGES.value, _SIZE.value)
+        by_type = images()
         for way in WAYS:
             name = f"{way.dtype} {way.codec} {way.compression}"
-            if _ONLY.value not in name:
+            if _ONLY.value not in name or way.dtype not in by_type:
                 continue
-            split = write(Path(folder, name.replace(" ", "-")), hu, way)
+            split = write(Path(folder, name.replace(" ", "-")), by_type[way.dtype], way)
             kilobytes = sum(f.stat().st_size for f in split.folder.glob("*.array_record-*")) / len(split) / 1e3
             times = {side: np.array(values) for side, values in measure(split, way).items()}
             times["bare"] = np.minimum(times.pop("single"), times.pop("batched"))
@@ -266,7 +279,7 @@ def main(argv: list[str]) -> None:
             }
             record = {
                 "stored": name,
-                "size": _SIZE.value,
+                "shape": list(by_type[way.dtype].shape[1:]),
                 "batch": _BATCH.value,
                 "kb_per_image": round(kilobytes, 1),
                 **rates,
