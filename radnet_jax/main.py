@@ -19,6 +19,7 @@ from radnet_jax.errors import Preempted, UserError, nearest
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run: a file of configs/, as path[:variant].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that is there already goes on.")
+_DOCTOR = flags.DEFINE_boolean("doctor", False, "Say what of this machine works, and how to mend what does not.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; Slurm, MPI and TPU pods say it.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run, with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, with --coordinator.")
@@ -32,11 +33,12 @@ _RUNNERS = {"train": "radnet_jax.train", "probe": "radnet_jax.probe", "study": "
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns its exit code.
 
-    0: done; 2: one line on stderr says what to mend; 75: asked to stop, and the same command goes on.
+    0: done; 1: --doctor found a problem; 2: one line on stderr says what to mend; 75: asked to stop, and the same
+    command goes on.
     """
     argv = list(sys.argv if argv is None else argv)
     try:
-        if not {"--help", "-h", "--helpfull", "--helpshort"} & set(argv):
+        if not {"--help", "-h", "--helpfull", "--helpshort", "--doctor"} & set(argv):
             argv = _resolve(argv)
         app.run(_dispatch, argv=argv, flags_parser=_parse)
     except UserError as error:
@@ -57,11 +59,15 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError(f"command line: {error}", fix="see --help") from error
 
 
-def _dispatch(argv: list[str]) -> None:
+def _dispatch(argv: list[str]) -> int:
     if len(argv) > 1:
         raise UserError(
             "command line: arguments without a flag", got=" ".join(argv[1:]), expected="--config, --workdir"
         )
+    launch = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if _DOCTOR.value:
+        _set_up_logging(quiet=True)
+        return importlib.import_module("radnet_jax.doctor").run(Path(_WORKDIR.value or "run").resolve(), launch)
     config: ConfigDict = _CONFIG.value
     if not _WORKDIR.value:
         raise UserError("--workdir is missing", expected="the folder that the run is written to")
@@ -71,7 +77,7 @@ def _dispatch(argv: list[str]) -> None:
         raise UserError(
             f"unknown config.run {config.run!r}{nearest(config.run, _RUNNERS)}", expected=", ".join(_RUNNERS)
         )
-    distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    distributed.start(*launch)
     _use_compilation_cache(workdir)
     runner = importlib.import_module(_RUNNERS[config.run])  # slow: after the command line was found to be right
     try:
@@ -83,6 +89,7 @@ def _dispatch(argv: list[str]) -> None:
             f"the file system refused ({error.strerror}) while writing {error.filename or workdir}",
             fix="free space or permissions there, then start the same command again: it goes on from its last save",
         ) from error
+    return 0
 
 
 def _use_compilation_cache(workdir: Path) -> None:

@@ -54,6 +54,7 @@ LAYERS = {
     "radnet_jax.probe": 4,
     "radnet_jax.examples": 4,
     "radnet_jax.study": 5,
+    "radnet_jax.doctor": 5,
     "radnet_jax.evaluation.report": 5,
     "radnet_jax.evaluation.figures": 5,
     "radnet_jax.main": 6,
