@@ -14,7 +14,7 @@ import optax
 
 from radnet_jax import rng, sharding
 from radnet_jax.augment import recipes
-from radnet_jax.augment.views import augment_image, make_views
+from radnet_jax.augment.views import augment_image, make_local_views, make_views
 from radnet_jax.objectives import Batch, Objective
 from radnet_jax.preprocessing import Adapter
 from radnet_jax.state import LossAux, TrainState
@@ -134,17 +134,23 @@ def prepare(
     requires: frozenset[str],
     adapter: Adapter,
     recipe: recipes.Recipe,
+    mesh: Mesh | None = None,
 ) -> dict[str, Array]:
     """Makes what an objective requires of a batch of stored pixels: a jitted stage of its own before the step.
 
-    Each example has its own draw, keyed by (seed, step, row of the global batch).
+    Each example has its own draw, keyed by (seed, step, row of the global batch). A mask moves with its image.
     """
     key = rng.stream(seed, "augment", step)
-    out = {k: batch[k] for k in requires if k in batch and k not in ("image", "views")}
+    out = {k: batch[k] for k in requires if k in batch and k not in ("image", "segmentation")}
+    image = batch["image"]
     if "views" in requires:
-        out["views"] = make_views(batch["image"], adapter, recipe, key, 2)
+        out["views"] = make_views(image, adapter, recipe, key, 2, mesh=mesh)
+    if "local_views" in requires:
+        out["local_views"] = make_local_views(image, adapter, recipe, key, 2, mesh=mesh)
     if "image" in requires:
-        out["image"] = augment_image(batch["image"], adapter, recipe, key)
+        mask = batch["segmentation"] if "segmentation" in requires else None
+        out["image"], moved = augment_image(image, adapter, recipe, key, mask, mesh=mesh)
+        out |= {} if moved is None else {"segmentation": moved}
     return out
 
 
@@ -171,7 +177,7 @@ def compiled_step(
 def compiled_prepare(
     requires: frozenset[str], adapter: Adapter, recipe: recipes.Recipe, mesh: Mesh
 ) -> Callable[..., Any]:
-    stage = functools.partial(prepare, requires=requires, adapter=adapter, recipe=recipe)
+    stage = functools.partial(prepare, requires=requires, adapter=adapter, recipe=recipe, mesh=mesh)
     return jax.jit(stage, out_shardings=sharding.batch_sharding(mesh))
 
 

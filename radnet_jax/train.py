@@ -67,6 +67,7 @@ def _batch_shapes(parts: Parts, objective: Objective, recipe: recipes.Recipe) ->
         "labels": jax.ShapeDtypeStruct((1, k), "float32"),
         "label_mask": jax.ShapeDtypeStruct((1, k), "float32"),
         "index": jax.ShapeDtypeStruct((1,), "int32"),
+        "segmentation": jax.ShapeDtypeStruct((1, *stored.size), "uint8"),
     }
     stage = functools.partial(prepare, requires=objective.requires, adapter=parts.adapter, recipe=recipe)
     return jax.eval_shape(stage, raw, 0, 0)
@@ -233,7 +234,7 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
         members=this.parts.split.members(),
         shuffle_window=config.data.shuffle_window,
     )
-    wanted = {"image"} | (this.objective.requires - {"views"})
+    wanted = {"image"} | (this.objective.requires - {"views", "local_views"})
     on_device = None
     if config.data.synthetic:
         logging.warning("%s: data.synthetic: one batch in every step, good for nothing but its speed", this.workdir)

@@ -53,6 +53,7 @@ LAYERS = {
     "radnet_jax.train": 4,
     "radnet_jax.probe": 4,
     "radnet_jax.examples": 4,
+    "radnet_jax.show": 4,
     "radnet_jax.study": 5,
     "radnet_jax.doctor": 5,
     "radnet_jax.evaluation.report": 5,

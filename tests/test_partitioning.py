@@ -58,17 +58,18 @@ def test_one_and_eight_devices_give_the_same_losses(config):
 
 def test_each_of_eight_devices_does_an_eighth_of_the_work(config):
     one, eight = trained(config, 1), trained(config, 8)
-    for whole, part in ((one.step, eight.step), (one.prepare, eight.prepare)):
-        flops = [c.cost_analysis()["flops"] for c in (whole, part)]
-        assert flops[1] < 1.5 * flops[0] / 8, f"{flops[1] / flops[0]:.2f} of the work on each device"
+    flops = [c.cost_analysis()["flops"] for c in (one.step, eight.step)]
+    assert flops[1] < 1.5 * flops[0] / 8, f"{flops[1] / flops[0]:.2f} of the work on each device"
+    for prepare, rows in ((one.prepare, BATCH), (eight.prepare, BATCH // 8)):  # what is done in a loop isn't counted
+        assert re.search(rf"s16\[{rows},\S+ parameter", prepare.as_text())
 
 
 def test_no_device_gathers_the_images(config):
     eight = trained(config, 8)
     of_step = collectives(eight.step)
-    for found in (of_step, collectives(eight.prepare)):
-        # embeddings are gathered, images and feature maps are not
-        assert max(found["all-gather"] + found["all-to-all"], default=0) < IMAGES / 4
+    # embeddings are gathered, images and feature maps are not
+    assert max(of_step["all-gather"] + of_step["all-to-all"], default=0) < IMAGES / 4
+    assert not collectives(eight.prepare)
     assert len(of_step["all-reduce"]) > 1  # gradients and BatchNorm statistics
     assert sum(of_step["all-reduce"]) < 3 * parameters(eight.state)
 

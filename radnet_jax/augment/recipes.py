@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -10,99 +11,344 @@ from radnet_jax.augment import AUGMENTATIONS
 from radnet_jax.errors import UserError
 from radnet_jax.preprocessing import Adapter
 
+Chance = float | tuple[float, ...]
+
+_CHANCES = (
+    *("affine", "resized_crop", "hflip", "vflip", "jitter", "grayscale", "gamma", "sharpness", "blur", "solarize"),
+    *("noise", "rician", "erase"),
+)
+_RANGES = ("crop", "crop_ratio", "blur_sigma", "erase_area", "erase_ratio", "local_crop")
+_STRENGTHS = (
+    *("window_shift", "window_scale", "rotate", "zoom", "shear", "translate", "brightness", "contrast", "saturation"),
+    *("hue", "gamma_strength", "sharpness_factor", "noise_std", "rician_std"),
+)
+_COUNTS = ("local_views", "groups", "blur_radius")
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What is done to a view; a probability or strength of 0 leaves the operation out.
 
-    The operations run in this order. Colour factors are drawn from [1 - s, 1 + s] (not below 0) and applied as
-    brightness, contrast, saturation, hue, always in this order (torchvision shuffles it).
+    The operations run in this order. A probability may differ by view, (first, second, ...): the last one counts for
+    all further views, and local views come after the global ones.
 
     Attributes:
       window_shift: HU windows: centre moved by up to this fraction of the width.
       window_scale: HU windows: width times a factor, log-uniform in [1 / (1 + s), 1 + s].
+      affine: probability of the four changes that follow, together.
       rotate: up to this many degrees either way.
+      zoom: magnified by a factor, log-uniform in [1 / (1 + s), 1 + s].
+      shear: rows moved by up to this many times their distance from the centre.
+      translate: moved by up to this fraction of the size, down or up and right or left.
+      resized_crop: probability of a crop; else the whole image is resized.
       crop: range of the crop's area as a fraction of the image; (1, 1) resizes the whole image.
       crop_ratio: range of the crop's aspect ratio.
       hflip: probability of mirroring left and right.
       vflip: probability of mirroring top and bottom.
-      jitter: probability of the colour changes.
+      jitter: probability of the colour changes, in an order that is drawn. Factors are drawn from [1 - s, 1 + s], not
+        below 0.
       brightness: strength s.
       contrast: strength s.
       saturation: strength s; colour only.
       hue: up to this fraction of the circle; colour only.
       grayscale: probability; colour only.
+      gamma: probability of raising the values to a power.
+      gamma_strength: the power is log-uniform in [1 / (1 + s), 1 + s].
+      sharpness: probability of sharpening.
+      sharpness_factor: 1 is the original, 0 smoothed by a 3 x 3 filter, 2 as much the other way.
       blur: probability.
       blur_sigma: range of the Gaussian's sigma in pixels, at 224 px; scaled with the size of the view.
+      blur_radius: taps on each side; 0 takes as many as three sigma.
+      solarize: probability of inverting the values of at least one half.
       noise: probability of Gaussian noise.
       noise_std: largest standard deviation, of the [0, 1] values.
+      rician: probability of Rician noise.
+      rician_std: largest standard deviation, likewise.
+      erase: probability of writing the mean over a box.
+      erase_area: range of the box's area as a fraction of the view.
+      erase_ratio: range of its aspect ratio.
+      local_views: small views of each image beside the others, for objectives that ask for them.
+      local_size: side of a local view as a fraction of the others'.
+      local_crop: as `crop`, of local views.
+      groups: parts of the batch that share their draws; 0 gives each example its own.
+      dtype: "float32" or "bfloat16", of the arithmetic's results and the views.
     """
 
     window_shift: float = 0.0
     window_scale: float = 0.0
+    affine: Chance = 1.0
     rotate: float = 0.0
+    zoom: float = 0.0
+    shear: float = 0.0
+    translate: float = 0.0
+    resized_crop: Chance = 1.0
     crop: tuple[float, float] = (1.0, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    hflip: float = 0.0
-    vflip: float = 0.0
-    jitter: float = 0.0
+    hflip: Chance = 0.0
+    vflip: Chance = 0.0
+    jitter: Chance = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
-    grayscale: float = 0.0
-    blur: float = 0.0
+    grayscale: Chance = 0.0
+    gamma: Chance = 0.0
+    gamma_strength: float = 0.0
+    sharpness: Chance = 0.0
+    sharpness_factor: float = 2.0
+    blur: Chance = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    noise: float = 0.0
+    blur_radius: int = 0
+    solarize: Chance = 0.0
+    noise: Chance = 0.0
     noise_std: float = 0.0
+    rician: Chance = 0.0
+    rician_std: float = 0.0
+    erase: Chance = 0.0
+    erase_area: tuple[float, float] = (0.02, 0.33)
+    erase_ratio: tuple[float, float] = (0.3, 3.3)
+    local_views: int = 0
+    local_size: float = 96 / 224
+    local_crop: tuple[float, float] = (0.05, 0.14)
+    groups: int = 0
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("crop", "crop_ratio", "blur_sigma"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # configs hand lists on
-        for name in ("hflip", "vflip", "jitter", "grayscale", "blur", "noise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"augmentation: {name} is a probability", got=getattr(self, name), expected="0 to 1")
-        if not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise UserError("augmentation: crop is a range of areas", got=self.crop, expected="0 < low <= high <= 1")
+        for name in (*_CHANCES, *_RANGES):
+            if isinstance(value := getattr(self, name), list | tuple):
+                object.__setattr__(self, name, tuple(value))  # configs hand lists on
+        for name in _CHANCES:
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                self._expect(name, _is_number(value) and 0 <= value <= 1, "a probability, 0 to 1")
+            self._expect(name, values != (), "a probability, or one for each view")
+        for name in _RANGES:
+            value = getattr(self, name)
+            pair = isinstance(value, tuple) and len(value) == 2 and all(_is_number(v) for v in value)
+            self._expect(name, pair and 0 < value[0] <= value[1], "0 < low <= high")
+        for name in ("crop", "erase_area", "local_crop"):
+            self._expect(name, getattr(self, name)[1] <= 1, "fractions of the area, up to 1")
+        for name in _STRENGTHS:
+            value = getattr(self, name)
+            self._expect(name, _is_number(value) and value >= 0, "0 or more")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            self._expect(name, isinstance(value, int) and value >= 0, "a whole number")
+        self._expect("hue", self.hue <= 0.5, "at most 0.5, half a circle")
+        self._expect("local_size", _is_number(self.local_size) and 0 < self.local_size <= 1, "a fraction, up to 1")
+        self._expect("dtype", self.dtype in ("float32", "bfloat16"), "float32 or bfloat16")
+
+    def _expect(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise UserError(f"augmentation: {name}", got=repr(getattr(self, name)), expected=expected)
+
+    @property
+    def colours(self) -> tuple[str, ...]:
+        """The colour changes of `jitter` that have a strength."""
+        return tuple(name for name in ("brightness", "contrast", "saturation", "hue") if getattr(self, name))
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is an affine map."""
+        return bool(self.rotate or self.zoom or self.shear or self.translate)
 
 
-def _register(name: str, **fields: Any) -> None:
-    AUGMENTATIONS.register(name)(functools.partial(Recipe, **fields))
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
-_COLOUR = dict(jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grayscale=0.2)
+def _recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
+    """Registers a recipe under its function's name; a config may override each field."""
+    AUGMENTATIONS.register(function.__name__)(functools.partial(Recipe, **dataclasses.asdict(function())))
+    return function
 
-_register("none")
-# Chen et al. 2020, appendix A, colour strength 1; crops from 0.2 of the area on, as for small images and MoCo.
-_register("simclr", crop=(0.2, 1.0), hflip=0.5, blur=0.5, **_COLOUR)
-# Windows move by 3 % of their width and noise stays within 1 %: in a window of 2,000 HU, 60 and 20 HU. What tells
-# tissues apart is the absolute value: with 10 % and 5 % the probe of a pretraining on phantoms fell from .74 to .54.
-_register(
-    "ct",
-    window_shift=0.03,
-    window_scale=0.1,
-    rotate=15.0,
-    crop=(0.3, 1.0),
-    hflip=0.5,
-    blur=0.2,
-    noise=0.5,
-    noise_std=0.01,
-)
-_register(
-    "chest_xray",
-    rotate=10.0,
-    crop=(0.3, 1.0),
-    hflip=0.5,
-    jitter=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    blur=0.5,
-    noise=0.5,
-    noise_std=0.03,
-)
-_register("finetune_natural", crop=(0.4, 1.0), hflip=0.5, jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.2)
-_register("finetune_ct", window_shift=0.05, window_scale=0.1, crop=(0.6, 1.0), hflip=0.5)
-_register("finetune_chest_xray", rotate=7.0, crop=(0.6, 1.0), hflip=0.5, jitter=0.5, brightness=0.2, contrast=0.2)
+
+_COLOUR: dict[str, Any] = dict(jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grayscale=0.2)
+_BYOL_COLOUR: dict[str, Any] = dict(jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2)
+
+
+@_recipe
+def none() -> Recipe:
+    """The whole image, resized: no augmentation."""
+    return Recipe()
+
+
+@_recipe
+def simclr() -> Recipe:
+    """SimCLR for photographs (Chen et al. 2020, appendix A): colour strength 1, blur in half of the views.
+
+    Brightness is a factor, as in SimCLR v2 and torchvision; the first version added it.
+    """
+    return Recipe(crop=(0.08, 1.0), hflip=0.5, blur=0.5, **_COLOUR)
+
+
+@_recipe
+def moco_v2() -> Recipe:
+    """MoCo v2 for photographs (Chen, Fan, Girshick & He 2020, section 3; jitter of the authors' repository)."""
+    return Recipe(
+        crop=(0.2, 1.0),
+        hflip=0.5,
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        grayscale=0.2,
+        blur=0.5,
+    )
+
+
+@_recipe
+def byol() -> Recipe:
+    """BYOL for photographs (Grill et al. 2020, appendix B, table 6); Barlow Twins takes the same.
+
+    The two views differ: the first is always blurred, the second seldom, and only that one is solarized. The paper
+    resizes with a bicubic filter, we with a linear one.
+    """
+    return Recipe(crop=(0.08, 1.0), hflip=0.5, blur=(1.0, 0.1), solarize=(0.0, 0.2), **_BYOL_COLOUR)
+
+
+@_recipe
+def swav_multicrop() -> Recipe:
+    """SwAV for photographs (Caron et al. 2020, appendix A.1): two views and six local ones of 96 / 224 their side."""
+    return Recipe(crop=(0.14, 1.0), hflip=0.5, blur=0.5, local_views=6, local_crop=(0.05, 0.14), **_COLOUR)
+
+
+@_recipe
+def dino() -> Recipe:
+    """DINO for photographs (Caron et al. 2021, section 3.1; areas of the authors' repository): eight local views."""
+    return Recipe(
+        crop=(0.4, 1.0),
+        hflip=0.5,
+        blur=(1.0, 0.1, 0.5),
+        solarize=(0.0, 0.2, 0.0),
+        local_views=8,
+        local_crop=(0.05, 0.4),
+        **_BYOL_COLOUR,
+    )
+
+
+@_recipe
+def ct() -> Recipe:
+    """Contrastive pretraining on CT in HU; ours.
+
+    Windows move by 3 % of their width and noise stays within 1 %: in a window of 2,000 HU, 60 and 20 HU. What tells
+    tissues apart is the absolute value: with 10 % and 5 % the probe of a pretraining on phantoms fell from .74 to .54.
+    """
+    return Recipe(
+        window_shift=0.03,
+        window_scale=0.1,
+        rotate=15.0,
+        crop=(0.3, 1.0),
+        hflip=0.5,
+        blur=0.2,
+        noise=0.5,
+        noise_std=0.01,
+    )
+
+
+@_recipe
+def chest_xray() -> Recipe:
+    """Contrastive pretraining on X-rays; ours. No colour; brightness varies, as exposure does."""
+    return Recipe(
+        rotate=10.0,
+        crop=(0.3, 1.0),
+        hflip=0.5,
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        blur=0.5,
+        noise=0.5,
+        noise_std=0.03,
+    )
+
+
+@_recipe
+def finetune_natural() -> Recipe:
+    """Fine-tuning on photographs; ours."""
+    return Recipe(crop=(0.4, 1.0), hflip=0.5, jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.2)
+
+
+@_recipe
+def finetune_ct() -> Recipe:
+    """Fine-tuning on CT in HU; ours."""
+    return Recipe(window_shift=0.05, window_scale=0.1, crop=(0.6, 1.0), hflip=0.5)
+
+
+@_recipe
+def finetune_chest_xray() -> Recipe:
+    """Fine-tuning on X-rays; ours."""
+    return Recipe(rotate=7.0, crop=(0.6, 1.0), hflip=0.5, jitter=0.5, brightness=0.2, contrast=0.2)
+
+
+@_recipe
+def finetune_segmentation() -> Recipe:
+    """Segmentation of any modality; ours, with changes and strengths of nnU-Net (Isensee et al. 2021, supplement 4).
+
+    Rotation by up to 15 degrees and zoom by up to 1.4 in every image (theirs: one in five), no simulation of low
+    resolution, half of the images mirrored left and right.
+    """
+    return Recipe(
+        rotate=15.0,
+        zoom=0.4,
+        hflip=0.5,
+        jitter=0.3,
+        brightness=0.25,
+        contrast=0.25,
+        gamma=0.3,
+        gamma_strength=0.5,
+        blur=0.2,
+        blur_sigma=(0.5, 1.0),
+        noise=0.15,
+        noise_std=0.1,
+    )
+
+
+@_recipe
+def radnet_published() -> Recipe:
+    """Pretraining of the published RadNet study, on photographs: no blur, one draw for each view of each of 8 parts.
+
+    The study ran on eight devices and drew once for the 512 images of each.
+    """
+    return Recipe(crop=(0.08, 1.0), hflip=0.5, groups=8, **_COLOUR)
+
+
+@_recipe
+def radnet_published_ct() -> Recipe:
+    """The same on CT: saturation, hue and grayscale change nothing in three equal channels, and are left out."""
+    return Recipe(crop=(0.08, 1.0), hflip=0.5, groups=8, jitter=0.8, brightness=0.8, contrast=0.8)
+
+
+def _published_fine_tuning(**changes: Any) -> Recipe:
+    return Recipe(
+        resized_crop=0.2,
+        crop=(0.08, 1.0),
+        hflip=0.2,
+        jitter=0.2,
+        brightness=0.1,
+        contrast=0.1,
+        blur=0.2,
+        blur_radius=1,
+        **changes,
+    )
+
+
+@_recipe
+def radnet_published_finetune_natural() -> Recipe:
+    """Fine-tuning of the published RadNet study on photographs: each change in one of five batch parts."""
+    return _published_fine_tuning(saturation=0.1, hue=0.2, grayscale=0.2, sharpness=0.2, groups=8)
+
+
+@_recipe
+def radnet_published_finetune_classification() -> Recipe:
+    """Fine-tuning of the published RadNet study on CT and X-rays, without what changes nothing in gray images."""
+    return _published_fine_tuning(sharpness=0.2, groups=8)
+
+
+@_recipe
+def radnet_published_finetune_segmentation() -> Recipe:
+    """Fine-tuning of the published RadNet study for segmentation: a draw for each image."""
+    return _published_fine_tuning()
 
 
 def check(recipe: Recipe, adapter: Adapter) -> None:

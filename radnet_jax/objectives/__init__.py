@@ -22,8 +22,9 @@ class Objective(Protocol):
     the factory names it, the `card` of the dataset it will be trained on.
 
     Attributes:
-      requires: batch keys that the loss reads, of "views" [b v h w c], "image" [b h w c], "labels" [b k],
-        "label_mask" [b k], "index" [b]. The loop makes them, and refuses at start-up what a dataset can't give.
+      requires: batch keys that the loss reads, of "views" [b v h w c], "local_views" [b l h w c], "image" [b h w c],
+        "segmentation" [b h w], "labels" [b k], "label_mask" [b k], "index" [b]. The loop makes them, and refuses at
+        start-up what a dataset can't give.
       heads: regex of parameter and state names (full match) that are new in each run; the rest can come from
         `init_from`.
       weight: what a part of a batch weighs in the loss of the whole (the number of terms of its mean); None where the
