@@ -1,18 +1,13 @@
-"""Is a pretraining collapsing? What its embeddings look like on the sphere, and one warning where they have collapsed."""
+"""Is a pretraining collapsing? What its embeddings look like on the sphere, and a warning where they have collapsed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-import functools
-from typing import Any
+from collections.abc import Mapping
 
 from absl import logging
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
-
-from radnet_jax import sharding
 
 _EMBEDDINGS = 1024  # that are looked at: the first examples of the global batch, with all their views
 _TEMPERATURE = 2.0  # t of the uniformity, as in the paper
@@ -20,6 +15,7 @@ _EPSILON = 1e-7  # of RankMe for float32
 
 ONE_POINT = 0.1  # embedding_std below it
 ONE_LINE = 0.95  # largest_direction above it
+FEW_DIRECTIONS = 4  # effective_rank below it; a BatchNorm behind the projector leaves a collapsing network no other way
 ROWS = 3  # logged in a row
 EARLY = 0.1  # of the run, whose rows do not count
 
@@ -74,23 +70,12 @@ def _uniformity(z: Float[Array, "n d"]) -> Float[Array, ""]:
     return jax.nn.logsumexp(exponent) - jnp.log(n * (n - 1.0))
 
 
-def measure(watched: Mapping[str, Array]) -> dict[str, Array]:
-    """Returns the metrics of what a step handed out to be watched: "embedding" or nothing."""
-    return embedding_metrics(watched["embedding"]) if "embedding" in watched else {}
-
-
-@functools.lru_cache(maxsize=4)
-def compiled_measure(mesh: Mesh) -> Callable[[Mapping[str, Array]], dict[str, Any]]:
-    """Returns `measure` as a program of its own, that only logged steps pay for."""
-    return jax.jit(measure, out_shardings=sharding.replicated(mesh))
-
-
 class CollapseWarning:
     """Warns once when a run has collapsed.
 
     The rule: ROWS logged rows in a row, none of them in the first tenth of the run, where the embeddings are one point
-    (`embedding_std` below ONE_POINT) or lie on one line (`largest_direction` above ONE_LINE). A network that has just
-    been initialised can look like that, hence the tenth.
+    (`embedding_std` below ONE_POINT), lie on one line (`largest_direction` above ONE_LINE) or have few directions
+    (`effective_rank` below FEW_DIRECTIONS). A network that was just initialised can look like that, hence the tenth.
     """
 
     def __init__(self, label: str, total_steps: int):
@@ -100,16 +85,24 @@ class CollapseWarning:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         if step <= self._first or "embedding_std" not in values or self._rows >= ROWS:
             return
-        point, line = values["embedding_std"] < ONE_POINT, values["largest_direction"] > ONE_LINE
-        self._rows = self._rows + 1 if point or line else 0
+        what = _collapsed(values)
+        self._rows = self._rows + 1 if what else 0
         if self._rows == ROWS:
-            what = "are nearly one point" if point else "lie nearly on one line"
             logging.warning(
-                "%s looks collapsed at step %d: its embeddings %s (embedding_std %.3f, largest_direction %.3f, effective "
-                "rank %.1f); the loss may look fine. Try a lower learning rate or weight decay, or another temperature",
+                "%s looks collapsed at step %d: its embeddings %s (embedding_std %.3f, largest_direction %.3f, "
+                "effective_rank %.1f); the loss may look fine. Try a lower learning rate or weight decay",
                 *(self._label, step, what, values["embedding_std"], values["largest_direction"]),
                 values["effective_rank"],
             )
 
     def close(self) -> None:
         pass
+
+
+def _collapsed(values: Mapping[str, float]) -> str:
+    """Says what the embeddings of a row have collapsed to; "" where they have not."""
+    if values["embedding_std"] < ONE_POINT:
+        return "are nearly one point"
+    if values["largest_direction"] > ONE_LINE:
+        return "lie nearly on one line"
+    return "have few directions" if values["effective_rank"] < FEW_DIRECTIONS else ""

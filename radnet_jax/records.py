@@ -22,7 +22,8 @@ from radnet_jax.evaluation.metrics import METRICS, task_kinds
 from radnet_jax.parts import Parts, plain
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "array-record", "numpy", "scipy")
-_OUTSIDE = ("name", "log_every", "checkpoint", "tags", "mesh", "fsdp")  # say nothing about the result
+_WATCHING = ("log_every", "sinks", "profile", "knn")
+_OUTSIDE = ("name", "checkpoint", "tags", "mesh", "fsdp", *_WATCHING)  # say nothing about the result
 _PLACES = (("init_from",), ("data", "dir"), ("probe", "cache_dir"))  # what is there is named by fingerprints
 
 

@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 import optax
 
-from radnet_jax import rng, sharding
+from radnet_jax import monitors, rng, sharding
 from radnet_jax.augment import recipes
 from radnet_jax.augment.views import augment_image, make_local_views, make_views
 from radnet_jax.objectives import Batch, Objective
+from radnet_jax.online import LinearProbe
 from radnet_jax.preprocessing import Adapter
 from radnet_jax.state import LossAux, TrainState
 
@@ -32,7 +33,8 @@ def train_step(
     average: float = 0.0,
     mesh: Mesh | None = None,
     fsdp: sharding.Rules = (),
-) -> tuple[TrainState, dict[str, Array]]:
+    probe: LinearProbe | None = None,
+) -> tuple[TrainState, dict[str, Any]]:
     """One update: loss and gradient over the global batch, optimizer, what the objective does after it.
 
     A step whose loss or gradient is not finite changes nothing but `objective_state` (a memory bank is too large to be
@@ -51,9 +53,11 @@ def train_step(
         (1 + t) / (10 + t), so that the random initialisation is soon forgotten.
       mesh: the devices, where `fsdp` divides the state over them.
       fsdp: what is divided; parameters are gathered for the loss and its gradient.
+      probe: trained beside, on features that get no gradient from it; its state is in `state.aux`.
 
     Returns:
-      The new state, and metrics: loss, gradient_norm, those of the objective, and `finite`.
+      The new state, and metrics: loss, gradient_norm, those of the objective, `finite`, and `watched`: arrays by
+      example for `compiled_observe`.
     """
     key = rng.stream(seed, "loss", state.step)
     loss, aux, gradients = _gradients(objective, state, batch, key, accumulate, mesh if fsdp else None, fsdp)
@@ -68,11 +72,18 @@ def train_step(
     )
     params, objective_state = objective.after_update(new)
     new = new.replace(params=params, aux=_averaged(new, average))
+    watched = {} if aux.embedding is None else {"embedding": aux.embedding}
+    metrics = {"loss": loss, "gradient_norm": norm, **aux.metrics}
+    if probe is not None:
+        assert aux.features is not None, "a pretraining objective hands out its features"
+        probe_state, metrics["probe_loss"], seen = probe.update(
+            state.aux["online_probe"], aux.features, batch["labels"], batch["label_mask"]
+        )
+        new, watched = new.replace(aux={**new.aux, "online_probe": probe_state}), watched | seen
     finite = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.step == (state.step if step is None else step))
     unguarded: Any = {"objective_state": ()}
     new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new.replace(**unguarded), state.replace(**unguarded))
-    metrics = {"loss": loss, "gradient_norm": norm, **aux.metrics, "finite": finite}
-    return new.replace(objective_state=objective_state), metrics
+    return new.replace(objective_state=objective_state), metrics | {"finite": finite, "watched": watched}
 
 
 def _gradients(
@@ -105,15 +116,16 @@ def _gradients(
         weight = objective.weight(part)  # type: ignore[misc]
         means = (loss, aux.metrics, gradient)
         total = jax.tree.map(lambda t, x: t + weight * x, total, means)
-        return (total, weights + weight, aux.model_state, aux.objective_state), None
+        return (total, weights + weight, aux.model_state, aux.objective_state), (aux.features, aux.embedding)
 
     first = {k: x[0] for k, x in parts.items()}
     loss, aux, gradient = jax.eval_shape(one, state, first, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, aux.metrics, gradient))
     carry = (zeros, jnp.zeros(()), state.model_state, state.objective_state)
-    (total, weights, model_state, objective_state), _ = jax.lax.scan(add, carry, (jnp.arange(accumulate), parts))
+    (total, weights, model_state, objective_state), seen = jax.lax.scan(add, carry, (jnp.arange(accumulate), parts))
     loss, metrics, gradient = jax.tree.map(lambda x: x / jnp.maximum(weights, 1e-9), total)
-    return loss, LossAux(model_state, objective_state, metrics), gradient
+    in_order = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), seen)
+    return loss, LossAux(model_state, objective_state, metrics, *in_order), gradient
 
 
 def _averaged(new: TrainState, average: float) -> dict[str, Any]:
@@ -163,14 +175,27 @@ def compiled_step(
     accumulate: int = 1,
     average: float = 0.0,
     fsdp: sharding.Rules = (),
+    probe: LinearProbe | None = None,
 ) -> Callable[..., Any]:
-    options: dict[str, Any] = {"accumulate": accumulate, "average": average, "mesh": mesh, "fsdp": fsdp}
+    options: dict[str, Any] = {"accumulate": accumulate, "average": average, "mesh": mesh, "fsdp": fsdp, "probe": probe}
 
-    def step(state: TrainState, *args: Any) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, *args: Any) -> tuple[TrainState, dict[str, Any]]:
         state, metrics = train_step(state, *args, objective=objective, tx=tx, **options)
-        return sharding.constrain(state, mesh, fsdp), sharding.gather(metrics, mesh)
+        watched = jax.lax.with_sharding_constraint(metrics.pop("watched"), sharding.batch_sharding(mesh))
+        return sharding.constrain(state, mesh, fsdp), sharding.gather(metrics, mesh) | {"watched": watched}
 
     return jax.jit(step, donate_argnums=0)
+
+
+@functools.lru_cache(maxsize=32)
+def compiled_observe(mesh: Mesh, probe: LinearProbe | None = None) -> Callable[..., dict[str, Array]]:
+    """Returns the function from `watched` to metrics: a program of its own, that only logged steps pay for."""
+
+    def observe(watched: Batch) -> dict[str, Array]:
+        metrics = monitors.embedding_metrics(watched["embedding"]) if "embedding" in watched else {}
+        return metrics if probe is None else metrics | probe.metrics(watched)
+
+    return jax.jit(observe, out_shardings=sharding.replicated(mesh))
 
 
 @functools.lru_cache(maxsize=32)
@@ -183,12 +208,19 @@ def compiled_prepare(
 
 @functools.lru_cache(maxsize=32)
 def compiled_init(
-    objective: Objective, tx: optax.GradientTransformation, mesh: Mesh, fsdp: sharding.Rules = ()
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    fsdp: sharding.Rules = (),
+    probe: LinearProbe | None = None,
 ) -> Callable[..., TrainState]:
     def init(seed: Int[Array, ""], batch: Batch) -> TrainState:
         params, model_state, objective_state = objective.init(rng.stream(seed, "init"), batch)
         step = jnp.zeros((), jnp.int32)
         state = TrainState(step, params, model_state, objective_state, tx.init(params), {})
+        if probe is not None:
+            _, seen = jax.eval_shape(objective.loss, params, state, batch, jax.random.key(0))
+            state = state.replace(aux={"online_probe": probe.init(seen.features.shape[-1])})
         return sharding.constrain(state, mesh, fsdp)
 
     return jax.jit(init, compiler_options=rng.RUN_ONCE)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import contextlib
 import dataclasses
 import functools
-import itertools
 from pathlib import Path
-import time
 from typing import Any
 
 from absl import logging
@@ -19,17 +16,31 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
-from radnet_jax import nonfinite, preemption, records, rng, selection, sharding, starts, trees
+from radnet_jax import (
+    monitors,
+    nonfinite,
+    online,
+    preemption,
+    profiling,
+    records,
+    rng,
+    selection,
+    sharding,
+    sinks,
+    starts,
+    trees,
+)
 from radnet_jax.augment import recipes
 from radnet_jax.checkpoint import Checkpoints
 from radnet_jax.data.dataset import Split
 from radnet_jax.data.pipeline import steps_per_epoch, train_batches
 from radnet_jax.errors import Preempted, UserError
 from radnet_jax.evaluation import evaluators, ledger
+from radnet_jax.goodput import Goodput, in_words, shares
 from radnet_jax.objectives import Objective
 from radnet_jax.parts import Parts, assemble, check_room, check_workdir, lock, make_objective, make_recipe, make_tx
 from radnet_jax.state import TrainState
-from radnet_jax.step import compiled_init, compiled_prepare, compiled_step, prepare
+from radnet_jax.step import compiled_init, compiled_observe, compiled_prepare, compiled_step, prepare
 from radnet_jax.writer import Writer
 
 _ROOM = 2**24  # bytes for logs, predictions and the storage's own files
@@ -42,7 +53,7 @@ def initial_state(
     rules = sharding.make_rules(config.fsdp)
     shapes = _batch_shapes(parts, objective, recipe)
     batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    state = compiled_init(objective, tx, parts.mesh, rules)(config.seed, batch)
+    state = compiled_init(objective, tx, parts.mesh, rules, online.linear_probe(config, parts))(config.seed, batch)
     if parts.start is not None:
         params, model_state = starts.fill(parts.start, state.params, state.model_state, heads=objective.heads)
         # Optimizer states start at zero or one whatever the parameters are.
@@ -50,7 +61,7 @@ def initial_state(
     if config.average:
         # A copy: a donated state may not hold one array twice.
         weights = jax.tree.map(jnp.copy, {"params": state.params, "model_state": state.model_state})
-        state = state.replace(aux={"average": weights})
+        state = state.replace(aux={**state.aux, "average": weights})
     state = sharding.place(state, parts.mesh, rules)
     if rules:
         whole, here = trees.size_bytes(state), sharding.bytes_on_device(state)
@@ -91,9 +102,13 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
             "config.data.synthetic trains on one batch again and again, to measure speed: there is nothing to judge",
             fix="set config.data.judge=()",
         )
+    online.check(config, parts, objective)
+    sinks.check(config.sinks)
+    profiling.check(config)
     if config.fsdp:
         rules, (tx, _) = sharding.make_rules(config.fsdp), make_tx(config)
-        init, batch = compiled_init(objective, tx, parts.mesh, rules), _batch_shapes(parts, objective, recipe)
+        init = compiled_init(objective, tx, parts.mesh, rules, online.linear_probe(config, parts))
+        batch = _batch_shapes(parts, objective, recipe)
         sharding.check_rules(rules, jax.eval_shape(init, config.seed, batch))
     judged = records.check_judged(config, parts)
     selection.check(config, parts)
@@ -113,14 +128,24 @@ class _Run:
     workdir: Path
     checkpoints: Checkpoints
     asked_to_stop: Callable[[int], bool]
-    began: float  # perf_counter at the start, less the seconds of earlier sittings
+    goodput: Goodput
+
+    @property
+    def probe(self) -> online.LinearProbe | None:
+        return online.linear_probe(self.config, self.parts)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What a batch must hold."""
+        return self.objective.requires | (online.NEEDS if self.probe else frozenset())
 
     def save(self, state: TrainState, best: selection.Best | None) -> None:
         """Saves a step, where there is room for it."""
-        check_room(self.workdir, trees.size_bytes(state) + _ROOM)
-        meta = records.checkpoint_meta(self.config, self.parts)
-        meta |= {"seconds": time.perf_counter() - self.began, "best": best._asdict() if best else None}
-        self.checkpoints.save(int(state.step), state, meta, keep_too=best.step if best else None)
+        with self.goodput.spent_on("save"):
+            check_room(self.workdir, trees.size_bytes(state) + _ROOM)
+            meta = records.checkpoint_meta(self.config, self.parts)
+            meta |= {"seconds": self.goodput.seconds(), "best": best._asdict() if best else None}
+            self.checkpoints.save(int(state.step), state, meta, keep_too=best.step if best else None)
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Path:
@@ -136,7 +161,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       UserError: whatever a user can mend, before anything is trained; a step that is not finite.
       Preempted: the run was asked to stop (see `preemption`), and has saved its state.
     """
-    began = time.perf_counter()
+    goodput = Goodput()
     parts = assemble(config)
     judged = check(config, parts)
     objective, recipe = make_objective(config, parts), make_recipe(config, parts)
@@ -145,27 +170,33 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     if records.is_finished(config, parts, workdir):
         return workdir
     with lock(workdir), preemption.watch() as asked_to_stop:
-        state = initial_state(config, parts, objective, tx, recipe)
+        with goodput.spent_on("compile"):
+            state = initial_state(config, parts, objective, tx, recipe)
         check_room(workdir, (config.checkpoint.keep + 1) * trees.size_bytes(state) + _ROOM)
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
         try:
             restored = checkpoints.restore_latest(
                 state, check=lambda meta: records.check_same_run(meta, config, parts, workdir, "a checkpoint")
             )
-            state, meta = restored or (state, {"seconds": 0.0, "best": None})
+            state, meta = restored or (state, {"seconds": {}, "best": None})
             best = selection.Best(**meta["best"]) if meta["best"] else None
             start = int(state.step)
             source = f"checkpoint {start}" if restored else (config.init_from or "random initialisation")
             logging.info("%s: starting from %s", workdir, source)
-            began -= meta["seconds"]
-            this = _Run(config, parts, objective, tx, schedule, recipe, workdir, checkpoints, asked_to_stop, began)
-            state, best = _loop(this, state, best)
-            checkpoints.wait()
-            timings = {"train_s": time.perf_counter() - began, "first_step": start}  # over all sittings
-            predictions, metrics = _judge(this, state, best, judged)
+            goodput.add(meta["seconds"])
+            this = _Run(config, parts, objective, tx, schedule, recipe, workdir, checkpoints, asked_to_stop, goodput)
+            with goodput.spent_on("steps"):
+                state, best = _loop(this, state, best)
+            with goodput.spent_on("save"):
+                checkpoints.wait()
+            timings: dict[str, Any] = {"train_s": sum(goodput.seconds().values()), "first_step": start}
+            with goodput.spent_on("evaluation"):
+                predictions, metrics = _judge(this, state, best, judged)
         finally:
             checkpoints.close()
-        timings["total_s"] = time.perf_counter() - began
+            goodput.close()
+        seconds = goodput.seconds()  # over all sittings
+        timings |= {"total_s": sum(seconds.values()), "seconds": seconds, "shares": shares(seconds)}
         record = records.run_record(
             config,
             parts,
@@ -177,6 +208,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         if jax.process_index() == 0:
             ledger.write_run(workdir, record, predictions=predictions)
             logging.info("%s", records.outcome(record))
+            logging.info("%s: where the time went: %s", workdir, in_words(seconds))
     return workdir
 
 
@@ -204,9 +236,11 @@ def _judge(
 
 
 def _scores(this: _Run, params: Any, model_state: Any, split: Split) -> Any:
+    params, model_state = sharding.replicate((params, model_state), this.parts.mesh)
     out = evaluators.predict_split(
         evaluators.predict_of(this.objective),
-        *sharding.replicate((params, model_state), this.parts.mesh),
+        params,
+        model_state,
         split,
         adapter=this.parts.adapter,
         batch_size=this.config.eval_batch_size,
@@ -222,8 +256,9 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
     if start >= total:
         return state, best
     rules = sharding.make_rules(config.fsdp)
-    step_fn = compiled_step(this.objective, this.tx, mesh, config.accumulate, config.average, rules)
-    prepare_fn = compiled_prepare(this.objective.requires, this.parts.adapter, this.recipe, mesh)
+    step_fn = compiled_step(this.objective, this.tx, mesh, config.accumulate, config.average, rules, this.probe)
+    prepare_fn = compiled_prepare(this.requires, this.parts.adapter, this.recipe, mesh)
+    observe = compiled_observe(mesh, this.probe)
     batches = train_batches(
         this.parts.split,
         seed=config.seed,
@@ -233,52 +268,81 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
         process_count=jax.process_count(),
         members=this.parts.split.members(),
         shuffle_window=config.data.shuffle_window,
+        synthetic=config.data.synthetic,
     )
-    wanted = {"image"} | (this.objective.requires - {"views", "local_views"})
+    wanted = {"image"} | (this.requires - {"views", "local_views"})
     on_device = None
     if config.data.synthetic:
         logging.warning("%s: data.synthetic: one batch in every step, good for nothing but its speed", this.workdir)
-        with contextlib.closing(batches):
-            batches = itertools.repeat(next(batches))
     selecting = selection.split(config)
-    label = str(config.name)
-    writer = Writer(this.workdir, total_steps=total, batch_size=config.batch_size, start=start, label=label)
+    neighbours = online.Neighbours(config, this.parts, this.objective)
+    profile = profiling.Profile(config, this.workdir)
+    writer = _writer(this, start)
     previous: tuple[int, dict[str, np.ndarray], Array] | None = None  # step, batch, whether the step was finite
     try:
         for step in range(start, total):
-            waiting = time.perf_counter()
-            batch = next(batches)
-            writer.add_input_wait(time.perf_counter() - waiting)
+            batch = this.goodput.next(batches)
             batch = {k: batch[k] for k in wanted}
             if on_device is None or not config.data.synthetic:
                 on_device = sharding.put_batch(batch, mesh)
-            prepared = prepare_fn(on_device, config.seed, step)
-            state, metrics = step_fn(state, prepared, config.seed, step)
+            with profile.step(step), this.goodput.spent_on("compile" if step == start else "steps"):
+                prepared = prepare_fn(on_device, config.seed, step)
+                state, metrics = step_fn(state, prepared, config.seed, step)
             if previous is not None:
                 _stop_unless_finite(this, state, best, *previous)  # waits: with two steps in flight memory is bounded
             previous = step, batch, metrics.pop("finite")
+            watched = metrics.pop("watched")
+            this.goodput.dispatched(previous[-1])
+            profile.end(step, state)
             done = step + 1
             stop = this.asked_to_stop(step)
             select = selecting is not None and (done % config.select.every == 0 or done == total)
             save = stop or done == total or done % config.checkpoint.every == 0
-            if select or save:
+            watch = select or neighbours.due(done)
+            if watch or save:
                 _stop_unless_finite(this, state, best, *previous)
+            if neighbours.due(done):
+                with this.goodput.spent_on("evaluation"):
+                    metrics |= neighbours.metrics(state)
             if selecting is not None and select:
-                value = selection.value(config, _scores(this, state.params, state.model_state, selecting), selecting)
+                with this.goodput.spent_on("evaluation"):
+                    scores = _scores(this, state.params, state.model_state, selecting)
+                    value = selection.value(config, scores, selecting)
                 metrics[f"{config.select.split}_{config.primary_metric}"] = value
                 if value > (best.value if best else -np.inf):
                     best, save = selection.Best(done, value), True
-            if select or done == total or done % config.log_every == 0:
-                writer.write(done, {**metrics, "learning_rate": this.schedule(step)})
+            if watch or done == total or done % config.log_every == 0:
+                writer.write(done, {**metrics, **observe(watched), "learning_rate": this.schedule(step)})
             if save:
                 this.save(state, best)
             if stop and done < total:
                 this.checkpoints.wait()
                 raise Preempted(f"{this.workdir} is saved at step {done} of {total}")
     finally:
+        profile.close()
         writer.close()
         getattr(batches, "close", lambda: None)()
     return state, best
+
+
+def _writer(this: _Run, start: int) -> Writer:
+    config, label = this.config, str(this.config.name)
+
+    def open_sinks(logged: int) -> list[sinks.Sink]:
+        public = records.public_config(config)
+        opened = sinks.open_sinks(config.sinks, this.workdir, start=start, logged=logged, label=label, config=public)
+        return [monitors.CollapseWarning(label, config.total_steps), *opened]
+
+    with this.goodput.spent_on("other"):
+        return Writer(
+            this.workdir,
+            total_steps=config.total_steps,
+            batch_size=config.batch_size,
+            goodput=this.goodput,
+            start=start,
+            label=label,
+            open_sinks=open_sinks,
+        )
 
 
 def _stop_unless_finite(
@@ -293,7 +357,7 @@ def _stop_unless_finite(
     if bool(finite):
         return
     batches = sharding.put_batch(batch, this.parts.mesh)
-    prepare_fn = compiled_prepare(this.objective.requires, this.parts.adapter, this.recipe, this.parts.mesh)
+    prepare_fn = compiled_prepare(this.requires, this.parts.adapter, this.recipe, this.parts.mesh)
     key = rng.stream(this.config.seed, "loss", step)
     names = nonfinite.first_leaves(this.objective, state, prepare_fn(batches, this.config.seed, step), key)
     file = nonfinite.save_batch(this.workdir, step, batch)

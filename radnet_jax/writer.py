@@ -1,22 +1,26 @@
-"""Metrics to a JSONL file and a progress line. The loop touches the device's values only through here."""
+"""Metrics to a JSONL file, a progress line and sinks. The loop touches the device's values only through here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import json
 from pathlib import Path
 import time
-from typing import IO
+from typing import IO, Any
 
 import jax
 import numpy as np
 from rich.console import Console
 
+from radnet_jax import distributed
+from radnet_jax.goodput import Goodput, shares
+from radnet_jax.sinks import Sink
+
 METRICS_FILE = "metrics.jsonl"
 
 
 class Writer:
-    """Writes scalars of a run: `metrics.jsonl` in the workdir, and one progress line on the console.
+    """Writes scalars of a run: `metrics.jsonl` in the workdir, one progress line on the console, and sinks.
 
     Values are fetched one interval late: `write` keeps the device arrays of this interval and writes those of the one
     before, which are ready by then, so that the device never waits for the log.
@@ -24,23 +28,45 @@ class Writer:
     Only process 0 writes.
     """
 
-    def __init__(self, workdir: str | Path, *, total_steps: int, batch_size: int, start: int = 0, label: str = ""):
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        total_steps: int,
+        batch_size: int,
+        goodput: Goodput,
+        start: int = 0,
+        label: str = "",
+        open_sinks: Callable[[int], Sequence[Sink]] = lambda logged: (),
+    ):
+        """Opens the file, without rows past `start`: what was done after the last save is done again.
+
+        Args:
+          workdir: of the run.
+          total_steps: of the run.
+          batch_size: global.
+          goodput: of the run; it is told the time that went into those rows, and gives the shares of each interval.
+          start: step that the run goes on from.
+          label: the run's name.
+          open_sinks: from the last step that was written before to what else takes the values.
+        """
         self._total = total_steps
         self._batch_size = batch_size
         self._label = label
+        self._goodput = goodput
         self._pending: tuple[int, dict[str, jax.Array], dict[str, float]] | None = None
         self._file: IO[str] | None = None
+        self._sinks: Sequence[Sink] = ()
         self._console = Console(stderr=True, highlight=False)
-        self._last = (start, time.perf_counter())
-        self._input_wait = 0.0
-        if jax.process_index() == 0:
+        if distributed.is_first():
             path = Path(workdir) / METRICS_FILE
-            _drop_after(path, start)
+            dropped = _drop_after(path, start)
+            if dropped:
+                goodput.add({"lost": max(dropped[-1]["seconds"] - goodput.earlier, 0.0)})
             self._file = path.open("a")
-
-    def add_input_wait(self, seconds: float) -> None:
-        """Counts the time that the loop stood waiting for its next batch."""
-        self._input_wait += seconds
+            self._sinks = open_sinks(dropped[-1]["step"] if dropped else start)
+        goodput.interval()
+        self._last = (start, time.perf_counter())
 
     def write(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Hands over the metrics of `step` and writes the ones handed over before."""
@@ -51,10 +77,11 @@ class Writer:
         seconds = max(now - last_time, 1e-9)
         speed = {
             "examples_per_s": (step - last_step) * self._batch_size / seconds,
-            "input_wait": self._input_wait / seconds,
             "seconds_per_step": seconds / max(step - last_step, 1),
+            **{f"share_{part}": share for part, share in shares(self._goodput.interval()).items() if part != "lost"},
+            "seconds": sum(self._goodput.seconds().values()),
         }
-        self._last, self._input_wait = (step, now), 0.0
+        self._last = (step, now)
         self._pending = (step, dict(metrics), speed)
 
     def flush(self) -> None:
@@ -66,16 +93,20 @@ class Writer:
         values = {k: float(np.asarray(v)) for k, v in metrics.items()}
         if self._file is None:
             return
-        row = {"step": step, **values, **{k: round(v, 6) for k, v in speed.items()}}
-        self._file.write(json.dumps({k: v if v == v else None for k, v in row.items()}) + "\n")
+        row = values | {k: round(v, 6) for k, v in speed.items()}
+        self._file.write(
+            json.dumps({"step": step, **{k: v if np.isfinite(v) else None for k, v in row.items()}}) + "\n"
+        )
         self._file.flush()
+        for sink in self._sinks:
+            sink.write(step, {k: v for k, v in row.items() if np.isfinite(v)})
         self._progress(step, values, speed)
 
     def _progress(self, step: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
         left = (self._total - step) * speed["seconds_per_step"]
         line = (
             f"{self._label} step {step}/{self._total}  loss {values.get('loss', float('nan')):.4f}  "
-            f"{speed['examples_per_s']:.0f} examples/s  input wait {100 * speed['input_wait']:.1f} %  "
+            f"{speed['examples_per_s']:.0f} examples/s  input wait {100 * speed['share_input_wait']:.1f} %  "
             f"ETA {int(left) // 60}:{int(left) % 60:02d}"
         )
         last = step >= self._total
@@ -85,21 +116,34 @@ class Writer:
             self._console.print(line, soft_wrap=True)
 
     def close(self) -> None:
-        self.flush()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        try:
+            self.flush()
+        finally:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+            for sink in self._sinks:
+                sink.close()
+            self._sinks = ()
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Drops rows past the step that a run goes on from (and a half-written last row), so that no step stands twice."""
+def _drop_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drops rows past the step that a run goes on from (and a half-written last row), so that no step stands twice.
+
+    Returns:
+      The whole ones of the dropped rows.
+    """
     if not path.is_file():
-        return
-    kept = []
+        return []
+    kept, dropped = [], []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            row = json.loads(line)
+            if row["step"] <= step:
                 kept.append(line)
+            else:
+                dropped.append(row)
         except (json.JSONDecodeError, KeyError):
             continue
     path.write_text("".join(line + "\n" for line in kept))
+    return dropped

@@ -1,5 +1,6 @@
 """Where the time went: the parts add up, whatever happens inside, and a busy device makes a wait harmless."""
 
+import contextlib
 import threading
 import time
 
@@ -58,7 +59,7 @@ def test_the_parts_add_to_the_whole(goodput, clock):
         clock.step(10)
         with goodput.spent_on("save"):
             clock.step(2)
-        with pytest.raises(RuntimeError), goodput.spent_on("evaluation"):
+        with contextlib.suppress(RuntimeError), goodput.spent_on("evaluation"):
             clock.step(3)
             raise RuntimeError
         clock.step(4)

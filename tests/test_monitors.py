@@ -1,14 +1,20 @@
 """Collapse monitors against NumPy written from the papers, on any topology; the warning's rule, met and not met."""
 
+import contextlib
 import logging
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from radnet_jax import sharding
-from radnet_jax.monitors import CollapseWarning, compiled_measure, embedding_metrics
+from radnet_jax import sharding, train
+from radnet_jax.evaluation import ledger
+from radnet_jax.models.heads import Projector
+from radnet_jax.monitors import CollapseWarning, embedding_metrics
+from radnet_jax.objectives.simclr import SimCLR
+from tests import tiny
 
 
 def embeddings(b=40, v=2, d=8, seed=0):
@@ -69,30 +75,36 @@ def test_their_ranges():
 def test_they_are_the_same_on_any_number_of_devices_and_look_at_a_bounded_number(devices):
     mesh = sharding.make_mesh(devices)
     z = embeddings(b=1600, d=4)
-    found = compiled_measure(mesh)({"embedding": sharding.put_batch({"z": z}, mesh)["z"]})
+    found = jax.jit(embedding_metrics)(sharding.put_batch({"z": z}, mesh)["z"])
     first = embedding_metrics(z[:512])
     for name in ("embedding_std", "effective_rank", "largest_direction", "uniformity"):
         assert found[name] == pytest.approx(float(first[name]), rel=1e-5), name
     assert found["alignment"] == pytest.approx(float(embedding_metrics(z)["alignment"]), rel=1e-5)
-    assert not compiled_measure(mesh)({})
+
+
+@contextlib.contextmanager
+def heard():
+    """The warnings that are logged inside."""
+    messages = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logging.getLogger("absl").addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logging.getLogger("absl").removeHandler(handler)
 
 
 def warned(rows, total=100, every=5):
-    """The messages for rows of (embedding_std, largest_direction), one every 5 steps."""
-    records = []
-    handler = logging.Handler()
-    handler.emit = records.append
-    logging.getLogger("absl").addHandler(handler)
-    try:
+    """The messages for rows of (embedding_std, largest_direction, effective_rank), one every 5 steps."""
+    with heard() as messages:
         warning = CollapseWarning("simclr ct", total)
-        for i, (std, line) in enumerate(rows, 1):
-            warning.write(every * i, {"embedding_std": std, "largest_direction": line, "effective_rank": 1.5})
-    finally:
-        logging.getLogger("absl").removeHandler(handler)
-    return [r.getMessage() for r in records]
+        for i, row in enumerate(rows, 1):
+            warning.write(every * i, dict(zip(("embedding_std", "largest_direction", "effective_rank"), row)))
+    return messages
 
 
-HEALTHY, POINT, LINE = (0.8, 0.2), (0.05, 0.99), (0.9, 0.97)
+HEALTHY, POINT, LINE, FEW = (0.8, 0.2, 20.0), (0.05, 0.99, 2.0), (0.9, 0.97, 30.0), (0.9, 0.5, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +115,7 @@ HEALTHY, POINT, LINE = (0.8, 0.2), (0.05, 0.99), (0.9, 0.97)
         ([HEALTHY] * 3 + [POINT, POINT, HEALTHY] * 5, None),  # never three in a row
         ([POINT] * 20, "step 25: its embeddings are nearly one point"),
         ([HEALTHY] * 10 + [LINE] * 10, "step 65: its embeddings lie nearly on one line"),
+        ([HEALTHY] * 10 + [FEW, POINT, FEW], "step 65: its embeddings have few directions"),
         ([HEALTHY] * 10 + [POINT] * 3 + [HEALTHY] * 3 + [POINT] * 4, "step 65"),
     ],
 )
@@ -116,3 +129,32 @@ def test_the_warning_follows_its_rule_and_is_given_once(rows, what):
 
 def test_rows_of_an_objective_without_embeddings_say_nothing():
     CollapseWarning("classification", 10).write(5, {"loss": 1.0})
+
+
+class Attraction(SimCLR):
+    """Views attract each other and nothing holds images apart: the embeddings of all images become one."""
+
+    def loss(self, params, state, batch, rng):
+        _, aux = super().loss(params, state, batch, rng)
+        z = aux.embedding / jnp.linalg.norm(aux.embedding, axis=-1, keepdims=True)
+        return jnp.mean(jnp.sum((z[:, 0] - z[:, 1]) ** 2, axis=-1)), aux
+
+
+@pytest.mark.parametrize(("objective", "collapses"), [(Attraction, True), (SimCLR, False)])
+def test_a_network_that_collapses_is_told_of_and_one_that_learns_is_not(
+    ct_dataset, tmp_path, monkeypatch, objective, collapses
+):
+    projector = Projector(layers=2, hidden=32, out=16, norm=False, last_norm=False)
+    monkeypatch.setattr(train, "make_objective", lambda config, parts: objective(parts.backbone, projector, 0.5))
+    config = tiny.config("configs/pretrain/simclr.py", "smoke,size=24", ct_dataset, total_steps=30, log_every=3)
+    config = tiny.change(config, schedule=dict(name="constant", base_lr=1e-2), checkpoint=dict(every=30, keep=1))
+    with heard() as messages:
+        train.run(config, tmp_path)
+    last = ledger.read_curves(tmp_path)[-1]
+    assert (last["embedding_std"] < 0.1) == collapses
+    collapsed = [m for m in messages if "looks collapsed" in m]
+    assert len(collapsed) == collapses
+    if collapses:
+        assert last["loss"] < 0.05  # which looks like success
+    else:
+        assert last["loss"] < last["loss_at_chance"]

@@ -73,7 +73,7 @@ def test_a_run_leaves_what_the_design_says(pretrained):
     assert record["topology"]["devices"] == 8
     rows = [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [2, 4]
-    assert {"loss", "learning_rate", "examples_per_s", "input_wait"} <= set(rows[0])
+    assert {"loss", "learning_rate", "examples_per_s", "share_input_wait"} <= set(rows[0])
     arrays, meta = checkpoint.load_arrays(checkpoint.latest_folder(pretrained))
     assert meta["step"] == 4
     assert int(arrays["step"]) == 4
