@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+import math
 import re
 from typing import Any
 
@@ -144,6 +145,26 @@ def gather(tree: PyTree, mesh: Mesh) -> PyTree:
 def bytes_on_device(tree: PyTree) -> int:
     """Returns the bytes of a tree's arrays that lie on one device."""
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def collectives(hlo: str) -> dict[str, list[int]]:
+    """Returns what a compiled program sends between devices: for each kind of collective, the bytes of its results.
+
+    Args:
+      hlo: `compiled.as_text()`. What stands in a loop is counted once.
+    """
+    kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    found: dict[str, list[int]] = {}
+    for result, kind, started in re.findall(rf" = (.*?) ({kinds})(-start)?\(", hlo):
+        arrays = re.findall(r"\b[a-z]+(\d+)?\w*\[([\d,]*)\]", result)
+        if started and kind == "all-gather":  # gives its operands, then its results
+            arrays = arrays[len(arrays) // 2 :]
+        if started and kind == "collective-permute":  # operand, result, two counters
+            arrays = arrays[1:2]
+        for bits, shape in arrays:
+            size = math.prod(int(n) for n in shape.split(",") if n)
+            found.setdefault(kind, []).append(size * max(int(bits or 8) // 8, 1))
+    return found
 
 
 def by_row(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

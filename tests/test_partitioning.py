@@ -3,9 +3,7 @@ gathered images; with the state divided by rule, parameters are gathered and gra
 
 from collections import defaultdict
 import json
-import math
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -40,14 +38,9 @@ def divided(config):
 
 
 def collectives(compiled):
-    """Sizes (in elements) of the results of each kind of collective in a compiled module."""
-    found = defaultdict(list)
-    kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
-    for line in compiled.as_text().splitlines():
-        if match := re.search(rf" = (.*?) ({kinds})(?:-start)?\(", line):
-            for shape in re.findall(r"\w\d+\[([\d,]*)\]", match[1]):
-                found[match[2]].append(math.prod(int(d) for d in shape.split(",") if d))
-    return found
+    """Sizes of the results of each kind of collective in float32 elements."""
+    found = {kind: [size // 4 for size in sizes] for kind, sizes in sharding.collectives(compiled.as_text()).items()}
+    return defaultdict(list, found)
 
 
 def test_one_and_eight_devices_give_the_same_losses(config):
@@ -115,6 +108,22 @@ def test_the_collectives_are_found_where_there_are_some():
     assert collectives(gathered) == {"all-gather": [64 * 32]}
     summed = jax.jit(lambda x: x.sum(0), out_shardings=sharding.replicated(mesh)).lower(x).compile()
     assert collectives(summed) == {"all-reduce": [32]}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("%ar = (f32[8,4]{1,0}, bf16[3]{0}) all-reduce(%a, %b), channel_id=1", {"all-reduce": [128, 6]}),
+        ("%ag = (f32[2,4]{1,0}, f32[16,4]{1,0}) all-gather-start(%a), dimensions={0}", {"all-gather": [256]}),
+        ("%as = (f32[8]{0}, f32[8]{0}) all-reduce-start(%a, %b)", {"all-reduce": [32, 32]}),
+        ("%cp = (s8[8]{0}, s8[8]{0}, u32[], u32[]) collective-permute-start(%a)", {"collective-permute": [8]}),
+        ("%d = f32[16,4]{1,0} all-gather-done(%ag)", {}),
+        ("%rs = f32[] reduce-scatter(%a)", {"reduce-scatter": [4]}),
+        ("%p = pred[16]{0} collective-permute(%a)", {"collective-permute": [16]}),
+    ],
+)
+def test_collectives_are_read_as_compilers_write_them(line, found):
+    assert sharding.collectives(line) == found
 
 
 def test_two_processes_give_the_losses_of_one(ct_dataset, tmp_path):
