@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+import errno
 import itertools
 import json
 from pathlib import Path
@@ -95,7 +96,8 @@ class Shards:
             reader = ArrayRecordReader(str(path), options=_OPTIONS, file_reader_buffer_size=_BUFFER)
             got = f"{reader.num_records()} records"
         except OSError as error:
-            raise UserError(f"shard {path} can't be opened ({error.strerror})", fix=_MEND) from error
+            fix = "raise the limit of open files: ulimit -n 8192" if error.errno == errno.EMFILE else _MEND
+            raise UserError(f"shard {path} can't be opened ({error.strerror})", fix=fix) from error
         except (RuntimeError, TypeError):  # TypeError: what its constructor raises for a file without a proper end
             got = "no array_record file"
         if got != f"{records} records":

@@ -1,7 +1,11 @@
 import itertools
 import json
 import os
+from pathlib import Path
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from radnet_jax.data.dataset import open_split
 from radnet_jax.data.pipeline import train_batches
 from radnet_jax.data.shards import Shards
 from radnet_jax.errors import UserError
+from tests.data.written import write
 
 
 @pytest.fixture
@@ -61,6 +66,30 @@ def test_a_shard_that_is_no_shard_is_named(dataset, damage):
         os.truncate(path, {"empty": 0, "half": size // 2, "no end": size - 50}[damage])
     with pytest.raises(UserError, match=r"shard .*train.array_record-00000-of-.* is damaged.*build it anew"):
         next(train_batches(open_split(dataset, "train"), seed=0, batch_size=len(open_split(dataset, "train"))))
+
+
+OPEN_ALL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[2])))
+from radnet_jax.data.dataset import open_split
+from radnet_jax.errors import UserError
+split = open_split(sys.argv[1], "train")
+try:
+    split.read_into(split.allocate(len(split)), 0, range(len(split)))
+    print("all are open")
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("hard", "message"), [(4096, "all are open"), (80, "Too many open files.*ulimit -n")])
+def test_more_shards_than_the_usual_limit_of_open_files(tmp_path, hard, message):
+    write(tmp_path / "d", np.zeros((120, 8, 8, 1), np.uint8), shards=120)
+    out = subprocess.run(
+        [sys.executable, "-c", OPEN_ALL, str(tmp_path / "d"), str(hard)], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parent.parent.parent,
+    )  # fmt: skip
+    assert re.search(message, out.stdout)
 
 
 def flip(path, at):
