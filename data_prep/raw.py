@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 import struct
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from data_prep.ingest.files import Version
+from data_prep.ingest.files import Version, at_hand
 from data_prep.spec import Reject
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
@@ -36,7 +37,8 @@ def look(path: Path) -> RawFile:
     try:
         version = Version.of(path)
         if _last is None or _last[0] != version:
-            with path.open("rb") as file:
+            content = at_hand(version)
+            with path.open("rb") if content is None else io.BytesIO(content) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 file.seek(0)
                 _last = version, RawFile(digest, image_size(file))

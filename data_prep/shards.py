@@ -34,6 +34,9 @@ from data_prep.tally import Tally
 
 RECORDS_PER_SHARD = 256
 MAX_SHARDS = 900  # a reader keeps a file open for each shard, and 1024 open files is a usual limit
+# One record a chunk, for random access. Level 1 takes a third to a half of the time of level 3, the default, for 5 to 10 %
+# more room, and is read faster.
+RECORD_OPTIONS = "group_size:1,zstd:1"
 PLAN_FILE = "plan.sqlite"
 
 
@@ -184,7 +187,7 @@ def write_shard(task: ShardTask) -> ShardResult:
     pictures: list[tuple[int, int, str]] = []
     records = 0
     try:
-        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
+        writer = array_record_module.ArrayRecordWriter(str(temporary), RECORD_OPTIONS)
         with _planned(task) as rows, waiting.open("w") as manifest:
             for row in rows:
                 try:

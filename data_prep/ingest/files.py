@@ -21,6 +21,24 @@ class Version(NamedTuple):
         return cls(path, status.st_size, status.st_mtime_ns)
 
 
+_last: tuple[Version, bytes] | None = None
+
+
+def read_once(path: Path) -> bytes:
+    """The content of a file; that of the last one stays at hand, for whoever wants it next."""
+    global _last
+    version = Version.of(path)
+    if _last is None or _last[0] != version:
+        _last = None  # before the next is read, so that no two are held
+        _last = version, path.read_bytes()
+    return _last[1]
+
+
+def at_hand(version: Version) -> bytes | None:
+    """The content of a file if `read_once` read it last, else None."""
+    return _last[1] if _last is not None and _last[0] == version else None
+
+
 def walk(source: Path) -> Iterator[str]:
     """Yields the path of each file below `source`, relative to it, sorted within each folder.
 

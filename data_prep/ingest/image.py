@@ -183,6 +183,9 @@ def _averages_exactly(image: Integer[np.ndarray, "h w 1"], size: tuple[int, int]
     rows, columns = height // math.gcd(height, size[0]), width // math.gcd(width, size[1])
     if size[0] > height or size[1] > width or max(rows, columns) > _LONGEST_BLOCK:
         return False
+    largest = 1 << 8 * image.dtype.itemsize - (image.dtype.kind == "i")
+    if rows * columns * largest <= 1 << 24:
+        return True
     return rows * columns * max(-int(image.min()), int(image.max())) <= 1 << 24
 
 
@@ -192,9 +195,8 @@ def _area_average(image: Integer[np.ndarray, "h w"], size: tuple[int, int]) -> F
     """
     rows, columns = (_area_weights(length, reduced) for length, reduced in zip(image.shape, size))
     by_rows = rows @ image.astype(np.float32).reshape(-1, rows.shape[1], image.shape[1])
-    turned = cv2.transpose(by_rows.reshape(size[0], image.shape[1]))
-    by_columns = columns @ turned.reshape(-1, columns.shape[1], size[0])
-    return cv2.transpose(by_columns.reshape(size[1], size[0])) / np.float32(rows.shape[1] * columns.shape[1])
+    sums = (by_rows.reshape(-1, columns.shape[1]) @ columns.T).reshape(size)
+    return sums / np.float32(rows.shape[1] * columns.shape[1])
 
 
 def pad_square(image: Num[np.ndarray, "h w c"], value: float) -> Num[np.ndarray, "s s c"]:

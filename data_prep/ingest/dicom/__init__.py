@@ -19,7 +19,7 @@ from data_prep.ingest.dicom.geometry import Plane, frame_measures, frame_plane
 from data_prep.ingest.dicom.pixels import hounsfield
 from data_prep.ingest.dicom.plain import Elements, read_plain
 from data_prep.ingest.dicom.rules import check_ct, hu_transform
-from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read, read_header, text, values
+from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read, text, values
 from data_prep.ingest.files import Version
 from data_prep.spec import Reject
 
@@ -66,8 +66,9 @@ def read_headers(path: Path, *, burned_in: bool = False) -> list[Header]:
         localizer, burned_in_annotation, not_monochrome, unsupported_bits, bad_frame_groups, missing_rescale,
         bad_rescale, ambiguous_rescale, not_hu, bad_header.
     """
-    with quiet():
-        dataset = read_header(path)
+    dataset = read_plain(path, pixels=False)
+    with quiet() if dataset is None else contextlib.nullcontext():
+        dataset = read(path, header_only=True) if dataset is None else dataset
         try:
             check_ct(dataset, burned_in=burned_in)
             return [header(dataset, frame) for frame in range(frame_count(dataset))]
@@ -121,9 +122,10 @@ def read_hu(
     Raises:
       Reject: as `read_headers`, and no_pixel_data, truncated, size_mismatch, undecodable, memory_limit.
     """
-    with quiet():
+    dataset = read_plain(path, pixels=True)
+    with quiet() if dataset is None or dataset.encapsulated else contextlib.nullcontext():
         try:
-            dataset = read_plain(path, pixels=True) or open_frames(path)
+            dataset = open_frames(path) if dataset is None else dataset
             check_ct(dataset, burned_in=burned_in)
             if not 0 <= frame < frame_count(dataset):
                 raise Reject("bad_header", f"no frame {frame}")

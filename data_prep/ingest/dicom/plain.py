@@ -20,6 +20,8 @@ from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataset import FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from data_prep.ingest.files import read_once
+
 HEADER_TAGS = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",
     "PatientSex", "PatientAge", "BodyPartExamined", "Manufacturer", "Modality", "ConversionType", "ImageType",
@@ -101,8 +103,10 @@ def read_plain(path: Path, *, pixels: bool) -> Plain | None:
         if not stat.S_ISREG(status.st_mode):
             return None
         size = status.st_size
+        if pixels:
+            return _parse(read_once(path), size, pixels)
         with open(path, "rb", buffering=0) as file:
-            have = size if pixels else min(size, _FIRST_READ)
+            have = min(size, _FIRST_READ)
             while True:
                 file.seek(0)
                 data = file.read(have)
@@ -112,7 +116,7 @@ def read_plain(path: Path, *, pixels: bool) -> Plain | None:
                     if len(data) != have or have == size:
                         return None
                 have = min(size, 8 * have)
-    except (OSError, KeyError, RecursionError, _NotPlain):
+    except (OSError, KeyError, RecursionError, struct.error, _NotPlain):
         return None
 
 
