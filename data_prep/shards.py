@@ -34,8 +34,8 @@ from data_prep.tally import Tally
 
 RECORDS_PER_SHARD = 256
 MAX_SHARDS = 900  # a reader keeps a file open for each shard, and 1024 open files is a usual limit
-# One record a chunk, for random access. Level 1 takes a third to a half of the time of level 3, the default, for 5 to 10 %
-# more room, and is read faster.
+# One record a chunk, for random access. Level 1 takes a third to a half of the time of level 3, the default, for 5 to
+# 10 % more room, and is read faster.
 RECORD_OPTIONS = "group_size:1,zstd:1"
 PLAN_FILE = "plan.sqlite"
 

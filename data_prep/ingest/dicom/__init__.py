@@ -66,9 +66,9 @@ def read_headers(path: Path, *, burned_in: bool = False) -> list[Header]:
         localizer, burned_in_annotation, not_monochrome, unsupported_bits, bad_frame_groups, missing_rescale,
         bad_rescale, ambiguous_rescale, not_hu, bad_header.
     """
-    dataset = read_plain(path, pixels=False)
-    with quiet() if dataset is None else contextlib.nullcontext():
-        dataset = read(path, header_only=True) if dataset is None else dataset
+    plain = read_plain(path, pixels=False)
+    with quiet() if plain is None else contextlib.nullcontext():
+        dataset: Elements = read(path, header_only=True) if plain is None else plain
         try:
             check_ct(dataset, burned_in=burned_in)
             return [header(dataset, frame) for frame in range(frame_count(dataset))]
@@ -122,10 +122,10 @@ def read_hu(
     Raises:
       Reject: as `read_headers`, and no_pixel_data, truncated, size_mismatch, undecodable, memory_limit.
     """
-    dataset = read_plain(path, pixels=True)
-    with quiet() if dataset is None or dataset.encapsulated else contextlib.nullcontext():
+    plain = read_plain(path, pixels=True)
+    with quiet() if plain is None or plain.encapsulated else contextlib.nullcontext():
         try:
-            dataset = open_frames(path) if dataset is None else dataset
+            dataset: Elements = open_frames(path) if plain is None else plain
             check_ct(dataset, burned_in=burned_in)
             if not 0 <= frame < frame_count(dataset):
                 raise Reject("bad_header", f"no frame {frame}")
