@@ -196,7 +196,7 @@ def _area_average(image: Integer[np.ndarray, "h w"], size: tuple[int, int]) -> F
     rows, columns = (_area_weights(length, reduced) for length, reduced in zip(image.shape, size))
     by_rows = rows @ image.astype(np.float32).reshape(-1, rows.shape[1], image.shape[1])
     turned = cv2.transpose(by_rows.reshape(size[0], image.shape[1]))
-    sums = columns @ turned.reshape(-1, columns.shape[1], size[0])  # many small products: no BLAS starts threads for them
+    sums = columns @ turned.reshape(-1, columns.shape[1], size[0])  # small products: no BLAS starts threads for them
     return cv2.transpose(sums.reshape(size[1], size[0])) / np.float32(rows.shape[1] * columns.shape[1])
 
 
