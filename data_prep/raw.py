@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 import struct
 from typing import BinaryIO, NamedTuple
@@ -38,10 +37,10 @@ def look(path: Path) -> RawFile:
         version = Version.of(path)
         if _last is None or _last[0] != version:
             content = at_hand(version)
-            with path.open("rb") if content is None else io.BytesIO(content) as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            with path.open("rb") as file:
+                digest = hashlib.sha256(content) if content is not None else hashlib.file_digest(file, "sha256")
                 file.seek(0)
-                _last = version, RawFile(digest, image_size(file))
+                _last = version, RawFile(digest.hexdigest(), image_size(file))
     except OSError as error:
         raise Reject("unreadable", str(error)) from error
     return _last[1]

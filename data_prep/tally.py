@@ -49,7 +49,8 @@ class Tally:
         low = int(stored.value_range[0])
         part = image[box]
         if (low, width) != (0, 1):
-            part = (part.astype(np.int32) - low) // width
+            part = part.astype(np.int32) - low
+            part = part >> width.bit_length() - 1 if width & width - 1 == 0 else part // width  # a shift is faster
         bins = np.ascontiguousarray(part, np.uint8)
         for channel, counts in enumerate(self.histogram):
             counts += cv2.calcHist([bins], [channel], None, [BINS], [0, BINS]).ravel().astype(np.int64)

@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 
 from data_prep.hashing import PUBLIC_SALT, given_salt
 from data_prep.plan import Plan, make_plan
-from data_prep.shards import ShardTask, features, read_record
+from data_prep.shards import ShardTask, features, read_example
 from data_prep.source import fingerprint
 from data_prep.spec import DATASETS, GENERATED_MARKER, SPLIT_NAMES, DatasetSpec, Reject
 from data_prep.splits import check_splits
@@ -82,7 +82,7 @@ class SpecBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         with Plan(Path(folder.name, "plan.sqlite")) as plan:
             for row in plan.rows(split):
                 with contextlib.suppress(Reject):
-                    example = read_record(task, row).example
+                    example = read_example(task, row)
                     yield example["case_id"], example
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 
+_KEPT = 16 << 20
+
+
 class Version(NamedTuple):
     """A file as it was when it was opened; another content is another version."""
 
@@ -21,20 +24,31 @@ class Version(NamedTuple):
         return cls(path, status.st_size, status.st_mtime_ns)
 
 
-_last: tuple[Version, bytes] | None = None
+_buffer = bytearray()
+_last: tuple[Version, memoryview] | None = None
 
 
-def read_once(path: Path) -> bytes:
-    """The content of a file; that of the last one stays at hand, for whoever wants it next."""
-    global _last
+def read_once(path: Path) -> memoryview:
+    """The content of a file, which stays at hand for whoever wants it next; good until the next call.
+
+    Files of up to _KEPT bytes come into one buffer: fresh memory takes longer to get than to fill.
+    """
+    global _last, _buffer
     version = Version.of(path)
     if _last is None or _last[0] != version:
-        _last = None  # before the next is read, so that no two are held
-        _last = version, path.read_bytes()
+        _last = None
+        if len(_buffer) < version.size <= _KEPT:
+            _buffer = bytearray(version.size)
+        content = memoryview(_buffer if version.size <= len(_buffer) else bytearray(version.size))
+        with path.open("rb", buffering=0) as file:
+            read = 0
+            while part := file.readinto(content[read : version.size]):
+                read += part
+        _last = version, content[:read].toreadonly()
     return _last[1]
 
 
-def at_hand(version: Version) -> bytes | None:
+def at_hand(version: Version) -> memoryview | None:
     """The content of a file if `read_once` read it last, else None."""
     return _last[1] if _last is not None and _last[0] == version else None
 

@@ -151,14 +151,14 @@ def resize(image: Num[np.ndarray, "h w c"], size: tuple[int, int]) -> Num[np.nda
         return np.ascontiguousarray(image)
     is_integer = np.issubdtype(image.dtype, np.integer)
     if is_integer and image.shape[2] == 1 and _averages_exactly(image, size):
-        out = _area_average(image[..., 0], size)
-    else:
-        shrinks = size[0] <= height and size[1] <= width
-        out = cv2.resize(
-            np.ascontiguousarray(image, np.float32),
-            size[::-1],
-            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-        )
+        average = _area_average(image[..., 0], size)
+        return np.rint(average, out=average).astype(image.dtype)[..., None]
+    shrinks = size[0] <= height and size[1] <= width
+    out = cv2.resize(
+        np.ascontiguousarray(image, np.float32),
+        size[::-1],
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    )
     if is_integer:
         limits = np.iinfo(image.dtype)
         out = np.clip(np.rint(out), limits.min, limits.max)
@@ -197,7 +197,9 @@ def _area_average(image: Integer[np.ndarray, "h w"], size: tuple[int, int]) -> F
     by_rows = rows @ image.astype(np.float32).reshape(-1, rows.shape[1], image.shape[1])
     turned = cv2.transpose(by_rows.reshape(size[0], image.shape[1]))
     sums = columns @ turned.reshape(-1, columns.shape[1], size[0])  # small products: no BLAS starts threads for them
-    return cv2.transpose(sums.reshape(size[1], size[0])) / np.float32(rows.shape[1] * columns.shape[1])
+    average = cv2.transpose(sums.reshape(size[1], size[0]))
+    average /= np.float32(rows.shape[1] * columns.shape[1])
+    return average
 
 
 def pad_square(image: Num[np.ndarray, "h w c"], value: float) -> Num[np.ndarray, "s s c"]:

@@ -120,7 +120,7 @@ def read_plain(path: Path, *, pixels: bool) -> Plain | None:
         return None
 
 
-def _parse(data: bytes, size: int, pixels: bool) -> Plain:
+def _parse(data: bytes | memoryview, size: int, pixels: bool) -> Plain:
     if data[128:132] != b"DICM":
         raise _NotPlain
     meta: dict[str, Any] = {}
@@ -149,7 +149,7 @@ def _parse(data: bytes, size: int, pixels: bool) -> Plain:
     return Plain(found, meta, value, False)
 
 
-def _elements(data: bytes, place: int, explicit: bool, stop: int, found: dict[str, Any]) -> tuple[int, int]:
+def _elements(data: bytes | memoryview, place: int, explicit: bool, stop: int, found: dict[str, Any]) -> tuple[int, int]:
     """Reads elements below tag `stop`. Returns the place of the first of the others, or, if that is the pixel data, the
     place and length of its value.
     """
@@ -182,11 +182,11 @@ def _elements(data: bytes, place: int, explicit: bool, stop: int, found: dict[st
         if known:
             if place + length > len(data):
                 raise struct.error
-            found[known.keyword] = _value(known, vr, data[place : place + length])
+            found[known.keyword] = _value(known, vr, bytes(data[place : place + length]))
         place += length
 
 
-def _after_sequence(data: bytes, place: int, explicit: bool) -> int:
+def _after_sequence(data: bytes | memoryview, place: int, explicit: bool) -> int:
     """The place after a sequence of undefined length whose items begin at `place`."""
     while True:
         group, element, length = _IMPLICIT(data, place)  # items have no VR in either encoding
@@ -199,13 +199,13 @@ def _after_sequence(data: bytes, place: int, explicit: bool) -> int:
         place = _after_item(data, place, explicit) if length == _UNDEFINED else place + length
 
 
-def _after_item(data: bytes, place: int, explicit: bool) -> int:
+def _after_item(data: bytes | memoryview, place: int, explicit: bool) -> int:
     while True:
         group, element, length = _IMPLICIT(data, place)
         if group << 16 | element == _ITEM_END:
             return place + 8
         if explicit:
-            vr = data[place + 4 : place + 6]
+            vr = bytes(data[place + 4 : place + 6])
             if vr in _SHORT:
                 length >>= 16
                 place += 8
