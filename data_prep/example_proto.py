@@ -1,7 +1,7 @@
 """tf.train.Example messages, written byte by byte: what TFDS's serializer makes of a record, in a third of the time.
 
-Wire format: protobuf.dev/programming-guides/encoding. The fields of an Example are a map, which has no order of its own;
-here they stand by name, so that equal records are equal byte for byte.
+Wire format: protobuf.dev/programming-guides/encoding. The fields of an Example are a map, which has no order of its
+own; here they stand by name, so that equal records are equal byte for byte.
 """
 
 from __future__ import annotations

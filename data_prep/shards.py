@@ -191,8 +191,8 @@ def write_shard(task: ShardTask) -> ShardResult:
             for row, image, mask, raw in _read(task, rows, rejected, skipped):
                 described = _line(task, row, raw, image)
                 writer.write(serialized(_example(task.spec, row, described, image, mask)))
-                digest.update(np.ascontiguousarray(image))
-                digest.update(b"" if mask is None else np.ascontiguousarray(mask))
+                digest.update(np.ascontiguousarray(image).data)
+                digest.update(b"" if mask is None else np.ascontiguousarray(mask).data)
                 digest.update(repr((row.label, row.labels, row.label_mask)).encode())
                 manifest.write(json.dumps(described) + "\n")
                 records += 1

@@ -92,8 +92,8 @@ def mirror(url: str) -> Iterator[tuple[Path, bool]]:
 
 
 def stage(url: str) -> tuple[Path, bool]:
-    """The local folder in which the dataset at `url` is made, which an unfinished build finds again on this machine, and
-    whether the dataset is finished, so that the folder holds what tells how it was built.
+    """The local folder in which the dataset at `url` is made, which an unfinished build finds again on this machine;
+    and whether the dataset is finished, so that the folder holds what tells how it was built.
 
     Raises:
       UserError: `url` holds something else.

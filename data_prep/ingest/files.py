@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-_KEPT = 16 << 20
+_KEPT = 16 << 20  # bytes
 
 
 class Version(NamedTuple):

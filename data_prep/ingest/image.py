@@ -198,8 +198,7 @@ def _area_average(image: Integer[np.ndarray, "h w"], size: tuple[int, int]) -> F
     turned = cv2.transpose(by_rows.reshape(size[0], image.shape[1]))
     sums = columns @ turned.reshape(-1, columns.shape[1], size[0])  # small products: no BLAS starts threads for them
     average = cv2.transpose(sums.reshape(size[1], size[0]))
-    average /= np.float32(rows.shape[1] * columns.shape[1])
-    return average
+    return np.divide(average, np.float32(rows.shape[1] * columns.shape[1]), out=average)
 
 
 def pad_square(image: Num[np.ndarray, "h w c"], value: float) -> Num[np.ndarray, "s s c"]:
