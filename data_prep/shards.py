@@ -243,9 +243,7 @@ class _Read(NamedTuple):
     raw: RawFile
 
 
-def _read(
-    task: ShardTask, rows: Iterable[PlannedRow], rejected: list[Rejected], skipped: list[int]
-) -> Iterator[_Read]:
+def _read(task: ShardTask, rows: Iterable[PlannedRow], rejected: list[Rejected], skipped: list[int]) -> Iterator[_Read]:
     """Reads the rows' files, some ahead of what is made of them: each of the two works faster for not being interrupted
     by the other, which takes its place in the processor's caches.
     """

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-
 _KEPT = 16 << 20  # bytes
 
 

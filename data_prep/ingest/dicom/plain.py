@@ -149,7 +149,9 @@ def _parse(data: bytes | memoryview, size: int, pixels: bool) -> Plain:
     return Plain(found, meta, value, False)
 
 
-def _elements(data: bytes | memoryview, place: int, explicit: bool, stop: int, found: dict[str, Any]) -> tuple[int, int]:
+def _elements(
+    data: bytes | memoryview, place: int, explicit: bool, stop: int, found: dict[str, Any]
+) -> tuple[int, int]:
     """Reads elements below tag `stop`. Returns the place of the first of the others, or, if that is the pixel data, the
     place and length of its value.
     """
