@@ -22,7 +22,7 @@ def test_the_bytes_of_tfds(label, dtype):
         {
             "image": tfds.features.Tensor(shape=(24, 20, 3), dtype=dtype, encoding=RAW),
             "segmentation": tfds.features.Tensor(shape=(24, 20), dtype=np.uint8, encoding=RAW),
-            "labels": tfds.features.Tensor(shape=(5,), dtype=np.int8, encoding=RAW),
+            "findings": tfds.features.Tensor(shape=(5,), dtype=np.int8, encoding=RAW),
             "case_id": tfds.features.Text(),
             "patient": tfds.features.Text(),
             "label": tfds.features.ClassLabel(num_classes=1000),
@@ -32,7 +32,7 @@ def test_the_bytes_of_tfds(label, dtype):
     example = {
         "image": rng.integers(0, 256, (24, 20, 3)).astype(dtype),
         "segmentation": rng.integers(0, 256, (24, 20)).astype(np.uint8),
-        "labels": np.array([-1, 0, 1, 0, 1], np.int8),
+        "findings": np.array([-1, 0, 1, 0, 1], np.int8),
         "case_id": "0123456789abcdef0123",
         "patient": "",
         "label": label,
