@@ -51,7 +51,7 @@ def near_pairs(first: UInt64[np.ndarray, n], second: UInt64[np.ndarray, m], dist
     """
     wrong = distance // BANDS  # bits by which at least one band may differ
     length = _key_length(len(first), len(second), wrong)
-    bands = [places[:length] for places in _PLACES] if length else [()]
+    bands: list[tuple[int, ...]] = [places[:length] for places in _PLACES] if length else [()]
     flips = np.array([sum(1 << b for b in bits) for bits in _few(length, wrong)])
     for band, places in enumerate(bands):
         left, right = _buckets(first, places), _buckets(second, places)
