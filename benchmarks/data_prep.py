@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import json
+import logging
 import os
 from pathlib import Path
 import random
@@ -345,6 +346,7 @@ def _environment() -> dict[str, str]:
 def main(argv: list[str]) -> None:
     del argv
     cv2.setNumThreads(1)
+    logging.getLogger().setLevel(logging.WARNING)  # decoders tell of every tile
     for question in _ASK.value or QUESTIONS:
         with tempfile.TemporaryDirectory(dir=_FOLDER.value) as folder:
             globals()[f"ask_{question}"](Path(folder))
