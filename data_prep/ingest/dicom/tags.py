@@ -28,7 +28,8 @@ BROKEN = (
 def quiet() -> Iterator[None]:
     """Silences pydicom and the decoders: their warnings and log lines quote the values of the file."""
     before = pydicom_config.settings.reading_validation_mode
-    levels = {name: logging.getLogger(name).level for name in ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls")}
+    loggers = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls")
+    levels = {name: logging.getLogger(name).level for name in loggers}
     pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
