@@ -29,7 +29,7 @@ from data_prep.examples import choose
 from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS, Limits
 from data_prep.hashing import PUBLIC_SALT, RECIPE, SALT_VARIABLE, Salt, digest, given_salt
 from data_prep.ingest.files import walk
-from data_prep.plan import OrderedMap, Plan, Rejected, make_plan, reasons_text
+from data_prep.plan import FILES_PER_TASK, OrderedMap, Plan, Rejected, make_plan, reasons_text
 from data_prep.pool import ordered_map
 from data_prep.report import write_report
 from data_prep.shards import PLAN_FILE, ShardResult, plan_shards, write_shard
@@ -54,6 +54,7 @@ PATIENTS_UNKNOWN = (
     "no patient id for {} of {} patients: each is a study, or a file by itself, "
     "so that images of one person may be in different splits"
 )
+FILES_PER_UNIT = 4096  # whose headers are one task of a cluster: each is two files in the store
 RUNNERS = ("local", "beam")
 DEFAULT_SPLITS = ("train", "val", "test")
 Log = Callable[[str], None]
@@ -144,9 +145,9 @@ def build(
             else:
                 mapped = stack.enter_context(ordered_map(crew, limits))
                 mapped = far(mapped, places, work) if places.remote() else mapped
-            return _run(
-                _Job(spec, source, out, work, fractions, seed, salt, request, generated, log, places.out), mapped
-            )
+            chunk = FILES_PER_UNIT if runner == "beam" else FILES_PER_TASK
+            job = _Job(spec, source, out, work, fractions, seed, salt, request, generated, log, places.out, chunk)
+            return _run(job, mapped)
 
 
 @contextlib.contextmanager
@@ -277,6 +278,7 @@ class _Job:
     generated: bool
     log: Log
     remote_out: str
+    files_per_task: int
 
 
 def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
@@ -285,7 +287,7 @@ def _run(job: _Job, mapped: OrderedMap) -> DatasetCard:
     if not plan_file.is_file():
         progress = _progress(job.log, f"{spec.name}: header pass,")
         namespace = job.request["source"]
-        make_plan(plan_file, spec, job.source, job.fractions, job.seed, namespace, mapped, progress)
+        make_plan(plan_file, spec, job.source, job.fractions, job.seed, namespace, mapped, progress, job.files_per_task)
     with Plan(plan_file) as plan:
         planned = time.monotonic()
         job.log(f"{spec.name}: headers of {plan.files()} files in {planned - start:.1f} s")

@@ -149,6 +149,7 @@ def make_plan(
     namespace: str,
     ordered_map: OrderedMap,
     progress: Callable[[int], None],
+    files_per_task: int = FILES_PER_TASK,
 ) -> None:
     """Reads the header of each candidate and writes the plan to `path`, which appears only when it is complete.
 
@@ -161,13 +162,14 @@ def make_plan(
       namespace: tells this source from others, so that patients who go by the name of a file don't match there.
       ordered_map: applies a function to tasks, in order, perhaps in other processes.
       progress: called with the number of files read so far.
+      files_per_task: whose headers are read at a time.
 
     Raises:
       UserError: no usable file (with the counts by reason), a patient in two official lists, or a split left empty.
     """
     with scratch(path) as database:
         database.executescript(_SCHEMA)
-        tasks = ((spec, str(source), chunk) for chunk in _chunks(spec.candidates(source)))
+        tasks = ((spec, str(source), chunk) for chunk in _chunks(spec.candidates(source), files_per_task))
         files = 0
         groups = Groups(database)
         for (_, _, chunk), results in _with_input(ordered_map, read_rows, tasks):
@@ -188,8 +190,8 @@ def make_plan(
         database.execute(_PLANNED)
 
 
-def _chunks(candidates: Iterator[Candidate]) -> Iterator[list[Candidate]]:
-    while chunk := list(itertools.islice(candidates, FILES_PER_TASK)):
+def _chunks(candidates: Iterator[Candidate], size: int) -> Iterator[list[Candidate]]:
+    while chunk := list(itertools.islice(candidates, size)):
         yield chunk
 
 
