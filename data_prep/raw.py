@@ -36,6 +36,8 @@ def look(path: Path) -> RawFile:
     try:
         version = Version.of(path)
         if _last is None or _last[0] != version:
+            if not path.is_file():
+                raise Reject("unreadable", "not a regular file")  # opening a pipe would wait for ever
             content = at_hand(version)
             with path.open("rb") as file:
                 digest = hashlib.sha256(content) if content is not None else hashlib.file_digest(file, "sha256")
