@@ -88,6 +88,8 @@ def _candidates(source: Path, *, names: tuple[str, ...]) -> Iterator[Candidate]:
 
 
 def _clinical(path: Path, age: int, sex_: int) -> dict[str, dict[str, str]]:
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise UserError(f"{path.name} can't be read", got="a dangling link, a pipe or the like")
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         return {
             row[0].strip().removesuffix(".IMG"): {"age": row[age], "sex": row[sex_]}
@@ -99,6 +101,8 @@ def _clinical(path: Path, age: int, sex_: int) -> dict[str, dict[str, str]]:
 def _rows(source: Path, candidate: Candidate, *, test_fold: str) -> list[Row]:
     match = _IMAGE.fullmatch(PurePosixPath(candidate.path).name)
     assert match
+    if not (source / candidate.path).is_file():
+        raise Reject("missing_file", "a dangling link, a pipe or the like")
     mask = PurePosixPath(candidate.entry["mask"])
     if not mask.name:
         raise Reject("missing_mask")

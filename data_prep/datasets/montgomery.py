@@ -86,10 +86,15 @@ def _rows(source: Path, candidate: Candidate) -> list[Row]:
 
 
 def _reading(path: Path) -> str:
+    """The text of a clinical reading; "" where there is none."""
+    if not (path.exists() or path.is_symlink()):
+        return ""
+    if not path.is_file():
+        raise Reject("unreadable_reading", "not a regular file")
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
+    except OSError as error:
+        raise Reject("unreadable_reading", str(error)) from error
 
 
 def _after(name: str, text: str) -> str:

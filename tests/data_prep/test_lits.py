@@ -124,6 +124,9 @@ def test_other_names_are_rejected(source):
     assert reason_of(_rows, source, "volume-x.nii") == "unknown_name"
     (source / "Training Batch 1" / "segmentation-0.nii").unlink()
     assert reason_of(_rows, source) == "missing_mask"
+    shutil.copy(source / "Training Batch 1" / "segmentation-1.nii.gz", source / "segmentation-99.nii.gz")
+    (source / "volume-99.nii").symlink_to("/nonexistent")
+    assert reason_of(_rows, source, "volume-99.nii") == "missing_file"
 
 
 def test_a_header_that_mirrors_the_liver_is_not_believed(source):

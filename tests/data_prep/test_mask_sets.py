@@ -1,5 +1,6 @@
 """Small sets with mask files: Montgomery, DRIVE, JSRT with SCR, BUSI."""
 
+import os
 import shutil
 
 import numpy as np
@@ -7,9 +8,13 @@ import pytest
 
 from data_prep.build import build
 from data_prep.datasets import jsrt
+import data_prep.datasets.montgomery
+from data_prep.ingest.masks import image_size
 from data_prep.miniatures import busi, drive, montgomery, write_miniature
 from data_prep.miniatures.jsrt import drawn
 from data_prep.miniatures.parts import radiograph, write_gif, write_image
+from data_prep.raw import look
+from data_prep.spec import Candidate
 from radnet_jax.errors import UserError
 from tests.data_prep.miniature_builds import build_from, build_miniature
 from tests.data_prep.test_dicom import reason_of
@@ -59,6 +64,20 @@ def test_montgomery(tmp_path):
         build("montgomery", source, tmp_path / "other")
     with pytest.raises(UserError, match=r"CXR_png/MCUCXR_0001_0\.png"):
         build("montgomery", root / "ClinicalReadings", tmp_path / "other")
+
+
+def test_montgomery_rejects_what_is_no_reading(tmp_path):
+    source = write_miniature("montgomery", tmp_path / "in")
+    readings = source / "MontgomerySet" / "ClinicalReadings"
+    names = sorted(path.stem for path in readings.iterdir())[:3]
+    for name in names:
+        (readings / f"{name}.txt").unlink()
+    (readings / f"{names[0]}.txt").mkdir()
+    (readings / f"{names[1]}.txt").symlink_to("/nonexistent")
+    os.mkfifo(readings / f"{names[2]}.txt")
+    for name in names:
+        path = f"MontgomerySet/CXR_png/{name}.png"
+        assert reason_of(data_prep.datasets.montgomery._rows, source, Candidate(path)) == "unreadable_reading"
 
 
 # DRIVE
@@ -192,3 +211,15 @@ def test_busi(tmp_path):
     assert found.report["rejected"] == {"duplicate": 1, "mask_mismatch": 1, "missing_mask": 1, "two_classes": 2}
     with pytest.raises(UserError, match=r"benign \(1\)\.png"):
         build("busi", write_miniature("montgomery", tmp_path / "montgomery"), tmp_path / "other")
+
+
+def test_busi_opens_no_pipe_and_no_dangling_link(tmp_path):
+    source = write_miniature("busi", tmp_path / "in")
+    folder = source / "Dataset_BUSI_with_GT" / "benign"
+    (folder / "benign (7).png").symlink_to("/nonexistent")
+    os.mkfifo(folder / "benign (8).png")
+    found = build_from("busi", source, tmp_path / "out", size=56)
+    assert found.report["rejected"] == {"duplicate": 1, "missing_file": 2, "two_classes": 2}
+    assert sum(found.report["records"].values()) == 8
+    os.mkfifo(source / "a pipe")
+    assert reason_of(look, source / "a pipe") == reason_of(image_size, source / "a pipe") == "unreadable"
