@@ -46,8 +46,8 @@ def chestxray14(source: Path, size: int, view: str = "14") -> DatasetSpec:
     """The NIH download: images/*.png (or images_001/images/*.png and so on), Data_Entry_2017*.csv, train_val_list.txt
     and test_list.txt. From nihcc.app.box.com/v/ChestXray-NIHCC, free to use, naming the NIH Clinical Center.
     Labels: 14 findings mined from reports, multi-label. Splits: the official test list is the test split; val is a
-    patient-disjoint part of the train_val list. Patients carry "nih" and the Patient ID. Of several files of one name one
-    is taken where all are equal byte for byte, else none (ambiguous_name).
+    patient-disjoint part of the train_val list. Patients carry "nih" and the Patient ID. Of several files of one
+    name one is taken where all are equal byte for byte, else none (ambiguous_name).
     Options: --view=14 (the default), --view=15 (with No Finding as a label of its own, as the RadNet study's CX8 task
     has it), --view=8 (the eight findings of ChestX-ray8) or --view=finding (any finding / no finding).
     """

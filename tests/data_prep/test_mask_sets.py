@@ -1,6 +1,7 @@
 """Small sets with mask files: Montgomery, DRIVE, JSRT with SCR, BUSI."""
 
 import os
+from pathlib import PurePosixPath
 import shutil
 
 import numpy as np
@@ -14,7 +15,7 @@ from data_prep.miniatures import busi, drive, montgomery, write_miniature
 from data_prep.miniatures.jsrt import drawn
 from data_prep.miniatures.parts import radiograph, write_gif, write_image
 from data_prep.raw import look
-from data_prep.spec import Candidate
+from data_prep.spec import DATASETS, Candidate, Reject
 from radnet_jax.errors import UserError
 from tests.data_prep.miniature_builds import build_from, build_miniature
 from tests.data_prep.test_dicom import reason_of
@@ -159,6 +160,25 @@ def test_jsrt(chests, tmp_path, options, parts, test):
         "JPCNN001": ("no nodule", "M", "90+"),
         "JPCNN002": ("no nodule", "F", "10-19"),
     }
+
+
+def test_jsrt_masks_that_are_there_twice(tmp_path):
+    source = write_miniature("jsrt", tmp_path / "in")
+    folds = sorted(path for path in source.rglob("fold[12]") if path.is_dir())
+    shutil.copytree(folds[0] / "masks", source / "copy" / folds[0].name / "masks")
+    names = sorted(path.stem for path in (folds[0] / "masks" / "heart").iterdir())
+    write_gif(source / "copy" / folds[0].name / "masks" / "right lung" / f"{names[0]}.gif", np.ones((9, 9), np.uint8))
+    other = next((folds[1] / "masks" / "left lung").iterdir()).stem
+    for kind in ("left lung", "right lung"):
+        shutil.copy(folds[1] / "masks" / kind / f"{other}.gif", folds[0] / "masks" / kind)
+    spec = DATASETS.build("jsrt", {}, source=source, size=64)
+    reasons = {}
+    for candidate in spec.candidates(source):
+        try:
+            spec.rows(source, candidate)
+        except Reject as reject:
+            reasons[PurePosixPath(candidate.path).stem] = reject.reason
+    assert {name for name, reason in reasons.items() if reason == "ambiguous_name"} == {names[0], other}
 
 
 def test_jsrt_files_that_do_not_fit(tmp_path):
