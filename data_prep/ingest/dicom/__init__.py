@@ -15,6 +15,7 @@ from jaxtyping import Int16
 import numpy as np
 from pydicom.dataset import FileDataset
 
+from data_prep.ingest.dicom.extent import check_extent
 from data_prep.ingest.dicom.geometry import Plane, frame_measures, frame_plane
 from data_prep.ingest.dicom.pixels import hounsfield
 from data_prep.ingest.dicom.plain import Elements, read_plain
@@ -71,6 +72,7 @@ def read_headers(path: Path, *, burned_in: bool = False) -> list[Header]:
         dataset: Elements = read(path, header_only=True) if plain is None else plain
         try:
             check_ct(dataset, burned_in=burned_in)
+            check_extent(dataset)
             return [header(dataset, frame) for frame in range(frame_count(dataset))]
         except BROKEN as error:
             raise Reject("bad_header", f"{type(error).__name__}: {error}") from error
@@ -78,7 +80,6 @@ def read_headers(path: Path, *, burned_in: bool = False) -> list[Header]:
 
 def header(dataset: Elements, frame: int) -> Header:
     """Header of one frame of an opened file."""
-    instance = text(dataset, "InstanceNumber")
     content = functional_group(dataset, frame, "FrameContentSequence")
     spacing, thickness = frame_measures(dataset, frame)
     return Header(
@@ -93,11 +94,19 @@ def header(dataset: Elements, frame: int) -> Header:
         frame=frame,
         stack=text(content, "StackID") if content is not None else "",
         plane=frame_plane(dataset, frame),
-        instance=int(float(instance)) if instance else None,
+        instance=_instance(text(dataset, "InstanceNumber")),
         size=(int(dataset.Rows), int(dataset.Columns)),
         spacing=spacing,
         thickness=thickness,
     )
+
+
+def _instance(number: str) -> int | None:
+    """InstanceNumber; None where it is absent or beyond 64 bits, since it only orders slices that have no position."""
+    if not number:
+        return None
+    value = float(number)
+    return int(value) if abs(value) < 1 << 63 else None
 
 
 def _body_part(dataset: Elements) -> str:

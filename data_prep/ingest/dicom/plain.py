@@ -49,10 +49,10 @@ def _element(keyword: str) -> _Element:
 
 
 _ELEMENTS = {tag_for_keyword(k): _element(k) for k in (*_META_TAGS, *HEADER_TAGS, *_PIXEL_TAGS)}
-_PIXELS = 0x7FE00010
+PIXELS = 0x7FE00010
 _ENCAPSULATED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")  # the JPEG families, RLE
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_UNDEFINED = 0xFFFFFFFF
+ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _SHORT = frozenset(
     (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
@@ -62,6 +62,18 @@ _EXPLICIT = struct.Struct("<HH2sH").unpack_from
 _IMPLICIT = struct.Struct("<HHI").unpack_from
 _LENGTH = struct.Struct("<I").unpack_from
 _FIRST_READ = 1 << 15  # bytes; holds nearly every header
+START = 64  # bytes; the heads of the first fragments of compressed pixel data
+
+
+class PixelValue(NamedTuple):
+    """Where the value of PixelData lies, unread: its place in the file and its length as the file says it, its first
+    START bytes, and the size of the file.
+    """
+
+    place: int
+    length: int
+    start: bytes
+    size: int
 
 
 class Plain(dict[str, Any]):
@@ -71,10 +83,19 @@ class Plain(dict[str, Any]):
       file_meta: the elements of the file meta information.
       pixels: the bytes of PixelData, fragments and all; empty where they were not asked for.
       encapsulated: whether its length is undefined.
+      pixel_value: where they lie.
     """
 
-    def __init__(self, elements: dict[str, Any], meta: dict[str, Any], pixels: memoryview, encapsulated: bool):
+    def __init__(
+        self,
+        elements: dict[str, Any],
+        meta: dict[str, Any],
+        pixels: memoryview,
+        encapsulated: bool,
+        pixel_value: PixelValue | None = None,
+    ):
         super().__init__(elements)
+        self.pixel_value = pixel_value
         self.file_meta = meta
         self.pixels = pixels
         self.encapsulated = encapsulated
@@ -130,16 +151,17 @@ def _parse(data: bytes | memoryview, size: int, pixels: bool) -> Plain:
     if not native and not str(syntax).startswith(_ENCAPSULATED):
         raise _NotPlain
     found: dict[str, Any] = {}
-    place, length = _elements(data, place, syntax != ImplicitVRLittleEndian, _PIXELS, found)
+    place, length = _elements(data, place, syntax != ImplicitVRLittleEndian, PIXELS, found)
     if found.get("NumberOfFrames", "1") not in ("", "0", "1"):
         raise _NotPlain
     if not pixels:
-        return Plain(found, meta, memoryview(b""), length == _UNDEFINED)
+        value_at = PixelValue(place, length, bytes(data[place : place + START]), size)
+        return Plain(found, meta, memoryview(b""), length == UNDEFINED, value_at)
     bits, signed = found["BitsAllocated"], found["PixelRepresentation"]
     whole = found["Rows"] * found["Columns"] * bits // 8
     if not whole or bits not in (8, 16) or signed > 1 or found["SamplesPerPixel"] != 1:
         raise _NotPlain
-    if not native and length == _UNDEFINED:
+    if not native and length == UNDEFINED:
         end = _after_sequence(data, place, True) - 8
         return Plain(found, meta, memoryview(data)[place:end], True)
     value = memoryview(data)[place : place + length]
@@ -158,7 +180,7 @@ def _elements(
     while True:
         group, element, vr, length = _EXPLICIT(data, place)
         tag = group << 16 | element
-        if tag >= stop and stop != _PIXELS:
+        if tag >= stop and stop != PIXELS:
             return place, 0
         if not explicit:
             vr = b""
@@ -172,11 +194,11 @@ def _elements(
         else:
             raise _NotPlain
         if tag >= stop:
-            if tag != _PIXELS:
+            if tag != PIXELS:
                 raise _NotPlain
             return place, length
         known = _ELEMENTS.get(tag)
-        if length == _UNDEFINED:
+        if length == UNDEFINED:
             if known or vr not in (b"SQ", b""):
                 raise _NotPlain
             place = _after_sequence(data, place, explicit)
@@ -196,9 +218,9 @@ def _after_sequence(data: bytes | memoryview, place: int, explicit: bool) -> int
         tag = group << 16 | element
         if tag == _SEQUENCE_END:
             return place
-        if tag != _ITEM:
+        if tag != ITEM:
             raise _NotPlain
-        place = _after_item(data, place, explicit) if length == _UNDEFINED else place + length
+        place = _after_item(data, place, explicit) if length == UNDEFINED else place + length
 
 
 def _after_item(data: bytes | memoryview, place: int, explicit: bool) -> int:
@@ -219,9 +241,9 @@ def _after_item(data: bytes | memoryview, place: int, explicit: bool) -> int:
         else:
             vr = b""
             place += 8
-        if length == _UNDEFINED and vr not in (b"SQ", b""):
+        if length == UNDEFINED and vr not in (b"SQ", b""):
             raise _NotPlain
-        place = _after_sequence(data, place, explicit) if length == _UNDEFINED else place + length
+        place = _after_sequence(data, place, explicit) if length == UNDEFINED else place + length
 
 
 def _value(element: _Element, vr: bytes, raw: bytes) -> Any:
