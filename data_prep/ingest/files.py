@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+
+from radnet_jax.errors import UserError
 
 _KEPT = 16 << 20  # bytes
 
@@ -57,9 +59,12 @@ def walk(source: Path) -> Iterator[str]:
 
     Hidden files and folders are passed over. Links to folders are followed, each real folder once, so that a loop ends.
     Holds one folder's names at a time, not the whole tree.
+
+    Raises:
+      UserError: a folder that can't be listed, since nobody could say how many images are lost with it.
     """
     seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(source, followlinks=True):
+    for folder, folders, files in os.walk(source, onerror=_unlisted, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -69,3 +74,10 @@ def walk(source: Path) -> Iterator[str]:
         for name in sorted(files):
             if not name.startswith("."):
                 yield os.path.relpath(os.path.join(folder, name), source)
+
+
+def _unlisted(error: OSError) -> NoReturn:
+    raise UserError(
+        f"a folder of the source can't be listed ({error.strerror})",
+        fix="`find SOURCE -type d ! -readable` names such folders: make them readable or take them out",
+    ) from error
