@@ -29,6 +29,7 @@ from data_prep.phash import content, phash
 from data_prep.picture import picture
 from data_prep.plan import Plan, PlannedRow, Rejected
 from data_prep.raw import RawFile, look
+from data_prep.scratch import flush
 from data_prep.spec import UNKNOWN_MASK, DatasetSpec, Reject
 from data_prep.tally import Tally
 
@@ -103,12 +104,15 @@ class ShardResult:
         path = Path(task.out, task.file_name)
         if not all(p.is_file() for p in (task.done_file, task.lines_file, path)):
             return None
-        data = json.loads(task.done_file.read_text())
-        data["rejected"] = tuple(Rejected(*r) for r in data["rejected"])
-        data["skipped"] = tuple(data["skipped"])
-        data["tally"] = Tally.from_json(data["tally"])
-        data["pictures"] = tuple((place, pixels, source) for place, pixels, source in data["pictures"])
-        result = cls(**data)
+        try:
+            data = json.loads(task.done_file.read_text())
+            data["rejected"] = tuple(Rejected(*r) for r in data["rejected"])
+            data["skipped"] = tuple(data["skipped"])
+            data["tally"] = Tally.from_json(data["tally"])
+            data["pictures"] = tuple((place, pixels, source) for place, pixels, source in data["pictures"])
+            result = cls(**data)
+        except (ValueError, KeyError, TypeError):  # half of it, or none, as after a power cut
+            return None
         same = result.salt == task.salt.fingerprint() and result.size == path.stat().st_size
         return result if same else None
 
@@ -120,6 +124,7 @@ class ShardResult:
         data = dataclasses.asdict(self) | {"tally": self.tally.to_json()}
         unfinished = task.done_file.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(data))
+        flush(unfinished)
         os.replace(unfinished, task.done_file)
 
 
@@ -217,7 +222,8 @@ def write_shard(task: ShardTask) -> ShardResult:
         pictures=tuple(pictures),
         salt=task.salt.fingerprint(),
     )
-    _flush(temporary)
+    flush(temporary)
+    flush(waiting)
     os.replace(temporary, final)
     os.replace(waiting, task.lines_file)
     result.write(task)
@@ -309,12 +315,3 @@ def _example(
         example["labels"] = np.asarray(row.labels, np.int8)
         example["label_mask"] = np.asarray(row.label_mask, np.int8)
     return example
-
-
-def _flush(path: Path) -> None:
-    """Brings the bytes to the disk before the name does, so that a power cut can't leave an empty shard that counts."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,7 @@ from data_prep.hashing import digest
 from data_prep.source import SMALL
 from data_prep.units import Places
 from radnet_jax.data import storage
-from radnet_jax.data.cache import cache_folder
+from radnet_jax.data.cache import SUMS_FILE, cache_folder
 from radnet_jax.data.card import CARD_FILE
 from radnet_jax.errors import UserError
 
@@ -102,7 +102,7 @@ def stage(url: str) -> tuple[Path, bool]:
     if (card := storage.read_bytes(storage.join(url, CARD_FILE))) is not None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
-        storage.fetch(url, ["build.json"], folder)
+        storage.fetch(url, ["build.json", SUMS_FILE], folder)
         (folder / CARD_FILE).write_bytes(card)
         return folder, True
     if storage.read_bytes(storage.join(url, REQUEST)) is None and storage.holds_anything(url):
