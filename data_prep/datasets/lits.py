@@ -147,9 +147,9 @@ def _volume_rows(source: Path, candidate: Candidate, *, liver_only: bool) -> lis
             frame=k,
             instance=k,
             position=k * header.spacing if header else None,
+            asked=liver or not liver_only,
         )
         for k, (liver, _) in enumerate(shows)
-        if liver or not liver_only
     ]
 
 
