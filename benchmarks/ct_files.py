@@ -10,8 +10,8 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
+from data_prep.generated import mark_generated
 from data_prep.phantom import draw_slice
-from data_prep.spec import GENERATED_MARKER
 
 PATIENT_SLICES = 20
 _PICTURES = 16  # drawn; files of one picture differ in their header
@@ -23,7 +23,6 @@ def write_source(folder: Path, files: int, side: int, syntax: UID = ExplicitVRLi
     Phantoms with scanner noise: noise compresses no better than that of real scans, and plain areas no worse.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / GENERATED_MARKER).touch()
     regions = (("thorax", "CHEST"), ("abdomen", "ABDOMEN"), ("head/neck", "HEAD"), ("pelvis/hip", "PELVIS"))
     for picture in range(min(_PICTURES, files)):
         region, part = regions[picture % len(regions)]
@@ -41,6 +40,7 @@ def write_source(folder: Path, files: int, side: int, syntax: UID = ExplicitVRLi
             path = folder / f"p{name}" / f"{slice_}.dcm"
             path.parent.mkdir(exist_ok=True)
             data.save_as(path, enforce_file_format=True)
+    mark_generated(folder, "benchmarks.ct_files", {"files": files, "side": side, "syntax": str(syntax)})
     return folder
 
 

@@ -22,6 +22,7 @@ from data_prep import manifest
 from data_prep.beam import beam_map, check_beam
 from data_prep.examples import choose
 from data_prep.finish import Job, check_members, patients_note, sizes_text, write_metadata
+from data_prep.generated import is_generated
 from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS, make_limits
 from data_prep.hashing import PUBLIC_SALT, RECIPE, SALT_VARIABLE, Salt, digest, given_salt
 from data_prep.ingest.files import walk
@@ -43,6 +44,7 @@ from radnet_jax.errors import UserError
 FORMAT = 4
 FILES_PER_WORKER = 512  # fewer would be read before another process has started
 FILES_PER_UNIT = 4096  # whose headers are one task of a cluster: each is two files in the store
+STALE_MARKER = f"{GENERATED_MARKER} in the source is about other files than are there"
 RUNNERS = ("local", "beam")
 DEFAULT_SPLITS = ("train", "val", "test")
 
@@ -104,8 +106,8 @@ def build(
         spec = _spec(dataset, source, out, size, options)
         _check_places(spec, places)
         source = spec.folder or source
-        generated = spec.mixed.generated if spec.mixed else (source / GENERATED_MARKER).is_file()
-        salt = _salt(spec, out, salt_file, generated)
+        generated = spec.mixed.generated if spec.mixed else is_generated(source)
+        salt = _salt(spec, source, out, salt_file, generated)
         found = fingerprint(spec, source, is_whole)
         request = {
             "format": FORMAT,
@@ -119,8 +121,10 @@ def build(
             log(f"{dataset}: already built, {sizes_text(found_card.splits)}")
             return found_card
         assert salt is not None
-        if generated and salt_file:
-            log(f"{dataset}: generated images, so that ids are hashed with the public salt and not that of the file")
+        if not generated and not spec.mixed and (source / GENERATED_MARKER).is_file():
+            log(f"{dataset}: {STALE_MARKER}, so that they count as images of patients")
+        if generated and not spec.mixed and given_salt(salt_file):
+            log(f"{dataset}: generated images, so that ids are hashed with the public salt and not with the one given")
         wanted = unfinished(request, limits)
         crew = min(workers, 1 + found.files // FILES_PER_WORKER)
         if storage.is_remote(places.out):
@@ -163,7 +167,9 @@ def _spec(dataset: str, source: Path, out: Path, size: int, options: Mapping[str
     return DATASETS.build(dataset, options, source=source, size=size)
 
 
-def _salt(spec: DatasetSpec, out: Path, salt_file: str | os.PathLike[str] | None, generated: bool) -> Salt | None:
+def _salt(
+    spec: DatasetSpec, source: Path, out: Path, salt_file: str | os.PathLike[str] | None, generated: bool
+) -> Salt | None:
     """The salt of the hashed ids; None only where the dataset is finished, so that no id is left to hash.
 
     Ids of generated images are the same with and without a salt, so that a study on them can always go on.
@@ -176,6 +182,7 @@ def _salt(spec: DatasetSpec, out: Path, salt_file: str | os.PathLike[str] | None
     if given is None and not (out / CARD_FILE).is_file():
         raise UserError(
             "no salt to hash the ids of patients with",
+            got=STALE_MARKER if (source / GENERATED_MARKER).is_file() else None,
             fix=f"make one secret file for all your datasets, {RECIPE}, and name it in --salt_file or {SALT_VARIABLE}",
         )
     return given

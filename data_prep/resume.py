@@ -48,15 +48,14 @@ def finished(
     card = read_card(out)
     try:
         data = json.loads((out / manifest.BUILD_FILE).read_text())
-        before, before_salt = data["request"], data["salt"]
-        before, before_salt = dict(before), dict(before_salt)
-        rejected, before_limits = data["rejected"], data.get("limits")
+        before, before_salt = dict(data["request"]), data["salt"]["fingerprint"]
+        rejected, before_limits = dict(data["rejected"]), data.get("limits")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{out} holds a dataset without a readable build.json", fix="give another --out") from error
     now = json.loads(json.dumps(request))
     times = before.pop("source_times", ""), now.pop("source_times")
     differences = list(_differences(before, now))
-    if salt and salt.kind == "file" and salt.fingerprint() != before_salt["fingerprint"]:
+    if salt and salt.kind == "file" and salt.fingerprint() != before_salt:
         differences.append("another salt")
     if differences:
         raise UserError(

@@ -13,6 +13,7 @@ from typing import Any
 
 from data_prep.hashing import digest
 from data_prep.source import SMALL
+from data_prep.spec import GENERATED_MARKER
 from data_prep.units import Places
 from radnet_jax.data import storage
 from radnet_jax.data.cache import SUMS_FILE, cache_folder
@@ -21,7 +22,7 @@ from radnet_jax.errors import UserError
 
 # Files of a remote source that are read whole while planning: lists and tables. Of the others the name and size are
 # enough until their turn comes.
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".xml", ".csv.gz", ".json.gz")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".xml", ".csv.gz", ".json.gz", GENERATED_MARKER)
 REQUEST = ".build/request"
 
 
