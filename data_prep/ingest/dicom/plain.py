@@ -182,17 +182,7 @@ def _elements(
         tag = group << 16 | element
         if tag >= stop and stop != PIXELS:
             return place, 0
-        if not explicit:
-            vr = b""
-            (length,) = _LENGTH(data, place + 4)
-            place += 8
-        elif vr in _SHORT:
-            place += 8
-        elif vr in _LONG:
-            (length,) = _LENGTH(data, place + 8)
-            place += 12
-        else:
-            raise _NotPlain
+        vr, length, place = _value_at(data, place, explicit, vr, length)
         if tag >= stop:
             if tag != PIXELS:
                 raise _NotPlain
@@ -210,6 +200,17 @@ def _elements(
         place += length
 
 
+def _value_at(data: bytes | memoryview, place: int, explicit: bool, vr: bytes, length: int) -> tuple[bytes, int, int]:
+    """VR, length and place of an element's value; `vr` and `length` stand where an explicit short one has them."""
+    if not explicit:
+        return b"", _LENGTH(data, place + 4)[0], place + 8
+    if vr in _SHORT:
+        return vr, length, place + 8
+    if vr in _LONG:
+        return vr, _LENGTH(data, place + 8)[0], place + 12
+    raise _NotPlain
+
+
 def _after_sequence(data: bytes | memoryview, place: int, explicit: bool) -> int:
     """The place after a sequence of undefined length whose items begin at `place`."""
     while True:
@@ -225,22 +226,10 @@ def _after_sequence(data: bytes | memoryview, place: int, explicit: bool) -> int
 
 def _after_item(data: bytes | memoryview, place: int, explicit: bool) -> int:
     while True:
-        group, element, length = _IMPLICIT(data, place)
+        group, element, vr, length = _EXPLICIT(data, place)
         if group << 16 | element == _ITEM_END:
             return place + 8
-        if explicit:
-            vr = bytes(data[place + 4 : place + 6])
-            if vr in _SHORT:
-                length >>= 16
-                place += 8
-            elif vr in _LONG:
-                (length,) = _LENGTH(data, place + 8)
-                place += 12
-            else:
-                raise _NotPlain
-        else:
-            vr = b""
-            place += 8
+        vr, length, place = _value_at(data, place, explicit, vr, length)
         if length == UNDEFINED and vr not in (b"SQ", b""):
             raise _NotPlain
         place = _after_sequence(data, place, explicit) if length == UNDEFINED else place + length
