@@ -14,8 +14,11 @@ def sex(text: object) -> str | None:
 
 
 def age_band(text: object) -> str | None:
-    """Decade of life such as "50-59" from "058Y", "006M" or "58"; "90+" above 89, where ages can identify a person."""
-    match = re.fullmatch(r"\s*(\d{1,3})\s*([DWMY]?)\s*", str(text or "").upper())
+    """Decade of life such as "50-59" from "058Y", "006M", "58" or "58.0", as tables with gaps have it; "90+" above 89,
+    where ages can identify a person.
+    """
+    said = "" if text is None else str(text)
+    match = re.fullmatch(r"\s*(\d{1,3})(?:\.0*)?\s*([DWMY]?)\s*", said.upper())
     if not match:
         return None
     years = int(match[1]) if match[2] in ("", "Y") else int(match[1]) // {"D": 365, "W": 52, "M": 12}[match[2]]

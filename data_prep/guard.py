@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
+import errno
 import mmap
 import struct
 import time
 
 from data_prep.spec import Reject
+from radnet_jax.errors import UserError
 
 SLOT = struct.Struct("<qqd")  # task, item (-1 = between items), start of the item on the monotonic clock
 IDLE = -1
+_OURS = (errno.EMFILE, errno.ENFILE)  # too many open files: no fault of the one that is read
 DEFAULT_SECONDS = 60.0
 DEFAULT_BYTES = 4 << 30
+_SECONDS = (0.5, 86400.0)  # workers are looked at every quarter of a second
+_GIBIBYTES = (0.0625, 65536.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,25 @@ class Limits:
 
     seconds: float = DEFAULT_SECONDS
     memory: int = DEFAULT_BYTES
+
+    def told(self) -> dict[str, float]:
+        """The limits as JSON."""
+        return {"seconds": self.seconds, "memory": self.memory}
+
+
+def make_limits(seconds: float, gibibytes: float) -> Limits:
+    """The limits that a user gives.
+
+    Raises:
+      UserError: less than reading any file takes, or more than a system can count.
+    """
+    for name, value, (low, high), unit in (
+        ("time_limit", seconds, _SECONDS, "seconds"),
+        ("memory_limit", gibibytes, _GIBIBYTES, "GiB"),
+    ):
+        if not low <= value <= high:
+            raise UserError(f"limits of a file: {name}", got=f"{value:g}", expected=f"{low:g} to {high:g} {unit}")
+    return Limits(seconds, int(gibibytes * 2**30))
 
 
 @dataclasses.dataclass
@@ -51,7 +75,8 @@ def watch(item: int) -> Iterator[None]:
     """Reads one item of the task under the limits.
 
     Raises:
-      Reject: memory_limit; or the reason for which this item ended a worker before: time_limit, worker_crash.
+      Reject: memory_limit; unreadable, where the system gave an error; or the reason for which this item ended a worker
+        before: time_limit, worker_crash.
     """
     if item in _state.spoilt:
         raise Reject(_state.spoilt[item])
@@ -60,6 +85,10 @@ def watch(item: int) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise Reject("memory_limit", str(error)) from error
+    except OSError as error:
+        if error.errno in _OURS:
+            raise
+        raise Reject("memory_limit" if error.errno == errno.ENOMEM else "unreadable", str(error)) from error
     finally:
         _mark(IDLE)
 

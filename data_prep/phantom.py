@@ -24,10 +24,12 @@ from data_prep.anatomy import REGIONS
 from data_prep.ct_canvas import MASK_VALUES, OVERSAMPLING, Canvas, Draws, draw_view, scanner_noise
 from data_prep.dead_leaves import dead_leaves
 from data_prep.flags import Flags
+from data_prep.generated import generated_with, mark_generated
 from data_prep.spec import GENERATED_MARKER
 from radnet_jax.errors import UserError
 
 __all__ = ["BODY_PARTS", "MASK_VALUES", "draw_slice", "write_ct", "write_leaves"]
+GENERATOR = "data_prep.phantom"
 VERSION = 1  # raised when the same options give other bytes
 FIELD_OF_VIEW_MM = 420.0
 # What scanners write for each region: the rules of the radnet dataset have to understand all of them.
@@ -73,9 +75,12 @@ def write_ct(
       UserError: an option out of range, a folder that holds something else, a full disk.
     """
     _check(seed, patients_per_region=patients_per_region, slices=slices)
-    options: dict[str, object] = {"kind": "ct", "patients_per_region": patients_per_region, "slices": slices}
+    options: dict[str, object] = {
+        "kind": "ct", "patients_per_region": patients_per_region, "slices": slices, "image_size": image_size,
+        "seed": seed,
+    }  # fmt: skip
     out = Path(out)
-    if not _start(out, options | {"image_size": image_size, "seed": seed}, image_size):
+    if not _start(out, options, image_size):
         return out
     masks = out.with_name(out.name + "_masks")
     try:
@@ -87,7 +92,7 @@ def write_ct(
         raise UserError(
             f"{out} can't be written ({error.strerror})", fix="free some space or give another --out"
         ) from error
-    _finish(out)
+    mark_generated(out, GENERATOR, _told(options))
     return out
 
 
@@ -113,7 +118,7 @@ def write_leaves(out: str | os.PathLike[str], *, images: int = 1000, image_size:
         raise UserError(
             f"{out} can't be written ({error.strerror})", fix="free some space or give another --out"
         ) from error
-    _finish(out)
+    mark_generated(out, GENERATOR, _told(options))
     return out
 
 
@@ -161,9 +166,9 @@ def _start(out: Path, options: dict[str, object], image_size: int) -> bool:
     """Whether there is anything to write. An interrupted corpus has no marker and is written over."""
     if not 32 <= image_size <= 1024:
         raise UserError("image_size", got=image_size, expected="32 to 1024 pixels")
-    marker, unfinished = out / GENERATED_MARKER, out / f"{GENERATED_MARKER}.unfinished"
-    wanted = json.dumps(options | {"version": VERSION}, sort_keys=True)
-    if marker.is_file() and marker.read_text() == wanted:
+    unfinished = out / f"{GENERATED_MARKER}.unfinished"
+    wanted = json.dumps(_told(options), sort_keys=True)
+    if generated_with(out, GENERATOR, _told(options)):
         return False
     ours = unfinished.is_file() and unfinished.read_text() == wanted
     if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
@@ -178,8 +183,8 @@ def _start(out: Path, options: dict[str, object], image_size: int) -> bool:
     return True
 
 
-def _finish(out: Path) -> None:
-    os.replace(out / f"{GENERATED_MARKER}.unfinished", out / GENERATED_MARKER)
+def _told(options: dict[str, object]) -> dict[str, object]:
+    return options | {"version": VERSION}
 
 
 def _uid(*parts: object) -> str:

@@ -29,14 +29,16 @@ def tone(image: Num[np.ndarray, "h w c"], stored: StoredPixels) -> Float[np.ndar
     values = np.ascontiguousarray(image, np.float32)
     grey = np.asarray(cv2.cvtColor(values, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else values[..., 0])
     if stored.unit == "HU":
-        return sum((windowed(grey, *window) for window in CURVE), np.zeros_like(grey)) / len(CURVE)
+        soft, lung = (windowed(grey, *window) for window in CURVE)
+        return (soft + lung) * np.float32(0.5)
     low, high = stored.value_range
     return windowed(grey, (low + high) / 2, high - low)
 
 
 def windowed(values: Float[np.ndarray, "h w"], centre: float, width: float) -> Float[np.ndarray, "h w"]:
     """Values of a window as [0, 1]."""
-    return np.clip((values - (centre - width / 2)) / width, 0.0, 1.0)
+    scaled = values * np.float32(1 / width) + np.float32(0.5 - centre / width)
+    return scaled.clip(0.0, 1.0, out=scaled)
 
 
 def content(raw: Size | None, stored: StoredPixels) -> tuple[slice, slice]:
@@ -78,7 +80,7 @@ def phash(image: Num[np.ndarray, "h w c"], stored: StoredPixels, raw: Size | Non
     positive, u and v from 1 to 8.
     """
     grey = tone(reduced(image, content(raw, stored)), stored)
-    if grey.std() < PLAIN:
+    if cv2.meanStdDev(grey)[1].item() < PLAIN:  # five times as fast as NumPy's
         return None
     frequencies = cv2.dct(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA))
     return int.from_bytes(np.packbits(frequencies[1:9, 1:9] > 0).tobytes(), "big")

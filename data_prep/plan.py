@@ -7,9 +7,10 @@ in the private working folder of an unfinished build and is deleted with it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import itertools
 import json
+import os
 from pathlib import Path
 import sqlite3
 from typing import Any, NamedTuple, TypeVar
@@ -73,6 +74,7 @@ CREATE TABLE rows (id INTEGER PRIMARY KEY, file INTEGER, path TEXT, frame INTEGE
   patient TEXT, named INTEGER, stratum INTEGER, label INTEGER, labels TEXT, label_mask TEXT, series TEXT, plane TEXT,
   position REAL, along_row REAL, along_column REAL, instance INTEGER, pool TEXT, facts TEXT, geometry TEXT);
 CREATE TABLE rejected (id INTEGER PRIMARY KEY, path TEXT, reason TEXT, detail TEXT);
+CREATE TABLE not_asked (file INTEGER PRIMARY KEY, images INTEGER);
 CREATE TABLE scan (files INTEGER, joined INTEGER, namespace TEXT);
 CREATE TABLE planned (split TEXT, ordinal INTEGER, id INTEGER, person INTEGER, series INTEGER, slice INTEGER,
   position REAL, PRIMARY KEY (split, ordinal)) WITHOUT ROWID;
@@ -107,6 +109,11 @@ FROM sliced
 """
 
 
+# Why a file is rejected whose instance another has; the first by path is kept.
+DUPLICATES = {
+    "duplicate": "another file has the same instance",
+    "uid_conflict": "another file has the same instance UID, with another patient, series, place or size",
+}
 Found = list[Row] | tuple[str, str]  # the rows of a file, or the reason and detail of its rejection
 
 
@@ -140,6 +147,17 @@ def read_rows(task: tuple[DatasetSpec, str, list[Candidate]]) -> list[Found]:
     return rows
 
 
+def is_plan(path: Path) -> bool:
+    """Whether `path` is a plan, whole: a power cut or a copy can leave half of one."""
+    if not path.is_file():
+        return False
+    try:
+        with Plan(path) as plan:
+            return plan.is_whole()
+    except (sqlite3.DatabaseError, TypeError):  # TypeError: no row in it
+        return False
+
+
 def make_plan(
     path: Path,
     spec: DatasetSpec,
@@ -149,6 +167,7 @@ def make_plan(
     namespace: str,
     ordered_map: OrderedMap,
     progress: Callable[[int], None],
+    files_per_task: int = FILES_PER_TASK,
 ) -> None:
     """Reads the header of each candidate and writes the plan to `path`, which appears only when it is complete.
 
@@ -161,13 +180,14 @@ def make_plan(
       namespace: tells this source from others, so that patients who go by the name of a file don't match there.
       ordered_map: applies a function to tasks, in order, perhaps in other processes.
       progress: called with the number of files read so far.
+      files_per_task: whose headers are read at a time.
 
     Raises:
       UserError: no usable file (with the counts by reason), a patient in two official lists, or a split left empty.
     """
     with scratch(path) as database:
         database.executescript(_SCHEMA)
-        tasks = ((spec, str(source), chunk) for chunk in _chunks(spec.candidates(source)))
+        tasks = ((spec, str(source), chunk) for chunk in _chunks(spec.candidates(source), files_per_task))
         files = 0
         groups = Groups(database)
         for (_, _, chunk), results in _with_input(ordered_map, read_rows, tasks):
@@ -188,8 +208,8 @@ def make_plan(
         database.execute(_PLANNED)
 
 
-def _chunks(candidates: Iterator[Candidate]) -> Iterator[list[Candidate]]:
-    while chunk := list(itertools.islice(candidates, FILES_PER_TASK)):
+def _chunks(candidates: Iterator[Candidate], size: int) -> Iterator[list[Candidate]]:
+    while chunk := list(itertools.islice(candidates, size)):
         yield chunk
 
 
@@ -208,35 +228,70 @@ def _with_input(ordered_map: OrderedMap, function: Callable[[A], B], tasks: Iter
 
 def _insert(database: sqlite3.Connection, file: int, candidate: Candidate, found: Found, groups: Groups) -> None:
     if isinstance(found, list):
-        inserted = [_insert_row(database, file, row, groups) for row in found]
-        if all(inserted):
-            return
-        found = ("duplicate", "another file has the same instance")
-    database.execute("INSERT INTO rejected VALUES (?, ?, ?, ?)", (file, candidate.path, *found))
+        asked = [row for row in found if row.asked]
+        if len(asked) < max(1, len(found)):
+            database.execute("INSERT INTO not_asked VALUES (?, ?)", (file, max(1, len(found) - len(asked))))
+            found = asked
+        try:
+            refusals = {_insert_row(database, file, row, groups) for row in found} - {""}
+        except (OverflowError, sqlite3.DataError) as error:  # a value that no table of numbers holds
+            refusals = {"bad_header"}
+            found = ("bad_header", f"{type(error).__name__}: {error}")
+        else:
+            if not refusals:
+                return
+            reason = max(refusals)
+            found = (reason, DUPLICATES[reason])
+    reason, detail = found
+    database.execute("INSERT INTO rejected VALUES (?, ?, ?, ?)", (file, _bound(candidate.path), reason, _plain(detail)))
 
 
-def _insert_row(database: sqlite3.Connection, file: int, row: Row, groups: Groups) -> bool:
-    """Returns False for an identity that is there already."""
-    names = _names(row)
+def _bound(path: str) -> str | bytes:
+    """A path as SQLite takes it: text, or its bytes where they are no UTF-8."""
+    return path if path.isascii() or _plain(path) == path else os.fsencode(path)
+
+
+def _path(stored: str | bytes) -> str:
+    return os.fsdecode(stored) if isinstance(stored, bytes) else stored
+
+
+def _plain(text: str) -> str:
+    """Text in which the bytes of a path that are no UTF-8 are escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _insert_row(database: sqlite3.Connection, file: int, row: Row, groups: Groups) -> str:
+    """Returns "" or, for an identity that is there already, a key of DUPLICATES."""
+    names = tuple(map(_plain, _names(row)))
+    identity, series = _plain(row.identity), _plain(row.series)
     patient = next(name for name in names if name)
     if row.links:
         groups.add(names)
     values = (
-        None, file, row.path, row.frame, row.mask, row.identity, patient, patient == names[0], row.stratum, row.label,
-        json.dumps(row.labels), json.dumps(row.label_mask), row.series, row.plane, row.position,
-        *(row.shift or (None, None)), row.instance, row.pool, json.dumps(dict(row.facts)),
+        None, file, _bound(row.path), row.frame, _bound(row.mask), identity, patient, patient == names[0], row.stratum,
+        row.label, json.dumps(row.labels), json.dumps(row.label_mask), series, row.plane, row.position,
+        *(row.shift or (None, None)), row.instance, _plain(row.pool), json.dumps(dict(row.facts)),
         json.dumps((row.size, row.spacing, row.thickness, dict(row.carried))),
     )  # fmt: skip
     marks = ", ".join("?" * len(values))
     if database.execute(f"INSERT OR IGNORE INTO rows VALUES ({marks})", values).rowcount:
-        return True
-    # Else it would depend on the order of the copies what is known of the patient.
-    kept, named = database.execute("SELECT patient, named FROM rows WHERE identity = ?", (row.identity,)).fetchone()
+        return ""
+    query = "SELECT patient, named, series, plane, position, geometry FROM rows WHERE identity = ?"
+    kept, named, *lie = database.execute(query, (identity,)).fetchone()
+    # Else it would depend on the order of the copies what is known of the patient. Two that carry one identity by
+    # mistake are joined too: that moves a patient to another split, where parting one would spoil the test set.
     if kept != patient:
         groups.add((kept,) if named else ("", kept))
         groups.add((patient,) if names[0] else ("", patient))
         groups.join(kept, patient)
-    return False
+    there = (kept if named else "", *_known(lie[0], lie[1], lie[2], json.loads(lie[3])[0]))
+    here = (names[0], *_known(series, row.plane, row.position, row.size))
+    return "uid_conflict" if any(a and b and a != b for a, b in zip(there, here)) else "duplicate"
+
+
+def _known(series: str, plane: str, position: float | None, size: Sequence[int] | None) -> tuple[Any, ...]:
+    """What tells one instance from another by their headers, each part false where it is not known."""
+    return "" if " folder " in series else series, (plane, position) if plane else (), tuple(size or ())
 
 
 def _names(row: Row) -> tuple[str, ...]:
@@ -300,6 +355,10 @@ class Plan:
     def __exit__(self, *error: object) -> None:
         self._database.close()
 
+    def is_whole(self) -> bool:
+        """Whether the file is as it was written, as far as its structure tells."""
+        return [row[0] for row in self._database.execute("PRAGMA quick_check")] == ["ok"]
+
     def sizes(self) -> dict[str, int]:
         """Planned rows of each split."""
         return dict(self._database.execute("SELECT split, COUNT(*) FROM planned GROUP BY split"))
@@ -312,6 +371,13 @@ class Plan:
         """Usable files of lists or folders that none of the asked splits takes."""
         query = "SELECT COUNT(DISTINCT file) FROM rows WHERE patient NOT IN (SELECT patient FROM patients)"
         return int(self._database.execute(query).fetchone()[0])
+
+    def not_asked(self) -> tuple[int, int]:
+        """Files of which no image is wanted by the options of the dataset, and images that they leave out in all."""
+        query = "SELECT COUNT(*) FROM not_asked WHERE file NOT IN (SELECT file FROM rows UNION SELECT id FROM rejected)"
+        files = self._database.execute(query).fetchone()[0]
+        images = self._database.execute("SELECT COALESCE(SUM(images), 0) FROM not_asked").fetchone()[0]
+        return int(files), int(images)
 
     def series(self) -> dict[str, int]:
         """Number of series, and how many of them have which oddity of geometry."""
@@ -330,7 +396,7 @@ class Plan:
 
     def rejected(self) -> Iterator[Rejected]:
         for row in self._database.execute("SELECT id, path, reason, detail FROM rejected ORDER BY id"):
-            yield Rejected(*row)
+            yield Rejected(row[0], _path(row[1]), *row[2:])
 
     def rows(self, split: str, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[PlannedRow]:
         """Rows of a split in record order, from `start` to before `stop`, every `step`-th."""
@@ -346,4 +412,5 @@ class Plan:
             known = not row[4].startswith(LOCAL)
             patient = row[4] if known else f"{self._namespace} {row[4]}"
             rest = (tuple(labels), tuple(mask), facts, size and tuple(size), spacing and tuple(spacing), thickness)
-            yield PlannedRow(*row[:4], patient, *row[5:-5], *rest, row[-1], known, carried)  # type: ignore[call-arg]
+            place = (row[0], row[1], _path(row[2]), row[3], patient, *row[5:9], _path(row[9]), row[10])
+            yield PlannedRow(*place, *rest, row[-1], known, carried)  # type: ignore[call-arg]

@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from data_prep.ingest.files import Version
+from data_prep.ingest.files import Version, at_hand
 from data_prep.spec import Reject
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
@@ -36,10 +36,13 @@ def look(path: Path) -> RawFile:
     try:
         version = Version.of(path)
         if _last is None or _last[0] != version:
+            if not path.is_file():
+                raise Reject("unreadable", "not a regular file")  # opening a pipe would wait for ever
+            content = at_hand(version)
             with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = hashlib.sha256(content) if content is not None else hashlib.file_digest(file, "sha256")
                 file.seek(0)
-                _last = version, RawFile(digest, image_size(file))
+                _last = version, RawFile(digest.hexdigest(), image_size(file))
     except OSError as error:
         raise Reject("unreadable", str(error)) from error
     return _last[1]

@@ -110,6 +110,8 @@ def _notes(card: DatasetCard, build: Mapping[str, Any]) -> Iterator[str]:
         yield f"{number(joined)} groups of linked studies name more than one patient; each group was taken for one."
     if left_out := build["left_out"]:
         yield f"{number(left_out)} files belong to official lists or folders of splits that were not asked for."
+    if not_asked := build["not_asked"]["images"]:
+        yield f"{number(not_asked)} images are not wanted by the options of the dataset, such as its views or slices."
     if plain := sum(s["plain"] for s in build["summary"].values()):
         yield f"{number(plain)} images are of one value, or nearly so; the audit can't tell them apart."
     if build["rejected"] and sum(build["rejected"].values()) > 0.1 * build["files"]:

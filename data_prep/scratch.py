@@ -29,4 +29,16 @@ def scratch(path: Path) -> Iterator[sqlite3.Connection]:
     finally:
         database.execute("PRAGMA temp_store_directory = ''")
         database.close()
+    flush(unfinished)
     os.replace(unfinished, path)
+
+
+def flush(path: Path) -> None:
+    """Brings the bytes of a file to the disk, before it gets the name by which it counts: a power cut can't leave an
+    empty one.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -81,6 +81,7 @@ class Row:
         "folder " mean nothing outside this source.
       pool: "" = may go to any split; else the splits it may go to, joined by "+" (official lists, split folders).
       facts: group facts by name; only names in `DatasetSpec.facts` are kept.
+      asked: whether the options of the dataset want the image; others are counted, and no more.
       carried: values of the manifest that are known already, since the row is a record of a built dataset: hashed ids
         and hashes of the file and the picture.
     """
@@ -105,6 +106,7 @@ class Row:
     links: tuple[str, ...] = ()
     pool: str = ""
     facts: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    asked: bool = True
     carried: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -142,8 +144,8 @@ class DatasetSpec:
       stored: what the stored pixels are.
       facts: allow-list of group facts that go into the manifest.
       candidates: source -> the files that may be records, in a stable order; opens no image.
-      rows: (source, candidate) -> the rows of its images (frames, slices); none only where an option leaves them out.
-        Reads the header only where that tells enough; raises Reject.
+      rows: (source, candidate) -> the rows of its images (frames, slices); none only where an option leaves out
+        its one image. Reads the header only where that tells enough; raises Reject.
       encode: (source, path below it, frame) -> pixels (h, w, c) as `stored` says; raises Reject.
       single_file: whether a record is read from its own file (and its mask) alone, so that those of a remote source
         can be fetched one by one.

@@ -13,15 +13,16 @@ from typing import Any
 
 from data_prep.hashing import digest
 from data_prep.source import SMALL
+from data_prep.spec import GENERATED_MARKER
 from data_prep.units import Places
 from radnet_jax.data import storage
-from radnet_jax.data.cache import cache_folder
+from radnet_jax.data.cache import SUMS_FILE, cache_folder
 from radnet_jax.data.card import CARD_FILE
 from radnet_jax.errors import UserError
 
 # Files of a remote source that are read whole while planning: lists and tables. Of the others the name and size are
 # enough until their turn comes.
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".xml", ".csv.gz", ".json.gz")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".xml", ".csv.gz", ".json.gz", GENERATED_MARKER)
 REQUEST = ".build/request"
 
 
@@ -92,8 +93,8 @@ def mirror(url: str) -> Iterator[tuple[Path, bool]]:
 
 
 def stage(url: str) -> tuple[Path, bool]:
-    """The local folder in which the dataset at `url` is made, which an unfinished build finds again on this machine, and
-    whether the dataset is finished, so that the folder holds what tells how it was built.
+    """The local folder in which the dataset at `url` is made, which an unfinished build finds again on this machine;
+    and whether the dataset is finished, so that the folder holds what tells how it was built.
 
     Raises:
       UserError: `url` holds something else.
@@ -102,7 +103,7 @@ def stage(url: str) -> tuple[Path, bool]:
     if (card := storage.read_bytes(storage.join(url, CARD_FILE))) is not None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
-        storage.fetch(url, ["build.json"], folder)
+        storage.fetch(url, ["build.json", SUMS_FILE], folder)
         (folder / CARD_FILE).write_bytes(card)
         return folder, True
     if storage.read_bytes(storage.join(url, REQUEST)) is None and storage.holds_anything(url):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import dataclasses
+import functools
 from typing import Any
 
 import cv2
@@ -19,6 +20,13 @@ def bin_width(stored: StoredPixels) -> int:
     """Values that fall into one bin of the histogram; the first begins at the lowest value of the range."""
     low, high = stored.value_range
     return max(1, -int(-(high - low + 1) // BINS))
+
+
+@functools.lru_cache(maxsize=8)
+def _bins(dtype: np.dtype, low: int, width: int) -> UInt8[np.ndarray, words]:
+    """The bin of each value of a 16-bit type, by its word."""
+    words = np.arange(1 << 16, dtype=np.uint16)
+    return ((words.view(dtype).astype(np.int32) - low) // width).clip(0, BINS - 1).astype(np.uint8)
 
 
 @dataclasses.dataclass
@@ -45,12 +53,11 @@ class Tally:
         stored: StoredPixels,
     ) -> None:
         """Adds an image of a dataset `stored` as it says, whose content lies in `box`."""
-        width = bin_width(stored)
-        low = int(stored.value_range[0])
-        part = image[box]
-        if (low, width) != (0, 1):
-            part = (part.astype(np.int32) - low) // width
-        bins = np.ascontiguousarray(part, np.uint8)
+        bins = np.ascontiguousarray(image[box])
+        if image.dtype != np.uint8:
+            low = int(stored.value_range[0])
+            bins = cv2.LUT(bins.view(f"u{image.dtype.itemsize}"), _bins(image.dtype, low, bin_width(stored)))
+            bins = bins.reshape(*bins.shape[:2], -1)
         for channel, counts in enumerate(self.histogram):
             counts += cv2.calcHist([bins], [channel], None, [BINS], [0, BINS]).ravel().astype(np.int64)
         if mask is not None:

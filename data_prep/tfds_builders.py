@@ -22,11 +22,12 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from data_prep.generated import is_generated
 from data_prep.hashing import PUBLIC_SALT, given_salt
 from data_prep.plan import Plan, make_plan
-from data_prep.shards import ShardTask, features, read_record
+from data_prep.shards import ShardTask, features, read_example
 from data_prep.source import fingerprint
-from data_prep.spec import DATASETS, GENERATED_MARKER, SPLIT_NAMES, DatasetSpec, Reject
+from data_prep.spec import DATASETS, SPLIT_NAMES, DatasetSpec, Reject
 from data_prep.splits import check_splits
 from radnet_jax.errors import UserError
 
@@ -54,7 +55,7 @@ class SpecBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         self._fractions, self._seed = check_splits(splits, split_fractions), seed
         self._spec: DatasetSpec = DATASETS.build(self.DATASET, options or {}, source=self._source, size=size)
         self._root = self._spec.folder or self._source
-        generated = (self._root / GENERATED_MARKER).is_file()
+        generated = is_generated(self._root)
         salt = PUBLIC_SALT if generated else given_salt(salt_file)
         if salt is None and not self._spec.no_patients:
             raise UserError("no salt to hash the ids of patients with", fix="give salt_file")
@@ -82,7 +83,7 @@ class SpecBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         with Plan(Path(folder.name, "plan.sqlite")) as plan:
             for row in plan.rows(split):
                 with contextlib.suppress(Reject):
-                    example = read_record(task, row).example
+                    example = read_example(task, row)
                     yield example["case_id"], example
 
 

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "within each dataset and between them. Exit codes: 0 clean, 1 leaks found, 2 wrong usage.",
         allow_abbrev=False,
     )
-    flags.add_argument("datasets", nargs="*", metavar="DATASET", help="folder of a built dataset")
+    flags.add_argument("datasets", nargs="*", metavar="DATASET", help="folder (or URL) of a built dataset")
     flags.add_argument(
         "--out", metavar="DIR", help="write audit.json, audit.parquet and audit.html there (with the images of pairs)"
     )

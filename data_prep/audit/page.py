@@ -59,7 +59,7 @@ def write_audit(out: str | os.PathLike[str], result: AuditResult, folders: Seque
 def _context(result: AuditResult, datasets: Sequence[Dataset]) -> dict[str, Any]:
     rows = result.pairs.to_pylist()
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
-    by_name = {d.name: d for d in datasets}
+    records = {(d.name, split): d.records(split) for d in datasets for split in d.card.splits} if rows else {}
     counts = [
         {
             "a": f"{a} {split_a}",
@@ -80,7 +80,7 @@ def _context(result: AuditResult, datasets: Sequence[Dataset]) -> dict[str, Any]
         "patients": by_kind["patient"][:_SHOWN],
         "more_patients": len(by_kind["patient"]) - _SHOWN,
         "galleries": [
-            {"title": title, "lead": lead, "pairs": [_pair(row, by_name) for row in by_kind[kind][:_SHOWN]],
+            {"title": title, "lead": lead, "pairs": [_pair(row, records) for row in by_kind[kind][:_SHOWN]],
              "more": number(max(0, len(by_kind[kind]) - _SHOWN))}
             for kind, title, lead in (
                 ("image", "Same picture", "Different files whose pictures agree in their detail."),
@@ -112,17 +112,12 @@ def _splits(splits: dict[str, int]) -> str:
     return ", ".join(f"{name} {number(n)}" for name, n in splits.items())
 
 
-def _pair(row: dict[str, Any], datasets: dict[str, Dataset]) -> dict[str, Any]:
+def _pair(row: dict[str, Any], records: dict[tuple[str, str], Split]) -> dict[str, Any]:
     sides = []
     for side in ("a", "b"):
-        dataset = datasets[row[f"dataset_{side}"]]
-        record = Split(dataset.card, dataset.folder, row[f"split_{side}"])[row[f"index_{side}"]]
-        sides.append(
-            {
-                "src": picture(record["image"], dataset.card.stored),
-                "where": f"{dataset.name} {row[f'split_{side}']}",
-                "case": row[f"case_id_{side}"],
-            }
-        )
+        where = row[f"dataset_{side}"], row[f"split_{side}"]
+        image = records[where][row[f"index_{side}"]]["image"]
+        source = picture(image, records[where].card.stored)
+        sides.append({"src": source, "where": " ".join(where), "case": row[f"case_id_{side}"]})
     numbers = f"{row['distance']} bits, likeness {row['likeness']:.2f}" if row["kind"] == "image" else ""
     return {"sides": sides, "numbers": ", ".join(t for t in (numbers, row["turn"]) if t)}

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Bool, Int32, UInt64
 import numpy as np
@@ -15,11 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.manifest import BUILD_FILE
+from radnet_jax.data.cache import SUMS_FILE, local_dataset
 from radnet_jax.data.card import MANIFEST_FILE, DatasetCard, read_card
 from radnet_jax.data.dataset import Split
+from radnet_jax.data.storage import is_remote
 from radnet_jax.errors import UserError
 
 _COLUMNS = ("split", "patient", "source", "phash", "rows", "columns")
+INFO_FILE = "dataset_info.json"  # without which TFDS opens nothing
 _BATCH = 1 << 16
 
 
@@ -29,7 +33,8 @@ class Dataset:
 
     Attributes:
       name: what the audit calls it: the name of its folder, or its path where two have the same name.
-      folder: where it is.
+      place: folder or URL, as it was given.
+      folder: with its metadata; of a URL the local copy.
       card: what its records are.
       salt: fingerprint of the salt of its hashed ids.
       nobody: whether its images are generated or photographs, so that there are no patients to match.
@@ -37,11 +42,29 @@ class Dataset:
     """
 
     name: str
+    place: str
     folder: Path
     card: DatasetCard
     salt: str
     nobody: bool
     note: str
+
+    def records(self, split: str) -> Split:
+        """The records of a split; those of a URL are copied here once they are needed.
+
+        Raises:
+          UserError: records are missing beside the manifest.
+        """
+        folder = local_dataset(self.place, split)
+        names = [name for name in _sums(folder) if f"-{split}.array_record-" in name]
+        lacking = sum(not (folder / name).is_file() for name in names)
+        if lacking or not (folder / INFO_FILE).is_file():
+            raise UserError(
+                f"records of {self.name} {split} are missing",
+                got=f"{len(names) - lacking} of {len(names)} files",
+                fix="copy the dataset again, with all of its files",
+            )
+        return Split(self.card, folder, split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +93,7 @@ class Unit:
 
     @functools.cached_property
     def records(self) -> Split:
-        return Split(self.dataset.card, self.dataset.folder, self.split)
+        return self.dataset.records(self.split)
 
     def raw_size(self, place: int) -> tuple[int, int] | None:
         rows, columns = (int(n) for n in self.sizes[place])
@@ -88,37 +111,43 @@ class Unit:
 
 
 def open_datasets(folders: Sequence[str | os.PathLike[str]]) -> list[Dataset]:
-    """Opens finished datasets.
+    """Opens finished datasets in folders or, by URL, in object stores.
 
     Raises:
       UserError: none, no dataset, an unfinished one or one of an older version in a folder, a folder given twice.
     """
     if not folders:
         raise UserError("no dataset to audit", expected="folders of one or more built datasets")
-    paths = [Path(folder) for folder in folders]
-    resolved = [path.resolve() for path in paths]
+    places = [str(folder) for folder in folders]
+    resolved = [place.rstrip("/") if is_remote(place) else str(Path(place).resolve()) for place in places]
     if len(set(resolved)) != len(resolved):
         raise UserError("a dataset is given twice", fix="name each folder once")
-    names = [path.name for path in resolved]
+    names = [place.rpartition("/")[2] for place in resolved]
     return [
-        _open(path, path.name if names.count(path.name) == 1 else str(given))
-        for path, given in zip(resolved, paths, strict=True)
+        _open(place, name if names.count(name) == 1 else given)
+        for place, name, given in zip(resolved, names, places, strict=True)
     ]
 
 
-def _open(folder: Path, name: str) -> Dataset:
+def _open(place: str, name: str) -> Dataset:
+    folder = local_dataset(place, "")  # metadata only
     card = read_card(folder)
-    old = UserError(f"the dataset in {folder} has no hashes to audit by", fix="build it again with this version")
+    old = UserError(f"the dataset in {place} has no hashes to audit by", fix="build it again with this version")
     try:
         build = json.loads((folder / BUILD_FILE).read_text())
         columns = pq.read_schema(folder / MANIFEST_FILE).names
         patients = build["patients"]
-        found = Dataset(name, folder, card, build["salt"]["fingerprint"], patients["nobody"], patients["note"])
+        found = Dataset(name, place, folder, card, build["salt"]["fingerprint"], patients["nobody"], patients["note"])
+        _sums(folder)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise old from error
     if not set(_COLUMNS) <= set(columns):
         raise old
     return found
+
+
+def _sums(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / SUMS_FILE).read_text())
 
 
 def read_units(dataset: Dataset) -> list[Unit]:

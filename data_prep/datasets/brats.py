@@ -126,13 +126,20 @@ def _rows(source: Path, candidate: Candidate, *, sequences: tuple[str, ...], tum
         "stratum": GRADES.index(grade) if grade in GRADES else -1,
         "facts": {"grade": grade if grade in GRADES else None, "age_band": age_band(age[0]) if age else None},
     }
-    shown = list(range(header.slices))
+    asked = [True] * header.slices
     if tumour_only:
         labels = nifti.axial(nifti.open_volume(source / mask).stored, nifti.read_layout(source / mask))
-        shown = np.flatnonzero(labels.any(axis=(1, 2))).tolist()
+        asked = [bool(plane.any()) for plane in labels]
     return [
-        Row(**fields, identity=f"brats {case} slice {k}", frame=k, instance=k, position=k * header.spacing)
-        for k in shown
+        Row(
+            **fields,
+            identity=f"brats {case} slice {k}",
+            frame=k,
+            instance=k,
+            position=k * header.spacing,
+            asked=asked[k],
+        )
+        for k in range(header.slices)
     ]
 
 

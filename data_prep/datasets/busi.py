@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+import contextlib
 import functools
 import hashlib
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ import re
 from jaxtyping import UInt8
 import numpy as np
 
-from data_prep.ingest.files import walk
+from data_prep.ingest.files import Version, walk
 from data_prep.ingest.image import fit, fit_mask, read_image
 from data_prep.ingest.masks import image_size, read_foreground
 from data_prep.spec import DATASETS, Candidate, DatasetSpec, Reject, Row
@@ -55,27 +56,46 @@ def _images(source: Path) -> Iterator[str]:
 
 
 def _candidates(source: Path) -> Iterator[Candidate]:
-    classes: dict[str, set[str]] = defaultdict(set)
-    digests = {}
+    """The images, each with those of other classes that have its length and so may be its copies."""
+    lengths: dict[int, list[str]] = defaultdict(list)
     for path in _images(source):
-        digests[path] = hashlib.sha256((source / path).read_bytes()).hexdigest()
-        classes[digests[path]].add(PurePosixPath(path).name.split(" ")[0])
-    for path, digest in digests.items():
-        yield Candidate(path, {"digest": digest, "classes": str(len(classes[digest]))})
+        if (source / path).is_file():
+            lengths[(source / path).stat().st_size].append(path)
+    alike = {path: paths for paths in lengths.values() for path in paths}
+    for path in _images(source):
+        others = [other for other in alike.get(path, []) if _class(other) != _class(path)]
+        yield Candidate(path, {"others": "\0".join(others)})
+
+
+def _class(path: str) -> str:
+    return PurePosixPath(path).name.split(" ")[0]
+
+
+@functools.lru_cache(maxsize=1024)  # asked for by each image of its length
+def _digest(version: Version) -> str:
+    return hashlib.sha256(version.path.read_bytes()).hexdigest()
 
 
 def _rows(source: Path, candidate: Candidate) -> list[Row]:
     path = PurePosixPath(candidate.path)
-    if candidate.entry["classes"] != "1":
-        raise Reject("two_classes")
+    if not (source / path).is_file():
+        raise Reject("missing_file", "a dangling link, a pipe or the like")
+    try:
+        digest = _digest(Version.of(source / path))
+    except OSError as error:
+        raise Reject("unreadable", str(error)) from error
+    for other in filter(None, candidate.entry["others"].split("\0")):
+        with contextlib.suppress(OSError):  # rejected itself
+            if _digest(Version.of(source / other)) == digest:
+                raise Reject("two_classes")
     mask = path.with_name(f"{path.stem}_mask.png")
     if not (source / mask).is_file():
         raise Reject("missing_mask")
-    label = CLASSES.index(path.name.split(" ")[0])
+    label = CLASSES.index(_class(candidate.path))
     return [
         Row(
             path=str(path),
-            identity=f"busi {candidate.entry['digest']}",
+            identity=f"busi {digest}",
             patient="",
             stratum=label,
             label=label,

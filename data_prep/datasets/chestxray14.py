@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import filecmp
 import functools
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from data_prep.facts import age_band, sex, view
-from data_prep.ingest.csv_table import check_columns, read_rows
+from data_prep.ingest.csv_table import check_columns, read_lines, read_rows
 from data_prep.ingest.files import walk
 from data_prep.ingest.image import SUFFIXES, fit, read_image
 from data_prep.observations import stratum
@@ -45,13 +46,15 @@ def chestxray14(source: Path, size: int, view: str = "14") -> DatasetSpec:
     """The NIH download: images/*.png (or images_001/images/*.png and so on), Data_Entry_2017*.csv, train_val_list.txt
     and test_list.txt. From nihcc.app.box.com/v/ChestXray-NIHCC, free to use, naming the NIH Clinical Center.
     Labels: 14 findings mined from reports, multi-label. Splits: the official test list is the test split; val is a
-    patient-disjoint part of the train_val list. Patients carry "nih" and the Patient ID.
+    patient-disjoint part of the train_val list. Patients carry "nih" and the Patient ID. Of several files of one
+    name one is taken where all are equal byte for byte, else none (ambiguous_name).
     Options: --view=14 (the default), --view=15 (with No Finding as a label of its own, as the RadNet study's CX8 task
     has it), --view=8 (the eight findings of ChestX-ray8) or --view=finding (any finding / no finding).
     """
     if view not in VIEWS:
         raise UserError("chestxray14: view", got=repr(view), expected=f"one of {', '.join(VIEWS)}")
     table, sex_column = _table(source)
+    _pools(source)  # refuses lists with common images
     labels, multi = VIEWS[view], view != "finding"
     return DatasetSpec(
         name="chestxray14",
@@ -87,19 +90,38 @@ def _table(source: Path) -> tuple[str, str]:
     return found[0], sex_column
 
 
+def _pools(source: Path) -> dict[str, str]:
+    """{image: the splits it may go to}; a UserError for an image in both lists."""
+    pools: dict[str, str] = {}
+    for name, pool in LISTS.items():
+        images = set(read_lines(source / name))
+        if common := len(images & pools.keys()):
+            raise UserError(
+                "images stand in both official lists",
+                got=f"{common} of them",
+                expected=f"{' and '.join(LISTS)} as NIH publishes them",
+            )
+        pools |= dict.fromkeys(images, pool)
+    return pools
+
+
 def _candidates(source: Path, *, table: str, sex_column: str) -> Iterator[Candidate]:
-    pools = {
-        line.strip(): pool
-        for name, pool in LISTS.items()
-        for line in (source / name).read_text().splitlines()
-        if line.strip()
-    }
-    paths = {Path(path).name: path for path in walk(source) if path.lower().endswith(SUFFIXES)}
+    """The images of the table, each with the other files of its name, then those that the table lacks."""
+    pools = _pools(source)
+    paths: dict[str, list[str]] = {}
+    for path in walk(source):
+        if path.lower().endswith(SUFFIXES):
+            paths.setdefault(Path(path).name, []).append(path)
     for entry in read_rows(source / table, (*COLUMNS, sex_column)):
         name = entry["Image Index"]
-        yield Candidate(paths.pop(name, name), entry | {"sex": entry[sex_column], "pool": pools.get(name, "")})
-    for name, path in sorted(paths.items()):
-        yield Candidate(path, {"Image Index": name})
+        entry |= {"sex": entry[sex_column], "pool": pools.get(name, "")}
+        found = paths.pop(name, [name])
+        real = [path for path in found if len(found) > 1 and (source / path).is_file()]
+        for path in found:
+            yield Candidate(path, entry | {"others": "\0".join(other for other in real if other != path)})
+    for name in sorted(paths):
+        for path in paths[name]:
+            yield Candidate(path, {"Image Index": name})
 
 
 def _rows(source: Path, candidate: Candidate, *, labels: tuple[str, ...]) -> list[Row]:
@@ -109,6 +131,10 @@ def _rows(source: Path, candidate: Candidate, *, labels: tuple[str, ...]) -> lis
         raise Reject("not_in_table")
     if not (source / candidate.path).is_file():
         raise Reject("missing_file")
+    for other in filter(None, entry["others"].split("\0")):
+        # A file that is not here, as in an object store, can't be compared.
+        if not (source / other).is_file() or not filecmp.cmp(source / candidate.path, source / other, shallow=False):
+            raise Reject("ambiguous_name")
     if not entry["pool"]:
         raise Reject("not_in_lists")
     names = [n.strip() for n in entry["Finding Labels"].split("|")]

@@ -10,21 +10,12 @@ from typing import NamedTuple
 from jaxtyping import UInt8
 import numpy as np
 
+from data_prep import observations
 from data_prep.facts import age_band, sex
 from data_prep.ingest.csv_table import check_columns, read_rows
 from data_prep.ingest.image import fit
 from data_prep.ingest.reduced import read_reduced
-from data_prep.observations import (
-    ALIASES,
-    NO_FINDING,
-    Policy,
-    check_codes,
-    check_policy,
-    is_wanted,
-    pack,
-    rank,
-    stratum,
-)
+from data_prep.observations import ALIASES, NO_FINDING, Policy, check_policy, is_wanted, pack, rank
 from data_prep.spec import DATASETS, SPLIT_NAMES, Candidate, DatasetSpec, Reject, Row
 from radnet_jax.errors import UserError
 from radnet_jax.preprocessing import StoredPixels
@@ -168,16 +159,13 @@ def _rows(source: Path, candidate: Candidate, *, policy: Policy, ranks: tuple[in
         return []
     if not (source / candidate.path).is_file():
         raise Reject("missing_file")
-    check_codes(entry["codes"])
-    labels, label_mask = policy.read(entry["codes"])
     return [
-        Row(
-            path=candidate.path,
+        observations.row(
+            candidate,
+            policy,
+            ranks,
             identity=f"chexpert {name}",
             patient=f"chexpert {name.parts[0].removeprefix('patient')}",
-            stratum=stratum(labels, ranks),
-            labels=labels,
-            label_mask=label_mask,
             pool=entry["pool"],
             facts={"sex": sex(entry["sex"]), "age_band": age_band(entry["age"]), "view": projection},
         )

@@ -9,16 +9,10 @@ import os
 from pathlib import Path, PurePosixPath
 import re
 
-from jaxtyping import UInt8
-import numpy as np
-
 from data_prep.ingest.csv_table import check_columns, read_rows
-from data_prep.ingest.image import fit
-from data_prep.ingest.reduced import read_reduced
-from data_prep.photographs import check_official_val, train_pool, val_pools
-from data_prep.spec import DATASETS, Candidate, DatasetSpec, Reject, Row
+from data_prep.photographs import check_official_val, photographs, train_pool, val_pools
+from data_prep.spec import DATASETS, Candidate, DatasetSpec
 from radnet_jax.errors import UserError
-from radnet_jax.preprocessing import StoredPixels
 
 CLASSES = 1000
 FOLDERS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "")
@@ -60,21 +54,7 @@ def imagenet(source: Path, size: int, classes: int = 1000, official_val: str = "
     candidates = functools.partial(
         _candidates, base=base, synsets=synsets, labels=chosen, flat=flat, official_val=official_val
     )
-    return DatasetSpec(
-        name="imagenet",
-        version="1.0.0",
-        task="single_label",
-        labels=chosen,
-        stored=StoredPixels("photo", "none", (0.0, 255.0), (size, size), 3, "stretch_area", "uint8"),
-        facts=(),
-        candidates=candidates,
-        rows=_rows,
-        encode=functools.partial(_encode, size=size),
-        single_file=True,
-        no_patients=True,
-        tables=tables,
-        files=functools.partial(_files, candidates=candidates, tables=tables),
-    )
+    return photographs("imagenet", size, chosen, candidates, _identity, "unknown_synset", tables)
 
 
 def _synsets(source: Path, base: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -127,29 +107,5 @@ def _candidates(
         yield from (Candidate(str(folder / name), {"label": "", "pool": ""}) for name in sorted(val[synset]))
 
 
-def _files(
-    source: Path, *, candidates: functools.partial[Iterator[Candidate]], tables: tuple[str, ...]
-) -> Iterator[str]:
-    yield from tables
-    for candidate in candidates(source):
-        yield candidate.path
-
-
-def _rows(source: Path, candidate: Candidate) -> list[Row]:
-    path = PurePosixPath(candidate.path)
-    if path.suffix.lower() not in (".jpeg", ".jpg", ".png"):
-        raise Reject("not_an_image_name", path.suffix)
-    if not (source / path).is_file():
-        raise Reject("missing_file")
-    if not candidate.entry["label"]:
-        raise Reject("unknown_synset")
-    label, identity = int(candidate.entry["label"]), f"imagenet {path.stem}"
-    return [
-        Row(
-            path=candidate.path, identity=identity, patient="", stratum=label, label=label, pool=candidate.entry["pool"]
-        )
-    ]
-
-
-def _encode(source: Path, path: str, frame: int, *, size: int) -> UInt8[np.ndarray, "h w 3"]:
-    return fit(read_reduced(source / path, 3, size), (size, size), "stretch_area", 0)
+def _identity(path: PurePosixPath) -> str:
+    return f"imagenet {path.stem}"

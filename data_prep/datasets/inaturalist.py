@@ -10,15 +10,9 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxtyping import UInt8
-import numpy as np
-
-from data_prep.ingest.image import fit
-from data_prep.ingest.reduced import read_reduced
-from data_prep.photographs import check_official_val, train_pool, val_pools
-from data_prep.spec import DATASETS, Candidate, DatasetSpec, Reject, Row
+from data_prep.photographs import check_official_val, photographs, train_pool, val_pools
+from data_prep.spec import DATASETS, Candidate, DatasetSpec
 from radnet_jax.errors import UserError
-from radnet_jax.preprocessing import StoredPixels
 
 ANNOTATIONS = "val.json"  # its categories are those of train.json too, which is a hundred times as large
 TRAIN = {"full": "train", "mini": "train_mini"}
@@ -42,21 +36,7 @@ def inaturalist(source: Path, size: int, train: str = "full", official_val: str 
             raise UserError(f"source lacks the folder {folder}", expected=f"{TRAIN[train]}, val and {ANNOTATIONS}")
     labels = _categories(_annotations(source))
     candidates = functools.partial(_candidates, labels=labels, folder=TRAIN[train], official_val=official_val)
-    return DatasetSpec(
-        name="inaturalist",
-        version="1.0.0",
-        task="single_label",
-        labels=labels,
-        stored=StoredPixels("photo", "none", (0.0, 255.0), (size, size), 3, "stretch_area", "uint8"),
-        facts=(),
-        candidates=candidates,
-        rows=_rows,
-        encode=functools.partial(_encode, size=size),
-        single_file=True,
-        no_patients=True,
-        tables=(ANNOTATIONS,),
-        files=functools.partial(_files, candidates=candidates),
-    )
+    return photographs("inaturalist", size, labels, candidates, _identity, "unknown_category", (ANNOTATIONS,))
 
 
 def _annotations(source: Path) -> dict[str, list[dict[str, Any]]]:
@@ -100,28 +80,5 @@ def _candidates(source: Path, *, labels: tuple[str, ...], folder: str, official_
             yield Candidate(path, {"label": str(label), "pool": split})
 
 
-def _files(source: Path, *, candidates: functools.partial[Iterator[Candidate]]) -> Iterator[str]:
-    yield ANNOTATIONS
-    for candidate in candidates(source):
-        yield candidate.path
-
-
-def _rows(source: Path, candidate: Candidate) -> list[Row]:
-    path = PurePosixPath(candidate.path)
-    if path.suffix.lower() not in (".jpeg", ".jpg", ".png"):
-        raise Reject("not_an_image_name", path.suffix)
-    if not candidate.entry["label"]:
-        raise Reject("unknown_category")
-    if not (source / path).is_file():
-        raise Reject("missing_file")
-    label = int(candidate.entry["label"])
-    identity = f"inaturalist {path.parent.name}/{path.stem}"
-    return [
-        Row(
-            path=candidate.path, identity=identity, patient="", stratum=label, label=label, pool=candidate.entry["pool"]
-        )
-    ]
-
-
-def _encode(source: Path, path: str, frame: int, *, size: int) -> UInt8[np.ndarray, "h w 3"]:
-    return fit(read_reduced(source / path, 3, size), (size, size), "stretch_area", 0)
+def _identity(path: PurePosixPath) -> str:
+    return f"inaturalist {path.parent.name}/{path.stem}"

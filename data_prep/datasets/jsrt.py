@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import csv
+import filecmp
 import functools
 from pathlib import Path, PurePosixPath
 import re
@@ -63,7 +64,7 @@ def jsrt(source: Path, size: int, structure: str = "lungs", test_fold: int = 2) 
         stored=StoredPixels("XR", "none", (0.0, 255.0), (size, size), 1, "pad_area", "uint8"),
         facts=("sex", "age_band"),
         candidates=functools.partial(_candidates, names=names),
-        rows=functools.partial(_rows, test_fold=f"fold{test_fold}"),
+        rows=functools.partial(_rows, names=names, test_fold=f"fold{test_fold}"),
         encode=functools.partial(_encode, size=size),
         segmentation=({"lungs": "lung", "heart": "heart", "clavicles": "clavicle"}[structure],),
         encode_mask=functools.partial(_encode_mask, names=names, size=size),
@@ -71,7 +72,7 @@ def jsrt(source: Path, size: int, structure: str = "lungs", test_fold: int = 2) 
 
 
 def _candidates(source: Path, *, names: tuple[str, ...]) -> Iterator[Candidate]:
-    masks: dict[str, str] = {}
+    masks: dict[str, list[str]] = {}
     clinical: dict[str, dict[str, str]] = {}
     images = []
     for text in walk(source):
@@ -79,15 +80,17 @@ def _candidates(source: Path, *, names: tuple[str, ...]) -> Iterator[Candidate]:
         if _IMAGE.fullmatch(path.name):
             images.append(text)
         elif path.suffix == ".gif" and path.parent.name == names[0] and set(path.parts) & set(FOLDS):
-            masks[path.stem] = text
+            masks.setdefault(path.stem, []).append(text)
         elif path.name in CLINICAL:
             clinical |= _clinical(source / path, *CLINICAL[path.name])
     for text in images:
         name = PurePosixPath(text).stem
-        yield Candidate(text, clinical.get(name, {}) | {"mask": masks.get(name, "")})
+        yield Candidate(text, clinical.get(name, {}) | {"masks": "\0".join(masks.get(name, []))})
 
 
 def _clinical(path: Path, age: int, sex_: int) -> dict[str, dict[str, str]]:
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise UserError(f"{path.name} can't be read", got="a dangling link, a pipe or the like")
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         return {
             row[0].strip().removesuffix(".IMG"): {"age": row[age], "sex": row[sex_]}
@@ -96,13 +99,17 @@ def _clinical(path: Path, age: int, sex_: int) -> dict[str, dict[str, str]]:
         }
 
 
-def _rows(source: Path, candidate: Candidate, *, test_fold: str) -> list[Row]:
+def _rows(source: Path, candidate: Candidate, *, names: tuple[str, ...], test_fold: str) -> list[Row]:
     match = _IMAGE.fullmatch(PurePosixPath(candidate.path).name)
     assert match
-    mask = PurePosixPath(candidate.entry["mask"])
+    if not (source / candidate.path).is_file():
+        raise Reject("missing_file", "a dangling link, a pipe or the like")
+    mask, *others = (PurePosixPath(path) for path in candidate.entry["masks"].split("\0"))
     if not mask.name:
         raise Reject("missing_mask")
-    fold = next(part for part in mask.parts if part in FOLDS)
+    fold = _fold(mask)
+    if any(_fold(other) != fold or not _are_equal(source, mask, other, names) for other in others):
+        raise Reject("ambiguous_name", "several masks")
     nodule = int(match[1] == "JPCLN")
     entry = candidate.entry
     return [
@@ -119,6 +126,20 @@ def _rows(source: Path, candidate: Candidate, *, test_fold: str) -> list[Row]:
             facts={"sex": sex(entry.get("sex")), "age_band": age_band(entry.get("age"))},
         )
     ]
+
+
+def _fold(mask: PurePosixPath) -> str:
+    return next(part for part in mask.parts if part in FOLDS)
+
+
+def _files(mask: PurePosixPath, names: tuple[str, ...]) -> list[PurePosixPath]:
+    """The files of the structures, of which `mask` is the first."""
+    return [mask.parent.parent / name / mask.name for name in names]
+
+
+def _are_equal(source: Path, mask: PurePosixPath, other: PurePosixPath, names: tuple[str, ...]) -> bool:
+    pairs = [(source / a, source / b) for a, b in zip(_files(mask, names), _files(other, names))]
+    return all(a.is_file() and b.is_file() and filecmp.cmp(a, b, shallow=False) for a, b in pairs)
 
 
 def _encode(source: Path, path: str, frame: int, *, size: int) -> UInt8[np.ndarray, "h w 1"]:
@@ -138,8 +159,7 @@ def _encode(source: Path, path: str, frame: int, *, size: int) -> UInt8[np.ndarr
 def _encode_mask(
     source: Path, path: str, mask: str, frame: int, *, names: tuple[str, ...], size: int
 ) -> UInt8[np.ndarray, "h w"]:
-    first = PurePosixPath(mask)
-    files = [first.parent.parent / name / first.name for name in names]
+    files = _files(PurePosixPath(mask), names)
     if not all((source / file).is_file() for file in files):
         raise Reject("missing_mask")
     both = read_foreground([source / file for file in files], (MASK_SIDE, MASK_SIDE))

@@ -118,6 +118,8 @@ def _volume_rows(source: Path, candidate: Candidate, *, liver_only: bool) -> lis
         raise Reject("unknown_name", path.name)
     mask = _volume_mask(source, path)
     volume = source / path
+    if not volume.is_file():
+        raise Reject("missing_file", "a dangling link, a pipe or the like")
     lie = _lie(Version.of(volume), Version.of(source / mask))
     opened = nifti.open_volume(source / mask)
     if (opened.slope, opened.intercept) != (1.0, 0.0):
@@ -145,9 +147,9 @@ def _volume_rows(source: Path, candidate: Candidate, *, liver_only: bool) -> lis
             frame=k,
             instance=k,
             position=k * header.spacing if header else None,
+            asked=liver or not liver_only,
         )
         for k, (liver, _) in enumerate(shows)
-        if liver or not liver_only
     ]
 
 

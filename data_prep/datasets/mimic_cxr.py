@@ -9,11 +9,12 @@ from pathlib import Path
 from jaxtyping import UInt8
 import numpy as np
 
+from data_prep import observations
 from data_prep.facts import view
 from data_prep.ingest.csv_table import check_columns, read_rows
 from data_prep.ingest.image import fit
 from data_prep.ingest.reduced import read_reduced
-from data_prep.observations import ALIASES, Policy, check_codes, check_policy, is_wanted, pack, rank, stratum
+from data_prep.observations import ALIASES, Policy, check_policy, is_wanted, pack, rank
 from data_prep.spec import DATASETS, Candidate, DatasetSpec, Reject, Row
 from radnet_jax.errors import UserError
 from radnet_jax.preprocessing import StoredPixels
@@ -133,16 +134,13 @@ def _rows(source: Path, candidate: Candidate, *, policy: Policy, ranks: tuple[in
         raise Reject("unknown_split")
     if not entry["codes"]:
         raise Reject("not_labelled")
-    check_codes(entry["codes"])
-    labels, label_mask = policy.read(entry["codes"])
     return [
-        Row(
-            path=candidate.path,
+        observations.row(
+            candidate,
+            policy,
+            ranks,
             identity=f"mimic {entry['dicom_id']}",
             patient=f"mimic {entry['subject_id']}",
-            stratum=stratum(labels, ranks),
-            labels=labels,
-            label_mask=label_mask,
             pool=SPLITS[entry["split"]],
             facts={"view": projection},
         )

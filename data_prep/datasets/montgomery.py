@@ -66,7 +66,7 @@ def _rows(source: Path, candidate: Candidate) -> list[Row]:
     masks = [path.parent.parent / "ManualMask" / side / path.name for side in SIDES]
     if not all((source / mask).is_file() for mask in masks):
         raise Reject("missing_mask")
-    reading = _reading(source / path.parent.parent / "ClinicalReadings" / f"{path.stem}.txt")
+    reading = read_reading(source / path.parent.parent / "ClinicalReadings" / f"{path.stem}.txt")
     label = int(match[2])
     return [
         Row(
@@ -85,11 +85,20 @@ def _rows(source: Path, candidate: Candidate) -> list[Row]:
     ]
 
 
-def _reading(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+def read_reading(path: Path) -> str:
+    """The text of a clinical reading; "" where there is none.
+
+    Raises:
+      Reject: unreadable_reading.
+    """
+    if not (path.exists() or path.is_symlink()):
         return ""
+    if not path.is_file():
+        raise Reject("unreadable_reading", "not a regular file")
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise Reject("unreadable_reading", str(error)) from error
 
 
 def _after(name: str, text: str) -> str:

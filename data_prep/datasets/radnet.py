@@ -44,7 +44,8 @@ def body_region(text: str) -> int:
 
     Case does not matter. Being a substring match in a fixed order, it inherits the study's oddities: "ORTHO" holds
     "tho" and is thorax, "THORACIC SPINE" is thorax, "HALSWIRBELSAEULE" (cervical spine) and "HUEFTKOPF" (femoral
-    head) are head/neck.
+    head) are head/neck; and of names that are no body part "NEWS" holds "ws" and is spine, "COLLEGE" holds "leg" and
+    "ALARM" holds "arm" and are extremities. The rule is kept as published, so that labels are those of the study.
     """
     folded = re.sub(r"[\s_\-/^]+", " ", text.casefold().translate(_FOLD))
     for index, keywords in enumerate(BODY_REGIONS.values()):

@@ -10,6 +10,7 @@ import re
 from jaxtyping import UInt8
 import numpy as np
 
+from data_prep.datasets.montgomery import read_reading
 from data_prep.facts import age_band, sex
 from data_prep.ingest.image import fit, read_image
 from data_prep.spec import DATASETS, Candidate, DatasetSpec, Reject, Row
@@ -88,10 +89,7 @@ def _rows(source: Path, candidate: Candidate) -> list[Row]:
 
 def _facts(path: Path) -> dict[str, str | None]:
     """Sex and age band of a clinical reading; None for what it does not say."""
-    try:
-        match = _READING.match(path.read_text(encoding="utf-8-sig", errors="replace"))
-    except OSError:
-        match = None
+    match = _READING.match(read_reading(path))
     if not match:
         return {"sex": None, "age_band": None}
     unit = (match[3] or "y")[0].upper()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import csv
 import functools
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -132,6 +133,13 @@ def _columns(table: Path) -> set[str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"table {table.name} can't be read", got=type(error).__name__, expected="UTF-8 CSV") from error
     if "image" not in names:
+        for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+            if len(names) == 1 and mark in names[0]:
+                raise UserError(
+                    f"the separator of table {table.name} is {mark!r}",
+                    got=f"one column with {word} in its name",
+                    fix="save it with commas between the cells, or with tabs and a name that ends in .tsv",
+                )
         near = nearest("image", names)
         raise UserError(f"table {table.name} lacks the column image{near}", expected=f"columns {', '.join(COLUMNS)}")
     doubled = [name for name in COLUMNS if names.count(name) > 1]
@@ -152,6 +160,8 @@ def _lines(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = _reader(table, file)
             for row in reader:
+                if any("\0" in cell for cell in row.values() if isinstance(cell, str)):
+                    raise UserError(f"line {reader.line_num} of {table.name} has a NUL byte", expected="UTF-8 CSV")
                 if row.get(""):
                     raise UserError(f"line {reader.line_num} of {table.name} has more cells than the header")
                 yield reader.line_num, {name: (row.get(name) or "").strip() for name in COLUMNS}
@@ -195,7 +205,17 @@ def _candidates(source: Path, *, table: Path) -> Iterator[Candidate]:
     for _, row in _lines(table):
         is_folder = bool(row["image"]) and (source / row["image"]).is_dir()
         for path in _below(source, row["image"]):
-            yield Candidate(path, row | {"folder": "yes" if is_folder else ""})
+            yield Candidate(_plain(source, path), row | {"folder": "yes" if is_folder else ""})
+
+
+def _plain(source: Path, path: str) -> str:
+    """The path relative to the source in its one spelling, since an image's identity is its path."""
+    if not path:
+        return path
+    plain = os.path.relpath(source / path, source)
+    if ".." in Path(path).parts and os.path.realpath(source / path) != os.path.realpath(source / plain):
+        return path  # the folder before the ".." is a link: what it leads out of is another folder
+    return plain
 
 
 def _rows(

@@ -30,14 +30,22 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     """Yields the cells of the columns, row by row; what a short row lacks is "".
 
     Raises:
-      UserError: a file that is no CSV in UTF-8.
+      UserError: a file that is no CSV in UTF-8, a cell with a NUL byte, which no name of a file can hold.
     """
     names = _header(path)
     with _opened(path) as file:
         reader = csv.DictReader(file, names, restval="")
         next(reader, None)
         for row in reader:
+            if any("\0" in cell for cell in row.values() if isinstance(cell, str)):
+                raise UserError(f"line {reader.line_num} of {path.name} has a NUL byte", expected="UTF-8 CSV")
             yield {name: (row[name] or "").strip() for name in columns}
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list, without blanks around them and empty ones; a UserError as `read_rows`."""
+    with _opened(path) as file:
+        return [line.strip() for line in file if line.strip()]
 
 
 def _header(path: Path) -> list[str]:

@@ -151,14 +151,14 @@ def resize(image: Num[np.ndarray, "h w c"], size: tuple[int, int]) -> Num[np.nda
         return np.ascontiguousarray(image)
     is_integer = np.issubdtype(image.dtype, np.integer)
     if is_integer and image.shape[2] == 1 and _averages_exactly(image, size):
-        out = _area_average(image[..., 0], size)
-    else:
-        shrinks = size[0] <= height and size[1] <= width
-        out = cv2.resize(
-            np.ascontiguousarray(image, np.float32),
-            size[::-1],
-            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-        )
+        average = _area_average(image[..., 0], size)
+        return np.rint(average, out=average).astype(image.dtype)[..., None]
+    shrinks = size[0] <= height and size[1] <= width
+    out = cv2.resize(
+        np.ascontiguousarray(image, np.float32),
+        size[::-1],
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    )
     if is_integer:
         limits = np.iinfo(image.dtype)
         out = np.clip(np.rint(out), limits.min, limits.max)
@@ -183,6 +183,9 @@ def _averages_exactly(image: Integer[np.ndarray, "h w 1"], size: tuple[int, int]
     rows, columns = height // math.gcd(height, size[0]), width // math.gcd(width, size[1])
     if size[0] > height or size[1] > width or max(rows, columns) > _LONGEST_BLOCK:
         return False
+    largest = 1 << 8 * image.dtype.itemsize - (image.dtype.kind == "i")
+    if rows * columns * largest <= 1 << 24:
+        return True
     return rows * columns * max(-int(image.min()), int(image.max())) <= 1 << 24
 
 
@@ -193,8 +196,9 @@ def _area_average(image: Integer[np.ndarray, "h w"], size: tuple[int, int]) -> F
     rows, columns = (_area_weights(length, reduced) for length, reduced in zip(image.shape, size))
     by_rows = rows @ image.astype(np.float32).reshape(-1, rows.shape[1], image.shape[1])
     turned = cv2.transpose(by_rows.reshape(size[0], image.shape[1]))
-    by_columns = columns @ turned.reshape(-1, columns.shape[1], size[0])
-    return cv2.transpose(by_columns.reshape(size[1], size[0])) / np.float32(rows.shape[1] * columns.shape[1])
+    sums = columns @ turned.reshape(-1, columns.shape[1], size[0])  # small products: no BLAS starts threads for them
+    average = cv2.transpose(sums.reshape(size[1], size[0]))
+    return np.divide(average, np.float32(rows.shape[1] * columns.shape[1]), out=average)
 
 
 def pad_square(image: Num[np.ndarray, "h w c"], value: float) -> Num[np.ndarray, "s s c"]:

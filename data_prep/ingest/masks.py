@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import contextlib
 from pathlib import Path
-import struct
 
 from jaxtyping import UInt8
 import numpy as np
 
+from data_prep import raw
 from data_prep.ingest.image import read_values
 from data_prep.spec import Reject
-
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_foreground(paths: Sequence[Path], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
@@ -36,15 +33,16 @@ def read_foreground(paths: Sequence[Path], size: tuple[int, int]) -> UInt8[np.nd
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Rows and columns of an image file; a PNG is not decoded for it.
+    """Rows and columns of an image file, by its first bytes where they tell it, else by decoding it.
 
     Raises:
       Reject: as `image.read_image`.
     """
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        start = file.read(24)
-        if start[:8] == _PNG and len(start) == 24:
-            width, height = struct.unpack(">2I", start[16:])
-            return height, width
-    height, width, _ = read_values(path, 1).shape
-    return height, width
+    try:
+        if not path.is_file():
+            raise Reject("unreadable", "not a regular file")  # opening a pipe would wait for ever
+        with path.open("rb") as file:
+            size = raw.image_size(file)
+    except OSError as error:
+        raise Reject("unreadable", str(error)) from error
+    return size or read_values(path, 1).shape[:2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-import struct
 from typing import BinaryIO
 
 import cv2
@@ -11,6 +10,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from data_prep.ingest.image import read_image
+from data_prep.raw import image_size
 from data_prep.spec import Reject
 
 # The reduced image keeps at least this many times the side it is then averaged to. By 2 the stored pixels differ from
@@ -20,7 +20,6 @@ from data_prep.spec import Reject
 MARGIN = 2
 _COLOUR = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _GREY = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
-_FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15; the others are tables
 
 
 def read_reduced(path: Path, channels: int, size: int) -> UInt8[np.ndarray, "h w c"]:
@@ -63,16 +62,8 @@ def _factor(path: Path, size: int) -> int:
 
 
 def _shorter_side(file: BinaryIO) -> int:
-    """Of a JPEG's frame header (ITU-T T.81, B.2.2); 0 for other files and those without one."""
+    """Of a JPEG; 0 for other files and broken ones."""
     if file.read(2) != b"\xff\xd8":
         return 0
-    while len(head := file.read(4)) == 4 and head[0] == 0xFF:
-        marker, length = struct.unpack(">xBH", head)
-        if marker == 0xFF:  # fill byte before a marker
-            file.seek(-3, 1)
-        elif marker in _FRAME_MARKERS:
-            frame = file.read(5)
-            return min(struct.unpack(">xHH", frame)) if len(frame) == 5 else 0
-        else:
-            file.seek(length - 2, 1)
-    return 0
+    file.seek(0)
+    return min(image_size(file) or (0,))

@@ -6,15 +6,15 @@ module here registers a function `write(folder, seed)` under the name of the dat
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from data_prep.spec import GENERATED_MARKER
+from data_prep.generated import generated_with, mark_generated
 from radnet_jax.errors import UserError
 from radnet_jax.registry import Registry
 
 MINIATURES = Registry("miniature", "data_prep.miniatures")
+GENERATOR = "data_prep.miniature"
 VERSION = 1  # raised when the same seed gives other files
 
 
@@ -30,10 +30,9 @@ def write_miniature(dataset: str, out: str | os.PathLike[str], seed: int = 0) ->
       UserError: an unknown name, a folder that holds something else, a disk that can't be written.
     """
     write, out = MINIATURES.get(dataset), Path(out)
-    options = json.dumps({"miniature": dataset, "seed": seed, "version": VERSION}, sort_keys=True)
-    marker = out / GENERATED_MARKER
+    options = {"miniature": dataset, "seed": seed, "version": VERSION}
     try:
-        if marker.is_file() and marker.read_text() == options:
+        if generated_with(out, GENERATOR, options):
             return out
         if out.exists() and not out.is_dir():
             raise UserError(f"out {out} is not a folder", fix="give --out a new or empty folder")
@@ -41,7 +40,7 @@ def write_miniature(dataset: str, out: str | os.PathLike[str], seed: int = 0) ->
             raise UserError(f"out {out} holds something else", fix="give --out a new or empty folder")
         out.mkdir(parents=True, exist_ok=True)
         write(out, seed)
-        marker.write_text(options)
+        mark_generated(out, GENERATOR, options)
     except OSError as error:
         raise UserError(
             f"{out} can't be written ({error.strerror})", fix="free some space or give another --out"

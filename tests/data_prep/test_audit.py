@@ -250,6 +250,24 @@ def test_a_dataset_of_an_older_version_is_refused(corpus, tmp_path):
         _quiet([old])
 
 
+def test_records_that_are_not_there(corpus, tmp_path):
+    images = {"a.png": (_windowed(_slice(2)), "a", "test"), "b.png": (_grey(71), "b", "train")}
+    task = _xr(tmp_path / "in", images, tmp_path / "task")
+    next(task.glob("*-test.array_record-*")).unlink()
+    with pytest.raises(UserError, match="records of task test are missing; got 0 of 1 files"):
+        _quiet([corpus, task])
+
+
+def test_a_dataset_in_an_object_store(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADNET_JAX_CACHE", str(tmp_path / "cache"))
+    images = {"a.png": (_windowed(_slice(2)), "a", "test"), "b.png": (_grey(71), "b", "train")}
+    task = _xr(tmp_path / "in", images, tmp_path / "task")
+    here, there = _quiet([corpus, task]), _quiet([corpus, f"local://{task}"])
+    assert here.pairs == there.pairs
+    assert here.datasets == there.datasets
+    assert here.pairs.num_rows == 1
+
+
 def test_images_too_small_to_compare(tmp_path):
     images = {"a.png": (_grey(1), "a", "train"), "b.png": (_grey(2), "b", "test")}
     with pytest.raises(UserError, match="too small"):

@@ -82,6 +82,7 @@ def test_one_sequence_and_only_slices_with_tumour(tmp_path):
     found = build_miniature("brats", tmp_path, size=44, sequences="flair", slices="tumour")
     cases, planted = _by_case(found.merged(), ("flair",))
     assert sorted(cases) == sorted(CASES)
+    assert found.report["not_asked"] == {"files": 0, "images": (SLICES - 2) * len(CASES)}
     for case, stack in cases.items():
         np.testing.assert_array_equal([r["image"] for r in stack], planted[case][0][[2, 3]])
         np.testing.assert_array_equal([r["segmentation"] for r in stack], planted[case][1][[2, 3]])

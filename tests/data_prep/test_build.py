@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
@@ -20,7 +21,7 @@ from data_prep.build import build, main
 from data_prep.phantom import write_ct
 from radnet_jax.data.card import read_card
 from radnet_jax.errors import UserError
-from tests.data_prep.dicom_files import source_of_patients
+from tests.data_prep.dicom_files import source_of_patients, write_dicom
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +127,33 @@ def test_generated_images_have_the_same_ids_with_and_without_a_salt(tmp_path, mo
         monkeypatch.setenv("RADNET_JAX_SALT_FILE", "" if file else str(salt_file))
         assert build("radnet", phantoms, tmp_path / name, size=16, log=lines.append) == card  # a study goes on
     assert tables[0] == tables[1]
-    assert not any("public salt" in line for line in lines)
+    assert sum("public salt" in line for line in lines) == 1  # a salt that is passed over is said
     build("radnet", phantoms, tmp_path / "flag", size=16, salt_file=salt_file, log=lines.append)
     assert pq.read_table(tmp_path / "flag" / "manifest.parquet") == tables[0]
-    assert any("public salt" in line for line in lines)  # a flag that is passed over is said
+    assert sum("public salt" in line for line in lines) == 2
+
+
+def _left_empty(folder):
+    (folder / ".generated").write_text("")
+
+
+def _with_another_file(folder):
+    write_dicom(folder / "PHANTOM-0001" / "real.dcm", np.zeros((32, 32), np.uint16))
+
+
+@pytest.mark.parametrize("change", [_left_empty, _with_another_file])
+def test_a_marker_that_is_not_about_the_files_turns_no_salt_off(tmp_path, monkeypatch, capsys, salt_file, change):
+    phantoms = write_ct(tmp_path / "in", patients_per_region=1, slices=2, image_size=32)
+    change(phantoms)
+    flags = ["--dataset=radnet", f"--source={phantoms}", f"--out={tmp_path / 'out'}", "--splits=train", "--size=16"]
+    monkeypatch.delenv("RADNET_JAX_SALT_FILE")
+    error = _refused(capsys, *flags)
+    assert "no salt" in error
+    assert "about other files" in error
+    assert main([*flags, f"--salt_file={salt_file}"]) == 0
+    assert "about other files" in capsys.readouterr().out
+    assert not read_card(tmp_path / "out").generated
+    assert json.loads((tmp_path / "out" / "build.json").read_text())["salt"]["kind"] == "file"
 
 
 def test_splits_and_fingerprint_do_not_depend_on_the_salt(source, tmp_path, salt_file):

@@ -163,6 +163,40 @@ def test_nih_rows_that_do_not_fit(tmp_path):
     }  # fmt: skip
 
 
+def test_files_of_one_name_are_taken_only_where_they_are_equal(tmp_path):
+    rows = _nih(tmp_path / "in")
+    names = [row[0] for row in rows[:4]]
+    first = {name: next((tmp_path / "in").glob(f"*/images/{name}")) for name in names}
+    other = tmp_path / "in" / "z"
+    other.mkdir()
+    (other / names[0]).write_bytes(first[names[0]].read_bytes())
+    cv2.imwrite(str(other / names[1]), np.zeros((24, 20), np.uint8))
+    (other / names[2]).symlink_to("/nonexistent")
+    other = tmp_path / "in" / "a"
+    other.mkdir()
+    (other / names[3]).symlink_to("/nonexistent")  # comes before the file itself
+    card = build("chestxray14", tmp_path / "in", tmp_path / "out", size=16)
+    assert _reasons(tmp_path / "out") == {"duplicate": 1, "ambiguous_name": 2, "missing_file": 2}
+    assert sum(card.splits.values()) == 59
+
+
+def test_lists_that_are_none_are_refused_in_one_line(tmp_path, capsys):
+    rows = _nih(tmp_path / "in")
+    path = tmp_path / "in" / "test_list.txt"
+    before = path.read_text()
+    path.write_text(before + rows[0][0] + "\n")
+    line = refused(capsys, "chestxray14", tmp_path / "in", tmp_path / "out")
+    assert "images stand in both official lists" in line
+    assert "got 1 of them" in line
+    path.write_bytes(b"\xff\xfe" + before.encode("utf-16-le"))
+    assert "test_list.txt can't be read" in refused(capsys, "chestxray14", tmp_path / "in", tmp_path / "out")
+    path.write_text(before)
+    rows[5][0] = "a\0b.png"
+    _write_table(tmp_path / "in", rows)
+    line = refused(capsys, "chestxray14", tmp_path / "in", tmp_path / "out")
+    assert "line 7 of Data_Entry_2017.csv has a NUL byte" in line
+
+
 def test_nih_refusals(tmp_path):
     rows = _nih(tmp_path / "in")
     names = (tmp_path / "in" / "train_val_list.txt").read_text()

@@ -52,7 +52,10 @@ def test_frontal_images_with_what_is_uncertain_left_out(tmp_path):
     assert facts["patient00008/study1/view1_frontal.jpg"]["age_band"] == "90+"
     assert facts["patient00004/study1/view1_frontal.jpg"]["view"] == "PA"
     assert facts["patient00007/study1/view1_frontal.jpg"]["view"] == "frontal"  # LL in the table, frontal in its name
-    assert built.report["rejected"] == {}
+    assert (built.report["rejected"], built.report["left_out"]) == ({}, 0)
+    assert built.report["not_asked"] == {"files": 3, "images": 3}
+    assert built.report["files"] == len(FRONTAL) + 3
+    assert "3 images are not wanted by the options" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_five_findings_of_all_views_by_what_was_best(source, tmp_path):

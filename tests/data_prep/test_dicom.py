@@ -3,11 +3,12 @@
 from pathlib import Path
 import re
 import struct
+import time
 
 import numpy as np
 import pydicom
 from pydicom.data import get_testdata_file
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 import pytest
 
 from data_prep.ingest.dicom import read_headers, read_hu
@@ -285,13 +286,51 @@ def test_files_that_are_no_dicom(tmp_path):
         assert error.value.reason == reason, name
 
 
-def test_truncated_pixels_pass_the_header_and_fail_at_the_pixels(tmp_path):
-    path = write_dicom(tmp_path / "a", np.zeros((32, 32), np.uint16))
-    path.write_bytes(path.read_bytes()[:-500])
+@pytest.mark.parametrize("fields", [{}, {"BodyPartExamined": "H\u00fcfte", "SpecificCharacterSet": "ISO_IR 192"}])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless])
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_truncated_pixels_are_told_from_the_header_too(tmp_path, syntax, fields):
+    pixels = np.random.default_rng(0).integers(0, 4000, (32, 32)).astype(np.uint16)
+    path = write_dicom(tmp_path / "a", pixels, **fields)
+    data = pydicom.dcmread(path)
+    if syntax == RLELossless:
+        data.compress(syntax)
+    else:
+        data.file_meta.TransferSyntaxUID = syntax
+    data.save_as(path, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
     read_headers(path)
+    path.write_bytes(path.read_bytes()[:-500])
+    for read in (read_headers, lambda p: read_hu(p, RANGE)):
+        with pytest.raises(Reject) as error:
+            read(path)
+        assert error.value.reason == "truncated"
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless])
+def test_a_number_of_frames_that_the_file_cannot_hold_costs_nothing(tmp_path, syntax):
+    path = write_dicom(tmp_path / "a", np.zeros((32, 32), np.uint16))
+    data = pydicom.dcmread(path)
+    if syntax == RLELossless:
+        data.compress(syntax)
+    data.file_meta.TransferSyntaxUID = syntax
+    data.NumberOfFrames = "1000000000"
+    data.save_as(path, implicit_vr=False, little_endian=True)
+    start = time.monotonic()
     with pytest.raises(Reject) as error:
-        read_hu(path, RANGE)
+        read_headers(path)
     assert error.value.reason == "truncated"
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(("number", "instance"), [(str(1 << 63), None), ("1e300", None), ("-7", -7), ("12.0", 12)])
+@pytest.mark.filterwarnings("ignore:Invalid value for VR", "ignore:Value exceeds")
+def test_instance_numbers_that_no_integer_holds(tmp_path, number, instance):
+    path = write_dicom(tmp_path / "a", np.zeros((32, 32), np.uint16), InstanceNumber="1234567")
+    content = path.read_bytes().replace(
+        b"IS\x08\x001234567 ", b"IS" + struct.pack("<H", 20) + number.ljust(20).encode()
+    )
+    path.write_bytes(content)
+    assert read_headers(path)[0].instance == instance
 
 
 def test_broken_compressed_pixels_are_undecodable(tmp_path):

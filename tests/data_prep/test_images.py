@@ -152,6 +152,7 @@ def test_real_photographs(real_data, tmp_path):
 def test_facts_come_from_closed_lists():
     ages = {"058Y": "50-59", "006M": "0-9", "42": "40-49", "093Y": "90+", "412": None, "": None, "Y": None, None: None}
     assert {text: age_band(text) for text in ages} == ages
+    assert (age_band(58.0), age_band("58.0"), age_band(0), age_band(float("nan"))) == ("50-59", "50-59", "0-9", None)
     sexes = {"m": "M", "Female": "F", "O": "O", "": None, "Hans": None}
     assert {text: sex(text) for text in sexes} == sexes
     makers = {"SIEMENS": "siemens", "GE MEDICAL SYSTEMS": "ge", "Philips": "philips", "Praxis Dr. X": "other", "": None}

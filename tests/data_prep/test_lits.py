@@ -77,7 +77,10 @@ def test_patients_do_not_part_and_tumours_come_into_each_split(volumes):
 
 
 def test_only_slices_with_liver(tmp_path):
-    found = build_miniature("lits", tmp_path, size=48, slices="liver")
+    lines = []
+    found = build_miniature("lits", tmp_path, size=48, slices="liver", log=lines.append)
+    assert found.report["not_asked"] == {"files": 0, "images": 3 * len(CASES)}
+    assert any(line.startswith(f"{3 * len(CASES)} images are not wanted") for line in lines)
     places = _planted()
     assert {places[record["image"].tobytes()][1] for record in found.merged()} == {2, 3, 4, 5, 6}
     assert len(found.merged()) == 5 * len(CASES)
@@ -124,6 +127,9 @@ def test_other_names_are_rejected(source):
     assert reason_of(_rows, source, "volume-x.nii") == "unknown_name"
     (source / "Training Batch 1" / "segmentation-0.nii").unlink()
     assert reason_of(_rows, source) == "missing_mask"
+    shutil.copy(source / "Training Batch 1" / "segmentation-1.nii.gz", source / "segmentation-99.nii.gz")
+    (source / "volume-99.nii").symlink_to("/nonexistent")
+    assert reason_of(_rows, source, "volume-99.nii") == "missing_file"
 
 
 def test_a_header_that_mirrors_the_liver_is_not_believed(source):
@@ -206,6 +212,8 @@ def test_pngs_sorted_into_split_folders_are_split_by_volume_all_the_same(tmp_pat
     }
     _check_masks(found.merged(), places)
     assert found.report["rejected"] == {"missing_mask": 1}
+    assert found.report["not_asked"] == {"files": 3 * len(CASES), "images": 3 * len(CASES)}
+    assert found.report["files"] == len(found.merged()) + 1 + 3 * len(CASES)
     of_volume = {}
     for record in found.merged():
         assert of_volume.setdefault(record["series"], record["split"]) == record["split"]

@@ -62,13 +62,17 @@ def test_no_hash_in_the_manifest_is_that_of_the_file_itself(tmp_path):
     assert not plain & {row["source"] for row in rows}
 
 
+def _counted(function, calls):
+    return lambda *arguments: calls.append(arguments) or function(*arguments)
+
+
 def test_frames_share_the_hash_of_their_file_which_is_read_once(tmp_path, monkeypatch):
     write_enhanced(
         tmp_path / "in" / "a", np.arange(3 * 256, dtype=np.uint16).reshape(3, 16, 16), [(0, 0, k) for k in range(3)]
     )
     calls = []
-    counted = types.SimpleNamespace(file_digest=lambda *a: calls.append(a) or hashlib.file_digest(*a))
-    monkeypatch.setattr("data_prep.raw.hashlib", counted)
+    counted = {name: _counted(getattr(hashlib, name), calls) for name in ("file_digest", "sha256")}
+    monkeypatch.setattr("data_prep.raw.hashlib", types.SimpleNamespace(**counted))
     monkeypatch.setattr("data_prep.build.ordered_map", lambda workers, limits: contextlib.nullcontext(map))
     rows, _ = _built("radnet", tmp_path / "in", tmp_path / "out")
     assert len({row["source"] for row in rows}) == 1

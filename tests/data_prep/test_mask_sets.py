@@ -1,5 +1,7 @@
 """Small sets with mask files: Montgomery, DRIVE, JSRT with SCR, BUSI."""
 
+import os
+from pathlib import PurePosixPath
 import shutil
 
 import numpy as np
@@ -7,9 +9,13 @@ import pytest
 
 from data_prep.build import build
 from data_prep.datasets import jsrt
+import data_prep.datasets.montgomery
+from data_prep.ingest.masks import image_size
 from data_prep.miniatures import busi, drive, montgomery, write_miniature
 from data_prep.miniatures.jsrt import drawn
 from data_prep.miniatures.parts import radiograph, write_gif, write_image
+from data_prep.raw import look
+from data_prep.spec import DATASETS, Candidate, Reject
 from radnet_jax.errors import UserError
 from tests.data_prep.miniature_builds import build_from, build_miniature
 from tests.data_prep.test_dicom import reason_of
@@ -59,6 +65,20 @@ def test_montgomery(tmp_path):
         build("montgomery", source, tmp_path / "other")
     with pytest.raises(UserError, match=r"CXR_png/MCUCXR_0001_0\.png"):
         build("montgomery", root / "ClinicalReadings", tmp_path / "other")
+
+
+def test_montgomery_rejects_what_is_no_reading(tmp_path):
+    source = write_miniature("montgomery", tmp_path / "in")
+    readings = source / "MontgomerySet" / "ClinicalReadings"
+    names = sorted(path.stem for path in readings.iterdir())[:3]
+    for name in names:
+        (readings / f"{name}.txt").unlink()
+    (readings / f"{names[0]}.txt").mkdir()
+    (readings / f"{names[1]}.txt").symlink_to("/nonexistent")
+    os.mkfifo(readings / f"{names[2]}.txt")
+    for name in names:
+        path = f"MontgomerySet/CXR_png/{name}.png"
+        assert reason_of(data_prep.datasets.montgomery._rows, source, Candidate(path)) == "unreadable_reading"
 
 
 # DRIVE
@@ -142,6 +162,25 @@ def test_jsrt(chests, tmp_path, options, parts, test):
     }
 
 
+def test_jsrt_masks_that_are_there_twice(tmp_path):
+    source = write_miniature("jsrt", tmp_path / "in")
+    folds = sorted(path for path in source.rglob("fold[12]") if path.is_dir())
+    shutil.copytree(folds[0] / "masks", source / "copy" / folds[0].name / "masks")
+    names = sorted(path.stem for path in (folds[0] / "masks" / "heart").iterdir())
+    write_gif(source / "copy" / folds[0].name / "masks" / "right lung" / f"{names[0]}.gif", np.ones((9, 9), np.uint8))
+    other = next((folds[1] / "masks" / "left lung").iterdir()).stem
+    for kind in ("left lung", "right lung"):
+        shutil.copy(folds[1] / "masks" / kind / f"{other}.gif", folds[0] / "masks" / kind)
+    spec = DATASETS.build("jsrt", {}, source=source, size=64)
+    reasons = {}
+    for candidate in spec.candidates(source):
+        try:
+            spec.rows(source, candidate)
+        except Reject as reject:
+            reasons[PurePosixPath(candidate.path).stem] = reject.reason
+    assert {name for name, reason in reasons.items() if reason == "ambiguous_name"} == {names[0], other}
+
+
 def test_jsrt_files_that_do_not_fit(tmp_path):
     (tmp_path / "a.IMG").write_bytes(bytes(100))
     (tmp_path / "b.IMG").write_bytes(np.full(2048 * 2048, 4096, ">u2").tobytes())
@@ -192,3 +231,15 @@ def test_busi(tmp_path):
     assert found.report["rejected"] == {"duplicate": 1, "mask_mismatch": 1, "missing_mask": 1, "two_classes": 2}
     with pytest.raises(UserError, match=r"benign \(1\)\.png"):
         build("busi", write_miniature("montgomery", tmp_path / "montgomery"), tmp_path / "other")
+
+
+def test_busi_opens_no_pipe_and_no_dangling_link(tmp_path):
+    source = write_miniature("busi", tmp_path / "in")
+    folder = source / "Dataset_BUSI_with_GT" / "benign"
+    (folder / "benign (7).png").symlink_to("/nonexistent")
+    os.mkfifo(folder / "benign (8).png")
+    found = build_from("busi", source, tmp_path / "out", size=56)
+    assert found.report["rejected"] == {"duplicate": 1, "missing_file": 2, "two_classes": 2}
+    assert sum(found.report["records"].values()) == 8
+    os.mkfifo(source / "a pipe")
+    assert reason_of(look, source / "a pipe") == reason_of(image_size, source / "a pipe") == "unreadable"

@@ -42,6 +42,8 @@ def test_frontal_images_in_the_official_splits(tmp_path):
         assert positives(built.card, record["labels"]) == found
         assert positives(built.card, 1 - record["label_mask"]) == unknown
     assert built.report["rejected"] == {"not_labelled": 1}
+    assert built.report["not_asked"] == {"files": 5, "images": 5}
+    assert built.report["files"] == 10 + 1 + 5
     assert built.row(_image(50414267))["patient"] == built.row(_image(53189527))["patient"]
     assert {row["view"] for row in built.rows.values()} == {"PA", "AP"}
     assert "sex" not in built.row(_image(50414267))  # the tables don't tell it

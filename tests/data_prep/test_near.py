@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from data_prep.audit import near
 from data_prep.audit.near import MAX_DISTANCE, near_pairs
 
 
@@ -14,8 +15,10 @@ def _hashes(rng, n, centres):
     return out
 
 
+@pytest.mark.parametrize("length", [0, 4, 9, 12])
 @pytest.mark.parametrize("distance", [0, 3, 4, 5, 8, 9, 10, MAX_DISTANCE])
-def test_every_near_pair_is_found_once(distance):
+def test_every_near_pair_is_found_once(distance, length, monkeypatch):
+    monkeypatch.setattr(near, "_key_length", lambda n, m, wrong: length)
     rng = np.random.default_rng(distance)
     centres = rng.integers(0, 1 << 64, 30, dtype=np.uint64)
     first, second = _hashes(rng, 300, centres), _hashes(rng, 500, centres)
@@ -26,6 +29,13 @@ def test_every_near_pair_is_found_once(distance):
     assert len(found) == len(set(found))
     assert set(found) == expected
     assert len(expected) >= 5
+
+
+def test_few_hashes_are_compared_each_with_each_and_many_by_their_bands():
+    lengths = [near._key_length(n, 40 * n, 2) for n in (10, 1000, 25_000, 1_000_000)]
+    assert lengths[:2] == [0, 0]
+    assert lengths[2:] == sorted(lengths[2:]) == [12, 12]
+    assert near._key_length(1000, 40_000_000, 1) > 8
 
 
 def test_nothing_against_something():

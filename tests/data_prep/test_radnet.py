@@ -64,6 +64,9 @@ def rejected(out):
         ("ORTHO", THORAX),
         ("HALSWIRBELSAEULE", HEAD),
         ("HUEFTKOPF", HEAD),
+        ("CTA NEWSCAN", SPINE),
+        ("COLLEGE", EXTREMITIES),
+        ("ALARM", EXTREMITIES),
     ],
 )
 def test_body_region(text, label):

@@ -1,5 +1,6 @@
 """The Shenzhen set: labels in names, sex and age in clinical readings typed by hand."""
 
+import os
 import shutil
 
 import cv2
@@ -47,8 +48,10 @@ def test_the_folder_under_its_other_name_and_foreign_files(tmp_path, capsys):
     base = (source / "ChinaSet_AllFiles").rename(source / "Shenzhen-Hospital-CXR-Set")
     shutil.copy(base / "CXR_png/CHNCXR_0001_0.png", base / "CXR_png/MCUCXR_0001_0.png")
     (base / "ClinicalReadings/CHNCXR_0002_0.txt").unlink()
+    (base / "ClinicalReadings/CHNCXR_0003_0.txt").unlink()
+    os.mkfifo(base / "ClinicalReadings/CHNCXR_0003_0.txt")
     built = build_from("shenzhen", source, tmp_path / "out")
-    assert built.report["rejected"] == {"not_a_shenzhen_name": 1}
+    assert built.report["rejected"] == {"not_a_shenzhen_name": 1, "unreadable_reading": 1}
     assert built.row("shenzhen CHNCXR_0002_0")["sex"] is None
     shutil.rmtree(base / "ClinicalReadings")
     assert "source lacks ClinicalReadings" in refused(capsys, "shenzhen", base, tmp_path / "out2")

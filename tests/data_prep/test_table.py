@@ -298,6 +298,9 @@ def test_unusable_rows_are_rejected_and_the_rest_is_built(tmp_path):
         (("image",), ["a.png"], ("--mask_labels=a,a",), "mask_labels"),
         (("image",), ["a.png"], ("--burned_in=yes",), "reject or keep"),
         (("image",), ["none.png"], (), "missing_file: 1"),
+        (("image",), ["Mueller\0.png"], (), "line 2 of t.csv has a NUL byte"),
+        (("image;labels",), ["a.png;Mueller"], (), "the separator of table t.csv is ';'"),
+        (("image\tlabels",), ["a.png\tMueller"], (), "with tabs in its name"),
         (("image",), None, (), "has no rows"),
     ],
 )
@@ -324,6 +327,23 @@ def test_refusals_of_the_file_itself(tmp_path, capsys):
         _png(tmp_path / f"{name}.png", 1)
     with pytest.raises(UserError, match="several of the source's split lists"):
         build("table", table, tmp_path / "out", modality="XR", size=8)
+
+
+def test_a_file_is_one_however_its_path_is_spelt(tmp_path):
+    root = tmp_path / "in"
+    for k in range(4):
+        _png(root / f"{k}.png", 20 * k)
+    (tmp_path / "elsewhere" / "inner").mkdir(parents=True)
+    _png(tmp_path / "elsewhere" / "3.png", 200)
+    (root / "link").symlink_to(tmp_path / "elsewhere" / "inner")
+    spellings = ["0.png", "./0.png", "1.png", "link/.././../in/1.png", "2.png", "../in//2.png", str(root / "2.png")]
+    rows = [[name, ("train", "test")[k % 2]] for k, name in enumerate([*spellings, "3.png", "link/../3.png"])]
+    _, records, _, report = _build(
+        _table(root / "t.csv", rows, ("image", "split")), tmp_path / "out", splits=("train", "test")
+    )
+    values = [int(record["image"][0, 0, 0]) for split in records for record in records[split]]
+    assert sorted(values) == [0, 20, 40, 60, 200]  # the last lies beside what the link leads to
+    assert report["rejected"] == {"duplicate": 4}
 
 
 def test_nothing_identifying_leaves_the_private_folder(tmp_path, capsys):

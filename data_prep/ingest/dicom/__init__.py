@@ -15,11 +15,12 @@ from jaxtyping import Int16
 import numpy as np
 from pydicom.dataset import FileDataset
 
+from data_prep.ingest.dicom.extent import check_extent
 from data_prep.ingest.dicom.geometry import Plane, frame_measures, frame_plane
 from data_prep.ingest.dicom.pixels import hounsfield
 from data_prep.ingest.dicom.plain import Elements, read_plain
 from data_prep.ingest.dicom.rules import check_ct, hu_transform
-from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read, read_header, text, values
+from data_prep.ingest.dicom.tags import BROKEN, frame_count, functional_group, quiet, read, text, values
 from data_prep.ingest.files import Version
 from data_prep.spec import Reject
 
@@ -66,10 +67,12 @@ def read_headers(path: Path, *, burned_in: bool = False) -> list[Header]:
         localizer, burned_in_annotation, not_monochrome, unsupported_bits, bad_frame_groups, missing_rescale,
         bad_rescale, ambiguous_rescale, not_hu, bad_header.
     """
-    with quiet():
-        dataset = read_header(path)
+    plain = read_plain(path, pixels=False)
+    with quiet() if plain is None else contextlib.nullcontext():
+        dataset: Elements = read(path, header_only=True) if plain is None else plain
         try:
             check_ct(dataset, burned_in=burned_in)
+            check_extent(dataset)
             return [header(dataset, frame) for frame in range(frame_count(dataset))]
         except BROKEN as error:
             raise Reject("bad_header", f"{type(error).__name__}: {error}") from error
@@ -77,7 +80,6 @@ def read_headers(path: Path, *, burned_in: bool = False) -> list[Header]:
 
 def header(dataset: Elements, frame: int) -> Header:
     """Header of one frame of an opened file."""
-    instance = text(dataset, "InstanceNumber")
     content = functional_group(dataset, frame, "FrameContentSequence")
     spacing, thickness = frame_measures(dataset, frame)
     return Header(
@@ -92,11 +94,19 @@ def header(dataset: Elements, frame: int) -> Header:
         frame=frame,
         stack=text(content, "StackID") if content is not None else "",
         plane=frame_plane(dataset, frame),
-        instance=int(float(instance)) if instance else None,
+        instance=_instance(text(dataset, "InstanceNumber")),
         size=(int(dataset.Rows), int(dataset.Columns)),
         spacing=spacing,
         thickness=thickness,
     )
+
+
+def _instance(number: str) -> int | None:
+    """InstanceNumber; None where it is absent or beyond 64 bits, since it only orders slices that have no position."""
+    if not number:
+        return None
+    value = float(number)
+    return int(value) if abs(value) < 1 << 63 else None
 
 
 def _body_part(dataset: Elements) -> str:
@@ -121,9 +131,10 @@ def read_hu(
     Raises:
       Reject: as `read_headers`, and no_pixel_data, truncated, size_mismatch, undecodable, memory_limit.
     """
-    with quiet():
+    plain = read_plain(path, pixels=True)
+    with quiet() if plain is None or plain.encapsulated else contextlib.nullcontext():
         try:
-            dataset = read_plain(path, pixels=True) or open_frames(path)
+            dataset: Elements = open_frames(path) if plain is None else plain
             check_ct(dataset, burned_in=burned_in)
             if not 0 <= frame < frame_count(dataset):
                 raise Reject("bad_header", f"no frame {frame}")

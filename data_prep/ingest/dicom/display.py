@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 
 from data_prep.ingest.dicom import Header, header, open_frames
+from data_prep.ingest.dicom.extent import check_extent
 from data_prep.ingest.dicom.pixels import decode, stored_words
 from data_prep.ingest.dicom.plain import Elements
 from data_prep.ingest.dicom.rules import DOSE_REPORTS, STRUCTURED_REPORT, check_bits, check_burned_in, sop_class
@@ -37,6 +38,7 @@ def read_display_headers(path: Path, *, burned_in: bool = False) -> list[Header]
         dataset = read_header(path)
         try:
             _check(dataset, burned_in)
+            check_extent(dataset)
             return [header(dataset, frame) for frame in range(frame_count(dataset))]
         except BROKEN as error:
             raise Reject("bad_header", f"{type(error).__name__}: {error}") from error

@@ -10,9 +10,6 @@ from collections.abc import Sequence
 import math
 from typing import Any, NamedTuple
 
-from jaxtyping import Float
-import numpy as np
-
 from data_prep.ingest.dicom.plain import Elements
 from data_prep.ingest.dicom.tags import functional_group, values
 
@@ -43,18 +40,21 @@ def plane(orientation: Sequence[Any], position: Sequence[Any]) -> Plane | None:
     if len(orientation) != 6 or len(position) != 3:
         return None
     try:
-        cosines: Float[np.ndarray, 6] = np.asarray([float(v) for v in orientation])
-        origin: Float[np.ndarray, 3] = np.asarray([float(v) for v in position])
+        cosines, origin = [float(v) for v in orientation], [float(v) for v in position]
     except (ValueError, TypeError):
         return None
     row, column = cosines[:3], cosines[3:]
-    lengths = np.asarray([row @ row, column @ column])
-    if not (np.isfinite(cosines).all() and np.isfinite(origin).all()):
+    if not all(map(math.isfinite, (*cosines, *origin))):
         return None
-    if abs(lengths - 1).max() > _TOLERANCE or abs(row @ column) > _TOLERANCE:
+    if max(abs(_dot(row, row) - 1), abs(_dot(column, column) - 1), abs(_dot(row, column))) > _TOLERANCE:
         return None
-    name = " ".join(f"{round(float(v), 2) + 0.0:g}" for v in cosines)
-    return Plane(name, float(np.cross(row, column) @ origin), float(row @ origin), float(column @ origin))
+    normal = [row[i - 2] * column[i - 1] - row[i - 1] * column[i - 2] for i in range(3)]
+    name = " ".join(f"{round(v, 2) + 0.0:g}" for v in cosines)
+    return Plane(name, _dot(normal, origin), _dot(row, origin), _dot(column, origin))
+
+
+def _dot(one: Sequence[float], other: Sequence[float]) -> float:
+    return one[0] * other[0] + one[1] * other[1] + one[2] * other[2]
 
 
 def frame_plane(dataset: Elements, frame: int) -> Plane | None:

@@ -20,6 +20,8 @@ from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataset import FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from data_prep.ingest.files import read_once
+
 HEADER_TAGS = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",
     "PatientSex", "PatientAge", "BodyPartExamined", "Manufacturer", "Modality", "ConversionType", "ImageType",
@@ -47,10 +49,10 @@ def _element(keyword: str) -> _Element:
 
 
 _ELEMENTS = {tag_for_keyword(k): _element(k) for k in (*_META_TAGS, *HEADER_TAGS, *_PIXEL_TAGS)}
-_PIXELS = 0x7FE00010
+PIXELS = 0x7FE00010
 _ENCAPSULATED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")  # the JPEG families, RLE
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_UNDEFINED = 0xFFFFFFFF
+ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _SHORT = frozenset(
     (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
@@ -60,6 +62,18 @@ _EXPLICIT = struct.Struct("<HH2sH").unpack_from
 _IMPLICIT = struct.Struct("<HHI").unpack_from
 _LENGTH = struct.Struct("<I").unpack_from
 _FIRST_READ = 1 << 15  # bytes; holds nearly every header
+START = 64  # bytes; the heads of the first fragments of compressed pixel data
+
+
+class PixelValue(NamedTuple):
+    """Where the value of PixelData lies, unread: its place in the file and its length as the file says it, its first
+    START bytes, and the size of the file.
+    """
+
+    place: int
+    length: int
+    start: bytes
+    size: int
 
 
 class Plain(dict[str, Any]):
@@ -69,10 +83,19 @@ class Plain(dict[str, Any]):
       file_meta: the elements of the file meta information.
       pixels: the bytes of PixelData, fragments and all; empty where they were not asked for.
       encapsulated: whether its length is undefined.
+      pixel_value: where they lie.
     """
 
-    def __init__(self, elements: dict[str, Any], meta: dict[str, Any], pixels: memoryview, encapsulated: bool):
+    def __init__(
+        self,
+        elements: dict[str, Any],
+        meta: dict[str, Any],
+        pixels: memoryview,
+        encapsulated: bool,
+        pixel_value: PixelValue | None = None,
+    ):
         super().__init__(elements)
+        self.pixel_value = pixel_value
         self.file_meta = meta
         self.pixels = pixels
         self.encapsulated = encapsulated
@@ -101,8 +124,10 @@ def read_plain(path: Path, *, pixels: bool) -> Plain | None:
         if not stat.S_ISREG(status.st_mode):
             return None
         size = status.st_size
+        if pixels:
+            return _parse(read_once(path), size, pixels)
         with open(path, "rb", buffering=0) as file:
-            have = size if pixels else min(size, _FIRST_READ)
+            have = min(size, _FIRST_READ)
             while True:
                 file.seek(0)
                 data = file.read(have)
@@ -112,11 +137,11 @@ def read_plain(path: Path, *, pixels: bool) -> Plain | None:
                     if len(data) != have or have == size:
                         return None
                 have = min(size, 8 * have)
-    except (OSError, KeyError, RecursionError, _NotPlain):
+    except (OSError, KeyError, RecursionError, struct.error, _NotPlain):
         return None
 
 
-def _parse(data: bytes, size: int, pixels: bool) -> Plain:
+def _parse(data: bytes | memoryview, size: int, pixels: bool) -> Plain:
     if data[128:132] != b"DICM":
         raise _NotPlain
     meta: dict[str, Any] = {}
@@ -126,16 +151,17 @@ def _parse(data: bytes, size: int, pixels: bool) -> Plain:
     if not native and not str(syntax).startswith(_ENCAPSULATED):
         raise _NotPlain
     found: dict[str, Any] = {}
-    place, length = _elements(data, place, syntax != ImplicitVRLittleEndian, _PIXELS, found)
+    place, length = _elements(data, place, syntax != ImplicitVRLittleEndian, PIXELS, found)
     if found.get("NumberOfFrames", "1") not in ("", "0", "1"):
         raise _NotPlain
     if not pixels:
-        return Plain(found, meta, memoryview(b""), length == _UNDEFINED)
+        value_at = PixelValue(place, length, bytes(data[place : place + START]), size)
+        return Plain(found, meta, memoryview(b""), length == UNDEFINED, value_at)
     bits, signed = found["BitsAllocated"], found["PixelRepresentation"]
     whole = found["Rows"] * found["Columns"] * bits // 8
     if not whole or bits not in (8, 16) or signed > 1 or found["SamplesPerPixel"] != 1:
         raise _NotPlain
-    if not native and length == _UNDEFINED:
+    if not native and length == UNDEFINED:
         end = _after_sequence(data, place, True) - 8
         return Plain(found, meta, memoryview(data)[place:end], True)
     value = memoryview(data)[place : place + length]
@@ -145,32 +171,24 @@ def _parse(data: bytes, size: int, pixels: bool) -> Plain:
     return Plain(found, meta, value, False)
 
 
-def _elements(data: bytes, place: int, explicit: bool, stop: int, found: dict[str, Any]) -> tuple[int, int]:
+def _elements(
+    data: bytes | memoryview, place: int, explicit: bool, stop: int, found: dict[str, Any]
+) -> tuple[int, int]:
     """Reads elements below tag `stop`. Returns the place of the first of the others, or, if that is the pixel data, the
     place and length of its value.
     """
     while True:
         group, element, vr, length = _EXPLICIT(data, place)
         tag = group << 16 | element
-        if tag >= stop and stop != _PIXELS:
+        if tag >= stop and stop != PIXELS:
             return place, 0
-        if not explicit:
-            vr = b""
-            (length,) = _LENGTH(data, place + 4)
-            place += 8
-        elif vr in _SHORT:
-            place += 8
-        elif vr in _LONG:
-            (length,) = _LENGTH(data, place + 8)
-            place += 12
-        else:
-            raise _NotPlain
+        vr, length, place = _value_at(data, place, explicit, vr, length)
         if tag >= stop:
-            if tag != _PIXELS:
+            if tag != PIXELS:
                 raise _NotPlain
             return place, length
         known = _ELEMENTS.get(tag)
-        if length == _UNDEFINED:
+        if length == UNDEFINED:
             if known or vr not in (b"SQ", b""):
                 raise _NotPlain
             place = _after_sequence(data, place, explicit)
@@ -178,11 +196,22 @@ def _elements(data: bytes, place: int, explicit: bool, stop: int, found: dict[st
         if known:
             if place + length > len(data):
                 raise struct.error
-            found[known.keyword] = _value(known, vr, data[place : place + length])
+            found[known.keyword] = _value(known, vr, bytes(data[place : place + length]))
         place += length
 
 
-def _after_sequence(data: bytes, place: int, explicit: bool) -> int:
+def _value_at(data: bytes | memoryview, place: int, explicit: bool, vr: bytes, length: int) -> tuple[bytes, int, int]:
+    """VR, length and place of an element's value; `vr` and `length` stand where an explicit short one has them."""
+    if not explicit:
+        return b"", _LENGTH(data, place + 4)[0], place + 8
+    if vr in _SHORT:
+        return vr, length, place + 8
+    if vr in _LONG:
+        return vr, _LENGTH(data, place + 8)[0], place + 12
+    raise _NotPlain
+
+
+def _after_sequence(data: bytes | memoryview, place: int, explicit: bool) -> int:
     """The place after a sequence of undefined length whose items begin at `place`."""
     while True:
         group, element, length = _IMPLICIT(data, place)  # items have no VR in either encoding
@@ -190,32 +219,20 @@ def _after_sequence(data: bytes, place: int, explicit: bool) -> int:
         tag = group << 16 | element
         if tag == _SEQUENCE_END:
             return place
-        if tag != _ITEM:
+        if tag != ITEM:
             raise _NotPlain
-        place = _after_item(data, place, explicit) if length == _UNDEFINED else place + length
+        place = _after_item(data, place, explicit) if length == UNDEFINED else place + length
 
 
-def _after_item(data: bytes, place: int, explicit: bool) -> int:
+def _after_item(data: bytes | memoryview, place: int, explicit: bool) -> int:
     while True:
-        group, element, length = _IMPLICIT(data, place)
+        group, element, vr, length = _EXPLICIT(data, place)
         if group << 16 | element == _ITEM_END:
             return place + 8
-        if explicit:
-            vr = data[place + 4 : place + 6]
-            if vr in _SHORT:
-                length >>= 16
-                place += 8
-            elif vr in _LONG:
-                (length,) = _LENGTH(data, place + 8)
-                place += 12
-            else:
-                raise _NotPlain
-        else:
-            vr = b""
-            place += 8
-        if length == _UNDEFINED and vr not in (b"SQ", b""):
+        vr, length, place = _value_at(data, place, explicit, vr, length)
+        if length == UNDEFINED and vr not in (b"SQ", b""):
             raise _NotPlain
-        place = _after_sequence(data, place, explicit) if length == _UNDEFINED else place + length
+        place = _after_sequence(data, place, explicit) if length == UNDEFINED else place + length
 
 
 def _value(element: _Element, vr: bytes, raw: bytes) -> Any:

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 import contextlib
 import logging
+import os
 from pathlib import Path
-from typing import Any
+import struct
+from typing import Any, BinaryIO
 import warnings
 
 import pydicom
 from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-from data_prep.ingest.dicom.plain import HEADER_TAGS, Elements, read_plain
+from data_prep.ingest.dicom.plain import HEADER_TAGS, PIXELS, START, Elements, PixelValue, read_plain
 from data_prep.spec import Reject
 
 BROKEN = (
@@ -28,7 +35,8 @@ BROKEN = (
 def quiet() -> Iterator[None]:
     """Silences pydicom and the decoders: their warnings and log lines quote the values of the file."""
     before = pydicom_config.settings.reading_validation_mode
-    levels = {name: logging.getLogger(name).level for name in ("pydicom", "pylibjpeg")}
+    loggers = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls")
+    levels = {name: logging.getLogger(name).level for name in loggers}
     pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -52,7 +60,7 @@ def read_header(path: Path) -> Elements:
 
 
 def read(path: Path, *, header_only: bool) -> FileDataset:
-    """Reads a file's data set by pydicom.
+    """Reads a file's data set by pydicom; `pixel_value` of it says where the pixels are that a header leaves out.
 
     Raises:
       Reject: empty_file, unreadable, truncated, not_dicom, memory_limit (a deflated bomb).
@@ -64,7 +72,9 @@ def read(path: Path, *, header_only: bool) -> FileDataset:
         if path.stat().st_size == 0:
             raise Reject("empty_file")
         try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=header_only, specific_tags=tags)
+            with path.open("rb") as file:
+                dataset = pydicom.dcmread(file, stop_before_pixels=header_only, specific_tags=tags)
+                dataset.pixel_value = _pixel_value(file, dataset) if header_only else None
         except InvalidDicomError:
             return _read_bare(path, header_only)
         if not len(dataset):  # pydicom drops all that it has read at an end that comes too early
@@ -78,10 +88,28 @@ def read(path: Path, *, header_only: bool) -> FileDataset:
         raise Reject("not_dicom", f"{type(error).__name__}: {error}") from error
 
 
+def _pixel_value(file: BinaryIO, dataset: FileDataset) -> PixelValue | None:
+    """Where the pixels lie, after which pydicom has left the file at their element; None without."""
+    size, place = os.fstat(file.fileno()).st_size, file.tell()
+    implicit, little = dataset.original_encoding
+    if dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        return PixelValue(0, size, b"", size)
+    head = file.read(8 if implicit else 12)
+    order = "<" if little else ">"
+    try:
+        group, element = struct.unpack_from(f"{order}HH", head)
+        (length,) = struct.unpack_from(f"{order}I", head, 4 if implicit else 8)
+    except struct.error:
+        return None
+    return PixelValue(place + len(head), length, file.read(START), size) if group << 16 | element == PIXELS else None
+
+
 def _read_bare(path: Path, header_only: bool) -> FileDataset:
     """Old archives keep data sets without preamble and file meta; such a file must say itself that it is an image."""
     try:
-        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=header_only)
+        with path.open("rb") as file:
+            dataset = pydicom.dcmread(file, force=True, stop_before_pixels=header_only)
+            dataset.pixel_value = _pixel_value(file, dataset) if header_only else None
         bare = bool(dataset.get("SOPClassUID")) and bool(dataset.get("Rows"))
     except MemoryError:
         raise
