@@ -153,7 +153,7 @@ def train() -> ConfigDict:
     config.select = ConfigDict(dict(every=0, split="val"))  # every so many steps the primary metric is taken there
     config.judged_weights = "last"  # last | average | best (of those steps)
     config.online_probe = False  # a linear probe beside a pretraining, on labels that the pretraining does not see
-    config.knn = ConfigDict(dict(every=0, split="val", examples=5000))  # every so many steps, on at most so many of each
+    config.knn = ConfigDict(dict(every=0, split="val", examples=5000))  # every so many steps, on so many of each
     config.sinks = ()  # beside metrics.jsonl: tensorboard, wandb
     config.profile = ConfigDict(dict(start=0, steps=0))  # steps to trace, into workdir/profile
     config.mesh = ConfigDict(dict(replica=1))  # devices / replica hold one copy of what fsdp divides, all by default
