@@ -70,8 +70,8 @@ class Goodput:
 
     def next(self, batches: Iterator[T]) -> T:
         """Returns the next batch; the wait is of the input from when the device had done all that it was given."""
-        began = self._clock()
         with self.spent_on("input_wait"):
+            began = self._since
             batch = next(batches)
         waited = self._since - began
         if self._done is not None:

@@ -125,6 +125,18 @@ def test_of_a_wait_that_outlasts_the_device_only_the_rest_counts(goodput, clock)
     assert goodput.seconds()["steps"] == 2
 
 
+def test_no_part_is_ever_negative(goodput, clock, monkeypatch):
+    """The clock goes on while it is asked."""
+    monkeypatch.setattr(Clock, "__call__", lambda self: self.step(1) or self.now)
+    with goodput.spent_on("steps"):
+        output = Output()
+        goodput.dispatched(output)
+        for _ in range(3):
+            goodput.next(slow(clock, 0))
+            assert goodput.interval()["input_wait"] == 0
+        output.done()
+
+
 def test_it_keeps_time_by_the_wall():
     goodput = Goodput()
     with goodput.spent_on("steps"):
