@@ -35,7 +35,11 @@ def check(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in PACKAGES:
-            raise UserError(f"config.sinks: {name!r}{nearest(str(name), PACKAGES)}", expected=f"of {_known()}")
+            raise UserError(
+                f"config.sinks: {name!r}{nearest(str(name), PACKAGES)}",
+                expected=f"of {', '.join(PACKAGES)}",
+                fix="several are given as --config.sinks=\"('tensorboard', 'wandb')\"",
+            )
         spec = importlib.util.find_spec(PACKAGES[name])
         if spec is None or spec.origin is None:  # without an origin: a folder of that name, such as W&B's own
             raise UserError(
@@ -53,10 +57,6 @@ def check(names: Sequence[str]) -> None:
                 "config.sinks has 'wandb', and nobody is logged in to Weights & Biases here",
                 fix="`wandb login`, or WANDB_MODE=offline, which keeps the curves in the workdir for `wandb sync`",
             )
-
-
-def _known() -> str:
-    return ", ".join(PACKAGES)
 
 
 def open_sinks(
