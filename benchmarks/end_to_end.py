@@ -85,7 +85,7 @@ def rate(config: ConfigDict, workdir: Path) -> dict[str, float]:
     shutil.rmtree(workdir)
     return {
         "views_per_s": 2 * statistics.median(row["examples_per_s"] for row in rows),
-        "input_wait": statistics.median(row["input_wait"] for row in rows),
+        "input_wait": statistics.median(row["share_input_wait"] for row in rows),
     }
 
 
