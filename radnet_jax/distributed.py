@@ -29,6 +29,23 @@ def several_processes(environment: Mapping[str, str]) -> str:
     return ""
 
 
+def owns_gpus(environment: Mapping[str, str]) -> bool:
+    """Whether all GPUs that this process can see are its own: it is alone on its host, or was given one of its own.
+
+    Under Slurm and Open MPI jax takes for granted that there is a process for each GPU of a host and that all see all:
+    a process that is alone on a host would use the first of its GPUs only, and one that sees just its own would look
+    for one that is not there.
+    """
+    if environment.get("JAX_LOCAL_DEVICE_IDS"):
+        return False  # the user has said which
+    alone = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or (
+        "SLURM_STEP_NUM_TASKS" in environment
+        and environment["SLURM_STEP_NUM_TASKS"] == environment.get("SLURM_STEP_NUM_NODES")
+    )
+    given = environment.get("CUDA_VISIBLE_DEVICES", "")
+    return alone or (given != "" and "," not in given)
+
+
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Connects this process with the others; does nothing for a process of its own.
 
@@ -65,6 +82,9 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
             f"process could not join the others as {launcher} says ({reason})",
             fix="see that all processes were started and can reach the first one's port",
         ) from error
+    if owns_gpus(os.environ):
+        jax.config.update("jax_cuda_visible_devices", "all")
+        jax.config.update("jax_rocm_visible_devices", "all")
     logging.info("process %d of %d, started by %s", jax.process_index(), jax.process_count(), launcher)
 
 

@@ -133,6 +133,23 @@ def test_the_launcher_is_known_by_what_it_leaves_in_the_environment(environment,
 
 
 @pytest.mark.parametrize(
+    ("environment", "owns"),
+    [
+        ({}, False),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_NUM_NODES": "2"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_NUM_NODES": "2", "CUDA_VISIBLE_DEVICES": "3"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_NUM_NODES": "2", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "JAX_LOCAL_DEVICE_IDS": "0,1"}, False),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, False),
+    ],
+)
+def test_a_process_alone_on_its_host_has_all_its_gpus(environment, owns):
+    assert distributed.owns_gpus(environment) == owns
+
+
+@pytest.mark.parametrize(
     "flags",
     [("localhost:1", None, 0), (None, 2, 0), ("localhost:1", 2, 2), ("localhost", 2, 0), ("localhost:1", 2, -1)],
 )
