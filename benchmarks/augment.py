@@ -6,19 +6,21 @@
 
 Prints one JSON object a line. Parts, all by default:
 
-- peers: two SimCLR views of each image, images a second for each core. Each side is a process of its own, pinned to the
-  same core, with one thread; they take turns, and only a process's own processor time counts, so that other load on the
-  machine hardly does. `peer_python` names an environment with albumentations or torchvision; without them only ours runs.
+- peers: two SimCLR views of each image, images a second for each core, on CPU. Each side is a process of its own with
+  one thread, pinned to the same core. `peer_python` names an environment with albumentations or torchvision; without
+  them only ours runs.
 - operations: what each operation adds to a crop, microseconds a view.
 - forms: the forms of an operation (radnet_jax/augment/forms.py) against each other on this device.
 - share: two views of each recipe against the SimCLR step (NT-Xent, LARS) that they feed, on this device.
 
-Timings but for `peers` are wall-clock medians of rounds in which the sides take turns. Nothing is fetched.
+Sides take turns in rounds, medians of rounds are printed. On CPU seconds are processor time, of all threads, so that
+other load on the machine counts little; elsewhere they are wall-clock time. Nothing is fetched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import functools
 import json
 import os
 from pathlib import Path
@@ -44,9 +46,8 @@ from radnet_jax.optim import make_optimizer
 from radnet_jax.preprocessing import Adapter, ModelInput, StoredPixels, make_adapter
 from radnet_jax.schedules import constant
 
-_PART = flags.DEFINE_multi_enum(
-    "part", None, ["peers", "operations", "forms", "share"], "What to measure; all by default."
-)
+_PARTS = ("peers", "operations", "forms", "share")
+_PART = flags.DEFINE_multi_enum("part", list(_PARTS), _PARTS, "What to measure; may be given several times.")
 _STORED = flags.DEFINE_integer("stored", 256, "Pixels a side of the records.")
 _SIZE = flags.DEFINE_integer("size", 224, "Pixels a side of a view.")
 _BATCH = flags.DEFINE_integer("batch", 0, "Examples a step, two views of each; 0 is 16 on CPU, 512 elsewhere.")
@@ -70,15 +71,16 @@ def emit(**record: Any) -> None:
 
 
 def in_turns(sides: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Returns seconds of each side's calls, one round after another."""
+    """Returns seconds of each side's calls, one round after another: processor time on CPU, else wall-clock time."""
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     for side in sides.values():
         jax.block_until_ready(side())
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(_ROUNDS.value):
         for name, side in sides.items():
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(side())
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 
@@ -125,7 +127,6 @@ def peers() -> None:
                 seconds[name].append(side.round())
         for side in sides.values():
             side.close()
-        ours = statistics.median(seconds["ours"])
         for name, side in sides.items():
             what = f"two SimCLR views of {colours} images, {_STORED.value} to {_SIZE.value} px, one core"
             if name not in present:
@@ -141,7 +142,6 @@ def peers() -> None:
                 images_per_core_second=count / median,
                 ours_is_faster_by=ratio if name != "ours" else 1.0,
             )
-        del ours
 
 
 def contract(channels: int, unit: str = "none") -> tuple[Adapter, jax.Array]:
@@ -160,7 +160,7 @@ def contract(channels: int, unit: str = "none") -> tuple[Adapter, jax.Array]:
     return make_adapter(source, target), jnp.asarray(rng.integers(0, 256, shape), jnp.uint8)
 
 
-_CROP = dict(crop=(0.08, 1.0), hflip=0.5)
+_CROP: dict[str, Any] = dict(crop=(0.08, 1.0), hflip=0.5)
 _OPERATIONS: dict[str, dict[str, Any]] = {
     "affine": dict(rotate=15.0),
     "brightness": dict(jitter=1.0, brightness=0.8),
@@ -184,26 +184,28 @@ def operations() -> None:
     for channels in (3, 1):
         adapter, image = contract(channels)
 
-        def views(fields: dict[str, Any], adapter: Adapter = adapter, image: jax.Array = image) -> Callable[[], Any]:
-            recipe = Recipe(**(_CROP | fields))
-            return lambda: make_views(image, adapter, recipe, key, 2)
-
         chosen = {k: v for k, v in _OPERATIONS.items() if channels == 3 or k in ("affine", "brightness", "contrast")}
         chosen |= {k: v for k, v in _OPERATIONS.items() if k in ("gamma", "blur", "gaussian noise", "rician noise")}
         local = Recipe(**_CROP, local_views=6)
-        sides = {"crop": views({})} | {name: views(fields) for name, fields in chosen.items()}
-        sides["6 local views"] = lambda a=adapter, i=image, r=local: make_local_views(i, a, r, key, 2)
+        recipes = {"crop": Recipe(**_CROP)} | {name: Recipe(**_CROP, **fields) for name, fields in chosen.items()}
+        sides: dict[str, Callable[[], Any]] = {
+            name: functools.partial(make_views, image, adapter, recipe, key, 2) for name, recipe in recipes.items()
+        }
+        sides["6 local views"] = functools.partial(make_local_views, image, adapter, local, key, 2)
         seconds = in_turns(sides)
-        crop = statistics.median(seconds["crop"])
         for name, values in seconds.items():
             per_view = 1e6 / (2 * batch_size())
             alone = name in ("crop", "6 local views")
-            cost = statistics.median(values) - (0 if alone else crop)
+            cost = statistics.median(v if alone else v - c for v, c in zip(values, seconds["crop"], strict=True))
             emit(part="operations", operation=name, channels=channels, size=_SIZE.value, us_per_view=cost * per_view)
 
 
 def _each(function: Callable[..., Any], *args: jax.Array) -> Any:
     return forms.each_row(lambda rows: function(*(a[rows] for a in args)), len(args[0]))
+
+
+def _batch(function: Callable[..., Any], *args: jax.Array) -> Any:
+    return function(*args)
 
 
 def form_calls() -> Iterator[tuple[str, str, Callable[..., Any], tuple[jax.Array, ...]]]:
@@ -218,15 +220,13 @@ def form_calls() -> Iterator[tuple[str, str, Callable[..., Any], tuple[jax.Array
         sigma = draws.between(draws.uniform(keys, "sigma"), 0.1, 2.0) * min(size) / 224
         radius = max(1, int(np.ceil(6 * min(size) / 224)))
         for rows in ("each", "batch"):
-            wrap = _each if rows == "each" else (lambda function, *args: function(*args))
+            wrap = _each if rows == "each" else _batch
             for form in ("taps", "matrix"):
-                crop = lambda x, b, form=form: geometry.crop_and_resize(x, b, size, form=form)  # noqa: E731
-                call = lambda x, b, crop=crop, wrap=wrap: wrap(crop, x, b)  # noqa: E731
-                yield f"resample, {channels} channel(s)", f"{form}, {rows}", call, (x, boxes)
+                crop = functools.partial(geometry.crop_and_resize, size=size, form=form)
+                yield f"resample, {channels} channel(s)", f"{form}, {rows}", functools.partial(wrap, crop), (x, boxes)
             for form in ("shifts", "matrix"):
-                blur = lambda x, s, form=form: filters.gaussian_blur(x, s, radius=radius, form=form)  # noqa: E731
-                call = lambda x, s, blur=blur, wrap=wrap: wrap(blur, x, s)  # noqa: E731
-                yield f"blur, {channels} channel(s)", f"{form}, {rows}", call, (views, sigma)
+                blur = functools.partial(filters.gaussian_blur, radius=radius, form=form)
+                yield f"blur, {channels} channel(s)", f"{form}, {rows}", functools.partial(wrap, blur), (views, sigma)
 
 
 def compare_forms() -> None:
@@ -238,7 +238,7 @@ def compare_forms() -> None:
         adapter, image = contract(channels, unit)
         recipe, key = AUGMENTATIONS.build(name), jax.random.key(0)
         for form in ("each", "batch"):
-            call = lambda a=adapter, i=image, r=recipe, f=form: make_views(i, a, r, key, 2, form=f)  # noqa: E731
+            call = functools.partial(make_views, image, adapter, recipe, key, 2, form=form)
             calls.setdefault(f"rows, recipe {name}", {})[form] = call
     for operation, sides in calls.items():
         medians = {form: statistics.median(values) for form, values in in_turns(sides).items()}
@@ -287,7 +287,7 @@ def share() -> None:
     for name in ("ct", "chest_xray", "simclr"):
         adapter, image = contract(3 if name == "simclr" else 1, "HU" if name == "ct" else "none")
         recipe, key = AUGMENTATIONS.build(name), jax.random.key(0)
-        views = lambda a=adapter, i=image, r=recipe: make_views(i, a, r, key, 2)  # noqa: E731
+        views = functools.partial(make_views, image, adapter, recipe, key, 2)
         step = step or simclr_step(jax.block_until_ready(views()))
         seconds = in_turns({"views": views, "step": step})
         views_s, step_s = np.array(seconds["views"]), np.array(seconds["step"])
@@ -306,7 +306,7 @@ def share() -> None:
 def main(argv: list[str]) -> None:
     del argv
     parts = {"peers": peers, "operations": operations, "forms": compare_forms, "share": share}
-    for part in _PART.value or parts:
+    for part in _PART.value:
         parts[part]()
 
 

@@ -4,13 +4,15 @@
     python -m radnet_jax.show --data=DATASET --recipe=byol --set=crop=0.3,1 --set=blur=0 --out=views.png
 
 A row for each image: the view for evaluation, random views, and the local views of recipes that have them. Masks are
-drawn as outlines, in another colour for each class; white is unknown.
+drawn as outlines, in another colour for each class; white is unknown. With a recipe whose groups share their draws all
+rows are of one group.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 import sys
 from typing import Any
@@ -52,20 +54,20 @@ def picture(
     """
     adapter = _adapter(split, size, window)
     recipes.check(recipe, adapter)
+    recipe = dataclasses.replace(recipe, groups=min(recipe.groups, 1))  # the images stand for one group
     rows = np.linspace(0, len(split) - 1, min(images, len(split))).astype(int)
     examples = [split[int(i)] for i in rows]
     image = jnp.asarray(np.stack([e["image"] for e in examples]))
     mask = jnp.asarray(np.stack([e["segmentation"] for e in examples])) if split.card.segmentation else None
-    columns = [_tiles(center(image, adapter), adapter, None)]
     if mask is None:
         made = make_views(image, adapter, recipe, rng.stream(seed, "augment", 0), views)
+        columns = [_tiles(center(image, adapter), adapter, None)]
         columns += [_tiles(made[:, v], adapter, None) for v in range(views)]
-    else:
-        none = recipes.Recipe()
-        columns = [_tiles(*augment_image(image, adapter, none, rng.stream(seed, "augment", 0), mask), adapter=adapter)]
-        for v in range(views):  # a mask belongs to one view, as in fine-tuning
-            moved = augment_image(image, adapter, recipe, rng.stream(seed, "augment", v), mask)
-            columns.append(_tiles(moved[0], adapter, moved[1]))
+    else:  # a mask belongs to one view, as in fine-tuning: each column is another step
+        columns = []
+        for v, done in enumerate([recipes.Recipe(), *[recipe] * views]):
+            view, moved = augment_image(image, adapter, done, rng.stream(seed, "augment", v), mask)
+            columns.append(_tiles(view, adapter, moved))
     if recipe.local_views:
         local = make_local_views(image, adapter, recipe, rng.stream(seed, "augment", 0), views)
         columns += [_tiles(local[:, v], adapter, None) for v in range(recipe.local_views)]

@@ -1,4 +1,4 @@
-"""One side of the comparison of `benchmarks/augment.py`: makes two SimCLR views on one core, a round for each line read.
+"""One side of a comparison of `benchmarks/augment.py`: two SimCLR views on one core, a round for each line read.
 
     python benchmarks/peers/augment_worker.py SIDE COLOURS CORE STORED SIZE BATCH
 

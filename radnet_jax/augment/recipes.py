@@ -300,7 +300,7 @@ def finetune_segmentation() -> Recipe:
         blur=0.2,
         blur_sigma=(0.5, 1.0),
         noise=0.15,
-        noise_std=0.1,
+        noise_std=0.05,
     )
 
 
