@@ -323,7 +323,7 @@ def ask_resume(folder: Path) -> None:
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            process.wait(None if kills == _KILLS.value else draws.uniform(0.1, 0.5) * longest)
+            process.wait(None if kills == _KILLS.value else draws.uniform(0.2, 0.7) * longest)
             break
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
