@@ -1,7 +1,7 @@
 """What building a dataset costs, and what it withstands: one JSON object a line for each question.
 
-    python benchmarks/data_prep.py                      # all of them, about 20 minutes on 2 cores
-    python benchmarks/data_prep.py --ask=speed --ask=codecs
+    python benchmarks/building.py                      # all of them, about 20 minutes on 2 cores
+    python benchmarks/building.py --ask=speed --ask=codecs
 
 speed       slices a second of one core, by the whole path (read, decode, rescale, resize, hash, encode, write) and by
             the way that a script of one's own takes, on the same files in turn
@@ -13,8 +13,6 @@ resume      builds killed at random moments and started again, against one that 
 
 Other load on the machine lengthens everything; ratios are of neighbouring rounds, which meet the same load.
 """
-
-# ruff: noqa: E402
 
 from __future__ import annotations
 
@@ -35,10 +33,8 @@ import time
 from typing import Any
 
 from absl import app, flags
-
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder, where data_prep is this script
-
 from array_record.python import array_record_module
+from ct_files import spoil, write_source
 import cv2
 import numpy as np
 import pydicom
@@ -46,7 +42,6 @@ from pydicom.encaps import get_frame
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless
 from tensorflow_datasets.core import example_serializer
 
-from benchmarks.ct_files import spoil, write_source
 from data_prep import pool
 from data_prep.build import build
 from data_prep.datasets.radnet import HU_RANGE, radnet
