@@ -15,7 +15,8 @@ def _files(folder):
 
 
 def test_each_published_dataset_has_one():
-    assert set(DATASETS.names()) - WITHOUT <= set(MINIATURES.names()) | {"mixture"}
+    ours = {n for n in DATASETS.names() if DATASETS.get(n).__module__.startswith("data_prep.")}  # not those of tests
+    assert ours - WITHOUT <= set(MINIATURES.names()) | {"mixture"}
 
 
 @pytest.mark.parametrize("name", ["chestxray14", "vindr_cxr", "mimic_cxr"])

@@ -14,7 +14,7 @@ import pydicom
 import pytest
 
 from data_prep.build import build
-from data_prep.hashing import PUBLIC_SALT, pseudonym
+from data_prep.hashing import pseudonym
 from data_prep.patients import Groups
 from data_prep.phantom import write_ct
 from radnet_jax.data.card import read_card
@@ -41,12 +41,13 @@ def _build(source, out, **options):
 
 
 @pytest.mark.parametrize("blank", ["every second file", "all but one file of a series"])
-def test_a_partly_de_identified_corpus_parts_no_patient(tmp_path, blank):
+def test_a_partly_de_identified_corpus_parts_no_patient(tmp_path, blank, secret):
+    salt = secret.read_bytes()  # a generated folder that was edited is one of patients
     source = write_ct(tmp_path / "ct", patients_per_region=4, slices=4, image_size=32)
     truth = {}
     for k, path in enumerate(sorted(source.rglob("*.dcm"))):
         header = pydicom.dcmread(path, stop_before_pixels=True)
-        case = pseudonym(PUBLIC_SALT.value, "case", header.SOPInstanceUID)
+        case = pseudonym(salt, "case", header.SOPInstanceUID)
         truth[case] = (header.PatientID, header.StudyInstanceUID, header.SeriesInstanceUID)
         if k % 2 if blank == "every second file" else k % 4:
             _change(path, PatientID="")
@@ -61,7 +62,7 @@ def test_a_partly_de_identified_corpus_parts_no_patient(tmp_path, blank):
     assert {row["split"] for row in table} == {"train", "val", "test"}
     assert all(len(found) == 1 for found in splits.values())
     # the patient of a group is its id, so that it matches with other datasets
-    assert hashes == {name: {pseudonym(PUBLIC_SALT.value, "patient", f"id {name}")} for name in hashes}
+    assert hashes == {name: {pseudonym(salt, "patient", f"id {name}")} for name in hashes}
     assert len(hashes) == 24
     assert not any("more than one patient" in line for line in lines)
 
