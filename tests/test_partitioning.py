@@ -4,6 +4,7 @@ gathered images; with the state divided by rule, parameters are gathered and gra
 from collections import defaultdict
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
