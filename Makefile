@@ -9,7 +9,7 @@ WORKDIR ?= quickstart
 
 help:
 	@echo "make quickstart   the whole study on generated data; report in $(WORKDIR)/report/index.html"
-	@echo "make test         lint, types and the tests (under 8 minutes on 2 cores)"
+	@echo "make test         lint, types and the tests (20 minutes on 2 busy cores)"
 	@echo "make test-all     the same with the slow tests"
 	@echo "make test-beam    the tests of Apache Beam in an environment of its own, $(BEAM_VENV)"
 	@echo "make format       format the code"
