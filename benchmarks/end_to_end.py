@@ -91,9 +91,11 @@ def rate(config: ConfigDict, workdir: Path) -> dict[str, float]:
 
 def main(argv: list[str]) -> None:
     del argv
+    preset = PRESETS[_PRESET.value]
+    if (_STEPS.value or preset["steps"]) < 4 * preset["log_every"]:
+        raise app.UsageError(f"--steps: at least {4 * preset['log_every']}, so that some log rows are left to measure")
     began = time.perf_counter()
     logging.set_verbosity(logging.ERROR)
-    preset = PRESETS[_PRESET.value]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         data = Path(_DATASET.value) if _DATASET.value else dataset(folder, preset)

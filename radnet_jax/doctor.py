@@ -72,6 +72,7 @@ def run(workdir: Path, launch: tuple[str | None, int | None, int | None]) -> int
         ("open files", open_files),
         ("workdir", lambda: folder(workdir)),
         ("compilation cache", lambda: compilation_cache(workdir)),
+        ("cache of remote datasets", dataset_cache),
         ("salt", salt),
         ("devices", lambda: devices(answer, TIMEOUT)),
     ]
@@ -288,14 +289,27 @@ def _trial(scratch: Path, place: Path) -> Findings:
         yield Finding("warning", "file locks: not on this file system", fix)
 
 
+def dataset_cache() -> Findings:
+    """Where datasets that lie on an object store are copied to."""
+    from radnet_jax.data.cache import CACHE_VARIABLE, cache_folder
+
+    place = cache_folder()
+    above = next(p for p in (place, *place.absolute().parents) if p.exists())
+    if os.access(above, os.W_OK | os.X_OK) and above.is_dir():
+        yield Finding("ok", f"cache of remote datasets: {place}, {shutil.disk_usage(above).free / _GIB:.1f} GiB free")
+    else:
+        fix = f"set {CACHE_VARIABLE} to a folder on a local disk, where datasets are at URLs"
+        yield Finding("warning", f"cache of remote datasets: {place} can't be written", fix)
+
+
 def compilation_cache(workdir: Path) -> Findings:
     """Where compiled programs are kept: a restart then takes seconds and not minutes."""
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     place = Path(named or workdir.parent / _CACHE)
-    above = next(p for p in (place, *place.absolute().parents) if p.is_dir())
+    above = next(p for p in (place, *place.absolute().parents) if p.exists())
     if "://" in str(named):
         yield Finding("ok", f"compilation cache: {named} (not tried)")
-    elif os.access(above, os.W_OK | os.X_OK):
+    elif os.access(above, os.W_OK | os.X_OK) and above.is_dir():
         yield Finding("ok", f"compilation cache: {place}")
     else:
         fix = "set JAX_COMPILATION_CACHE_DIR to a folder that all hosts share"
