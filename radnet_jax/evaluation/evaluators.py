@@ -24,8 +24,8 @@ Predict = Callable[[PyTree, PyTree, dict[str, Array]], dict[str, Array]]
 """(params, model_state, batch with "image") -> outputs by name, each [b ...]."""
 
 _NO_FACT = (
-    "split", "index", "case_id", "patient", "series", "slice", "source", "phash", "rows", "columns", "row_spacing",
-    "column_spacing", "thickness", "label", "labels", "label_mask",
+    "split", "index", "case_id", "patient", "series", "slice", "position", "source", "phash", "rows", "columns",
+    "row_spacing", "column_spacing", "thickness", "label", "labels", "label_mask",
 )  # fmt: skip
 
 
