@@ -69,6 +69,6 @@ def test_predictions_join_scores_with_the_manifest(setting):
     table = split.manifest()
     assert list(predictions.case_id) == table["case_id"].to_pylist()
     assert set(predictions.split) == {"val"}
-    assert set(predictions.facts) == {"sex", "age_band", "scanner", "position"}
+    assert set(predictions.facts) == {"sex", "age_band", "scanner"}
     np.testing.assert_array_equal(predictions.labels.argmax(1), table["label"].to_numpy())
     np.testing.assert_array_equal(predictions.scores, scores)
