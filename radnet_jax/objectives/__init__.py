@@ -19,7 +19,9 @@ class Objective(Protocol):
     """A frozen dataclass of Linen modules and hyperparameters; it holds no arrays and can be hashed.
 
     A factory registered in OBJECTIVES makes it: `factory(*, backbone, **config)`, with the backbone module and, where
-    the factory names it, the `card` of the dataset it will be trained on.
+    the factory names them, the `card` of the dataset it will be trained on and `groups`: the contiguous parts of a
+    batch that know nothing of each other, in BatchNorm and in the loss. A loss that is a mean over examples (one with
+    a `weight`) need not name them; another that does not is refused with more than one.
 
     Attributes:
       requires: batch keys that the loss reads, of "views" [b v h w c], "local_views" [b l h w c], "image" [b h w c],
