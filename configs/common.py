@@ -6,7 +6,8 @@ given keep the part's own defaults.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -162,6 +163,75 @@ def train() -> ConfigDict:
     config.objective = ConfigDict(dict(name="simclr"))
     config.optimizer = ConfigDict(dict(name="adamw"))
     config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=1e-3, warmup_steps=0))
+    return config
+
+
+IMAGENET_IMAGES = 1_281_167
+
+
+def pretraining(
+    arg: str,
+    objective: Mapping[str, Any],
+    *,
+    natural: str,
+    batch_size: int,
+    epochs: int,
+    warmup_epochs: int,
+    optimizer: Mapping[str, Any],
+    rate: float,
+    rate_batch: int = 256,
+    smoke: Mapping[str, Any],
+    backbone: str = "resnet50",
+    smoke_backbone: Mapping[str, Any] | None = None,
+) -> ConfigDict:
+    """A pretraining config, unlocked: the numbers of a paper, and the variants that all pretrainings have.
+
+    Variants: `domain=ct | ct_pe | chest_xray | natural` is what the images are: it chooses the model input and the
+    augmentation, `natural` with the paper's own; `smoke` is a small network and few steps for a laptop; `size=N` is the
+    side of the model's input, which the records must have at least; `go_on` starts from the checkpoint that
+    `--config.init_from` names, with a schedule of its own.
+
+    Args:
+      arg: the variant.
+      objective: its section.
+      natural: recipe for photographs.
+      batch_size: of the paper.
+      epochs: of the paper, in passes over ImageNet: total_steps follows.
+      warmup_epochs: of a linear warm-up, likewise.
+      optimizer: its section.
+      rate: learning rate at a batch of `rate_batch`; it follows --config.batch_size in proportion.
+      rate_batch: the batch that `rate` is of.
+      smoke: fields of `objective` for a small network.
+      backbone: of the paper.
+      smoke_backbone: its section for a laptop, a narrow ResNet-18 by default.
+    """
+    variant = parse_arg(arg, domain="ct", smoke=False, size=0, go_on=False)
+    domain = DOMAINS[choice("domain", variant.domain, DOMAINS)]
+    steps_per_epoch = IMAGENET_IMAGES // batch_size
+    config = train()
+    config.name = f"{objective['name']} {variant.domain}"
+    config.backbone = ConfigDict(dict(name=backbone))
+    config.batch_size = batch_size
+    config.total_steps = epochs * steps_per_epoch
+    config.input = None if variant.go_on else domain["input"](variant.size or (64 if variant.smoke else 224))
+    config.augment.name = natural if variant.domain == "natural" else domain["pretrain"]
+    config.objective = ConfigDict(dict(objective))
+    config.optimizer = ConfigDict(dict(optimizer))
+    config.schedule = ConfigDict(
+        dict(
+            name="warmup_cosine",
+            base_lr=config.get_ref("batch_size").to_float() * (rate / rate_batch),  # follows --config.batch_size
+            warmup_steps=warmup_epochs * steps_per_epoch,
+        )
+    )
+    if variant.smoke:
+        config.backbone = ConfigDict(dict(smoke_backbone or dict(name="resnet18", base_width=16)))
+        config.batch_size = 16
+        config.total_steps = 20
+        config.objective.update(smoke)
+        config.optimizer = ConfigDict(dict(name="adamw", weight_decay=1e-4))
+        config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=1e-3, warmup_steps=2))
+        config.log_every = 5
     return config
 
 

@@ -16,6 +16,7 @@ PARTS = {
     "save": "saving",
     "compile": "compiling",
     "evaluation": "evaluation",
+    "phases": "phases between steps",
     "lost": "lost steps",
     "other": "other",
 }
@@ -27,6 +28,7 @@ The device works while the host goes on, so each part says where the host was:
   save: copying the state off the device, and waiting for the disk where the loop has to.
   compile: making the initial state, and the first step up to its dispatch.
   evaluation: predictions on whole splits, with their own compilation, and metrics.
+  phases: work between steps that an objective declares, clustering for instance, with its compilation.
   lost: steps of earlier sittings that were not saved and had to be done again, as far as they were logged.
   other: start-up, restoring, the record of the run.
 """

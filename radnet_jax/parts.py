@@ -22,6 +22,7 @@ import optax
 from radnet_jax import sharding
 from radnet_jax.augment import AUGMENTATIONS, recipes
 from radnet_jax.data.dataset import Split, open_split
+from radnet_jax.data.pipeline import steps_per_epoch
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.models import MODELS
@@ -85,9 +86,27 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
 
 
 def make_objective(config: ConfigDict, parts: Parts) -> Objective:
-    """Builds the objective for the dataset at hand; refuses one that needs what the dataset hasn't got."""
+    """Builds the objective for the run at hand; refuses one that needs what the run or its dataset hasn't got."""
     name, kwargs = _named(config.objective)
-    return OBJECTIVES.build(name, kwargs, backbone=parts.backbone, card=parts.split.card)
+    local_views = make_recipe(config, parts).local_views
+    objective = OBJECTIVES.build(
+        name,
+        kwargs,
+        backbone=parts.backbone,
+        card=parts.split.card,
+        num_examples=len(parts.split),
+        batch_size=config.batch_size,
+        total_steps=config.total_steps,
+        steps_per_epoch=steps_per_epoch(len(parts.split), config.batch_size),
+        local_views=local_views,
+    )
+    if local_views and "local_views" not in objective.requires:
+        raise UserError(
+            f"objective {name!r} has no use for local views",
+            got=f"{local_views} of augmentation {config.augment.name!r}",
+            fix="set --config.augment.local_views=0, or choose an objective with multi-crop, such as swav or dino",
+        )
+    return objective
 
 
 def make_recipe(config: ConfigDict, parts: Parts) -> recipes.Recipe:

@@ -17,6 +17,7 @@ from radnet_jax.errors import UserError, nearest
 
 BATCH_AXES = ("replica", "data")
 RULES = ("largest", "replicated")
+_BANK = "objective_state/bank/"
 SMALL = 2**16  # elements; what is smaller costs more time to gather than its memory is worth
 
 Rules = tuple[tuple[str, str], ...]
@@ -104,12 +105,17 @@ def check_rules(rules: Rules, state: PyTree) -> None:
 
 
 def shardings(tree: PyTree, mesh: Mesh, rules: Rules, prefix: str = "") -> PyTree:
-    """Returns where each leaf of a train state lives, or of the part of it whose names begin with `prefix`."""
+    """Returns where each leaf of a train state lives, or of the part of it whose names begin with `prefix`.
+
+    A memory bank ("objective_state/bank/...") is always divided by rows over all devices, where they divide them.
+    """
     placed = [_sharding(prefix + name, leaf.shape, mesh, rules) for name, leaf in trees.named_leaves(tree)]
     return jax.tree.unflatten(jax.tree.structure(tree), placed)
 
 
 def _sharding(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> NamedSharding:
+    if name.startswith(_BANK):
+        return batch_sharding(mesh) if shape[0] % mesh.size == 0 else replicated(mesh)
     rule = next((rule for pattern, rule in rules if re.search(pattern, name)), "replicated")
     ways = mesh.shape["data"]
     fitting = [(size, axis) for axis, size in enumerate(shape) if size % ways == 0]

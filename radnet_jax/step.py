@@ -20,6 +20,8 @@ from radnet_jax.online import LinearProbe
 from radnet_jax.preprocessing import Adapter
 from radnet_jax.state import LossAux, TrainState
 
+MADE = frozenset({"views", "local_views"})  # batch keys that are made of the image
+
 
 def train_step(
     state: TrainState,
@@ -37,7 +39,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Any]]:
     """One update: loss and gradient over the global batch, optimizer, what the objective does after it.
 
-    A step whose loss or gradient is not finite changes nothing but `objective_state` (a memory bank is too large to be
+    A step whose loss or gradient is not finite changes nothing but the `bank` of `objective_state` (too large to be
     held twice), and neither does a later one, whose `step` is then not the state's: the loop learns of it late, and
     finds the state as it was.
 
@@ -81,9 +83,16 @@ def train_step(
         )
         new, watched = new.replace(aux={**new.aux, "online_probe": probe_state}), watched | seen
     finite = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.step == (state.step if step is None else step))
-    unguarded: Any = {"objective_state": ()}
-    new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new.replace(**unguarded), state.replace(**unguarded))
-    return new.replace(objective_state=objective_state), metrics | {"finite": finite, "watched": watched}
+    bank = {k: v for k, v in objective_state.items() if k == "bank"}
+    guarded = new.replace(objective_state=_without_bank(objective_state))
+    before = state.replace(objective_state=_without_bank(state.objective_state))
+    new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), guarded, before)
+    new = new.replace(objective_state=new.objective_state | bank)
+    return new, metrics | {"finite": finite, "watched": watched}
+
+
+def _without_bank(objective_state: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in objective_state.items() if k != "bank"}
 
 
 def _gradients(
@@ -218,6 +227,7 @@ def compiled_init(
         params, model_state, objective_state = objective.init(rng.stream(seed, "init"), batch)
         step = jnp.zeros((), jnp.int32)
         state = TrainState(step, params, model_state, objective_state, tx.init(params), {})
+        state = state.replace(objective_state=objective.begin(state))
         if probe is not None:
             _, seen = jax.eval_shape(objective.loss, params, state, batch, jax.random.key(0))
             state = state.replace(aux={"online_probe": probe.init(seen.features.shape[-1])})

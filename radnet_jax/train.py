@@ -33,14 +33,15 @@ from radnet_jax import (
 from radnet_jax.augment import recipes
 from radnet_jax.checkpoint import Checkpoints
 from radnet_jax.data.dataset import Split
-from radnet_jax.data.pipeline import steps_per_epoch, train_batches
+from radnet_jax.data.pipeline import train_batches
 from radnet_jax.errors import Preempted, UserError
 from radnet_jax.evaluation import evaluators, ledger
 from radnet_jax.goodput import Goodput, in_words, shares
 from radnet_jax.objectives import Objective
 from radnet_jax.parts import Parts, assemble, check_room, check_workdir, lock, make_objective, make_recipe, make_tx
+from radnet_jax.phases import Phases
 from radnet_jax.state import TrainState
-from radnet_jax.step import compiled_init, compiled_observe, compiled_prepare, compiled_step, prepare
+from radnet_jax.step import MADE, compiled_init, compiled_observe, compiled_prepare, compiled_step, prepare
 from radnet_jax.writer import Writer
 
 _ROOM = 2**24  # bytes for logs, predictions and the storage's own files
@@ -58,6 +59,7 @@ def initial_state(
         params, model_state = starts.fill(parts.start, state.params, state.model_state, heads=objective.heads)
         # Optimizer states start at zero or one whatever the parameters are.
         state = state.replace(params=params, model_state=model_state)
+        state = state.replace(objective_state=objective.begin(state))
     if config.average:
         # A copy: a donated state may not hold one array twice.
         weights = jax.tree.map(jnp.copy, {"params": state.params, "model_state": state.model_state})
@@ -88,7 +90,6 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
     """Makes every check that needs no weights; returns the splits that the run will be judged on."""
     objective = make_objective(config, parts)
     recipe = make_recipe(config, parts)
-    steps_per_epoch(len(parts.split), config.batch_size)
     if "labels" in objective.requires and not parts.split.all_labels()[1].any():
         raise UserError(f"objective {config.objective.name!r} needs labels, and split {parts.split.name!r} has none")
     if config.accumulate > 1 and objective.weight is None:
@@ -270,17 +271,24 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
         shuffle_window=config.data.shuffle_window,
         synthetic=config.data.synthetic,
     )
-    wanted = {"image"} | (this.requires - {"views", "local_views"})
+    wanted = {"image"} | (this.requires - MADE)
     on_device = None
     if config.data.synthetic:
         logging.warning("%s: data.synthetic: one batch in every step, good for nothing but its speed", this.workdir)
     selecting = selection.split(config)
     neighbours = online.Neighbours(config, this.parts, this.objective)
+    phases = Phases(config, this.parts, this.objective)
     profile = profiling.Profile(config, this.workdir)
     writer = _writer(this, start)
     previous: tuple[int, dict[str, np.ndarray], Array] | None = None  # step, batch, whether the step was finite
+    of_phases: dict[str, Array] = {}
     try:
         for step in range(start, total):
+            if phases.due(step):
+                if previous is not None:
+                    _stop_unless_finite(this, state, best, *previous)
+                with this.goodput.spent_on("phases"):
+                    state, of_phases = phases.run(state, step)
             batch = this.goodput.next(batches)
             batch = {k: batch[k] for k in wanted}
             if on_device is None or not config.data.synthetic:
@@ -312,7 +320,7 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
                 if value > (best.value if best else -np.inf):
                     best, save = selection.Best(done, value), True
             if watch or done == total or done % config.log_every == 0:
-                writer.write(done, {**metrics, **observe(watched), "learning_rate": this.schedule(step)})
+                writer.write(done, {**metrics, **observe(watched), **of_phases, "learning_rate": this.schedule(step)})
             if save:
                 this.save(state, best)
             if stop and done < total:

@@ -1,4 +1,4 @@
-"""Some steps of each registered objective on any devices, so that tests find later ones by themselves.
+"""Some steps of each pretraining config, and of classification, on any devices; tests find later ones by themselves.
 
     python -m tests.every_objective DATASET OUT.json HOST:PORT 2 0     (and 1)
 
@@ -15,12 +15,12 @@ import jax
 from ml_collections import FrozenConfigDict
 
 from radnet_jax import distributed, sharding, train
-from radnet_jax.objectives import OBJECTIVES
 from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
-from radnet_jax.step import compiled_prepare, compiled_step
+from radnet_jax.phases import Phases
+from radnet_jax.step import MADE, compiled_prepare, compiled_step
 from tests import tiny
 
-NAMES = OBJECTIVES.names()
+NAMES = [*sorted(path.stem for path in (tiny.ROOT / "configs" / "pretrain").glob("[!_]*.py")), "classification"]
 SIZE = 24
 BATCH = 64
 
@@ -35,12 +35,12 @@ class Trained(NamedTuple):
 
 
 def config(name, dataset, **changes):
-    """The smoke variant of the objective's own config file: configs/pretrain/NAME.py or configs/finetune/NAME.py."""
+    """The smoke variant of a config file, smaller still: configs/pretrain/NAME.py or configs/finetune/NAME.py."""
     for folder, variant in (("pretrain", "smoke"), ("finetune", "smoke,scratch")):
         if (tiny.ROOT / "configs" / folder / f"{name}.py").is_file():
             changes = {"batch_size": BATCH, "total_steps": 4, **changes}
             return tiny.config(f"configs/{folder}/{name}.py", f"{variant},size={SIZE}", dataset, **changes)
-    raise FileNotFoundError(f"objective {name!r} has no file in configs/pretrain or configs/finetune")
+    raise FileNotFoundError(f"no {name}.py in configs/pretrain or configs/finetune")
 
 
 def trained(config, devices=None, count=3):
@@ -56,9 +56,11 @@ def _trained(config, devices, count):
     state = train.initial_state(config, parts, objective, tx, recipe)
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     batches = train.train_batches(parts.split, seed=config.seed, batch_size=config.batch_size, **processes)
-    wanted = {"image"} | (objective.requires - {"views"})
+    wanted = {"image"} | (objective.requires - MADE)
     prepare, step, losses = None, None, []
+    phases = Phases(config, parts, objective)
     for number in range(count):
+        state, _ = phases.run(state, number)
         batch = next(batches)
         batch = sharding.put_batch({k: batch[k] for k in wanted}, mesh)
         if prepare is None:

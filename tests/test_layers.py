@@ -47,6 +47,7 @@ LAYERS = {
     "radnet_jax.parts": 3,
     "radnet_jax.records": 3,
     "radnet_jax.nonfinite": 3,
+    "radnet_jax.phases": 3,
     "radnet_jax.preemption": 3,
     "radnet_jax.selection": 3,
     "radnet_jax.step": 3,

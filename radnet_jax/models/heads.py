@@ -75,7 +75,8 @@ class LinearHead(nn.Module):
     out: int
 
     @nn.compact
-    def __call__(self, features: Float[Array, "b d"]) -> Float[Array, "b k"]:
+    def __call__(self, features: Float[Array, "b d"], *, train: bool = False) -> Float[Array, "b k"]:
+        del train  # as any network of a chain takes it
         # Small weights: the loss starts at chance, so that the first steps do not tear a pretrained backbone.
         init = nn.initializers.normal(0.01)
         return nn.Dense(self.out, kernel_init=init, name="linear")(features.astype(jnp.float32))

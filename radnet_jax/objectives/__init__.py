@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+import dataclasses
+from typing import Protocol
 
 from jaxtyping import Array, Float, PyTree
 
@@ -15,11 +16,38 @@ OBJECTIVES = Registry("objective", "radnet_jax.objectives")
 Batch = Mapping[str, Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Work between steps that an objective declares and the loop schedules: clustering, above all.
+
+    It runs before a step whose number is `first`, `first + every`, ... It changes nothing but `objective_state`, and is
+    a function of the state at that step: a run that is interrupted in it, or goes on from a checkpoint of that step,
+    does it again, so nothing of it need be saved.
+
+    Attributes:
+      name: for logs and the objective itself.
+      every: steps between two of them; 0 for one only.
+      first: step before which it runs first.
+      reads: whether it begins with a pass over the train split: `observe` then sees every example once, as in
+        evaluation (the whole image, no augmentation), with its "index" and "valid" [b] (0 fills up the last batch).
+    """
+
+    name: str
+    every: int
+    first: int
+    reads: bool
+
+
 class Objective(Protocol):
     """A frozen dataclass of Linen modules and hyperparameters; it holds no arrays and can be hashed.
 
-    A factory registered in OBJECTIVES makes it: `factory(*, backbone, **config)`, with the backbone module and, where
-    the factory names it, the `card` of the dataset it will be trained on.
+    A factory registered in OBJECTIVES makes it: `factory(*, backbone, **config)`, with the backbone module and, of what
+    else is known of the run, what the factory names: `card` of the dataset, `num_examples` of the train split,
+    `batch_size` (global), `total_steps`, `steps_per_epoch`, `local_views` (how many the augmentation makes), `groups`.
+
+    What is remembered without gradient stands in `objective_state`, a dict. Under "target" an EMA network has
+    {"params", "batch_stats"}; under "bank" stands what has a row for each training example (see `bank`), is divided
+    over the devices by rows, and is not held twice: it alone keeps what a step that was not finite wrote.
 
     Attributes:
       requires: batch keys that the loss reads, of "views" [b v h w c], "local_views" [b l h w c], "image" [b h w c],
@@ -29,11 +57,13 @@ class Objective(Protocol):
         `init_from`.
       weight: what a part of a batch weighs in the loss of the whole (the number of terms of its mean); None where the
         loss needs the whole batch at once, as contrastive ones do.
+      phases: work between steps.
     """
 
     requires: frozenset[str]
     heads: str
     weight: Callable[[Batch], Float[Array, ""]] | None
+    phases: tuple[Phase, ...]
 
     def __hash__(self) -> int: ...
 
@@ -41,12 +71,27 @@ class Objective(Protocol):
         """Returns (params, model_state, objective_state) from a batch of the shapes that `loss` will see."""
         ...
 
+    def begin(self, state: TrainState) -> PyTree:
+        """Returns the objective_state of step 0, once the backbone of a start is in place: targets are its copies."""
+        ...
+
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
         """Returns the scalar to minimise over the global batch, and what changed beside the parameters."""
         ...
 
     def after_update(self, state: TrainState) -> tuple[PyTree, PyTree]:
-        """Returns (params, objective_state) after the optimizer's update: EMA targets and norms live here."""
+        """Returns (params, objective_state) after the optimizer's update: EMA targets and norms live here.
+
+        `state.step` counts this update.
+        """
+        ...
+
+    def observe(self, state: TrainState, batch: Batch, phase: Phase) -> PyTree:
+        """Returns the objective_state after it has seen a batch of a phase's pass."""
+        ...
+
+    def finish(self, state: TrainState, phase: Phase, rng: Array) -> tuple[PyTree, dict[str, Array]]:
+        """Returns the objective_state after a phase, and metrics of it for the log."""
         ...
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
@@ -54,23 +99,20 @@ class Objective(Protocol):
         ...
 
 
-class NoUpdateMixin:
-    """For objectives that have nothing to do after the optimizer's update, and whose loss needs the whole batch."""
+class Defaults:
+    """For objectives whose loss needs the whole batch, with no phase and nothing to do after the update."""
 
-    weight = None
+    weight: Callable[[Batch], Float[Array, ""]] | None = None
+    phases: tuple[Phase, ...] = ()
+
+    def begin(self, state: TrainState) -> PyTree:
+        return state.objective_state
 
     def after_update(self, state: TrainState) -> tuple[PyTree, PyTree]:
         return state.params, state.objective_state
 
+    def observe(self, state: TrainState, batch: Batch, phase: Phase) -> PyTree:
+        raise NotImplementedError(f"{type(self).__name__} has no phase that reads")
 
-def apply_train(module: Any, params: PyTree, batch_stats: PyTree, *inputs: Array) -> tuple[Any, PyTree]:
-    """Applies a module in train mode; returns (output, new batch_stats)."""
-    out, updates = module.apply(
-        {"params": params, "batch_stats": batch_stats}, *inputs, train=True, mutable=["batch_stats"]
-    )
-    return out, updates.get("batch_stats", {})
-
-
-def apply_eval(module: Any, params: PyTree, batch_stats: PyTree, *inputs: Array) -> Any:
-    """Applies a module in eval mode."""
-    return module.apply({"params": params, "batch_stats": batch_stats}, *inputs, train=False)
+    def finish(self, state: TrainState, phase: Phase, rng: Array) -> tuple[PyTree, dict[str, Array]]:
+        raise NotImplementedError(f"{type(self).__name__} has no phases")

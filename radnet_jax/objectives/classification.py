@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -13,12 +12,12 @@ from radnet_jax.data.card import DatasetCard
 from radnet_jax.errors import UserError
 from radnet_jax.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
 from radnet_jax.models.heads import LinearHead
-from radnet_jax.objectives import OBJECTIVES, Batch, NoUpdateMixin, apply_eval, apply_train
+from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
 from radnet_jax.state import LossAux, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(NoUpdateMixin):
+class Classification(Defaults):
     """Softmax cross-entropy for single-label tasks, sigmoid cross-entropy by finding for multi-label ones.
 
     Unlabelled examples and uncertain findings are left out of the mean by `label_mask`.
@@ -38,19 +37,19 @@ class Classification(NoUpdateMixin):
     requires = frozenset({"image", "labels", "label_mask"})
     heads = r"head/.*"
 
+    @property
+    def modules(self) -> networks.Modules:
+        return {"backbone": self.backbone, "head": self.head}
+
     def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
-        rng_backbone, rng_head = jax.random.split(rng)
-        backbone = self.backbone.init(rng_backbone, batch["image"], train=False)
-        shape = jax.eval_shape(lambda v: self.backbone.apply(v, batch["image"], train=False)["pooled"], backbone)
-        head = self.head.init(rng_head, jnp.zeros(shape.shape, shape.dtype))
-        params = {"backbone": backbone["params"], "head": head["params"]}
-        return params, {"batch_stats": {"backbone": backbone.get("batch_stats", {})}}, {}
+        params, batch_stats = networks.init(rng, self.modules, batch["image"])
+        return params, {"batch_stats": batch_stats}, {}
 
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
         del rng
-        stats = state.model_state["batch_stats"]["backbone"]
-        out, new_stats = apply_train(self.backbone, params["backbone"], stats, batch["image"])
-        logits = self.head.apply({"params": params["head"]}, out["pooled"])
+        stats = state.model_state["batch_stats"]
+        outputs, new_stats = networks.apply(self.modules, params, stats, batch["image"], train=True)
+        logits = outputs["head"]
         labels, mask = batch["labels"], batch["label_mask"]
         if self.task == "multi_label":
             loss = sigmoid_cross_entropy(logits, labels, label_mask=mask)
@@ -60,18 +59,16 @@ class Classification(NoUpdateMixin):
             hits = (logits.argmax(-1) == labels.argmax(-1))[:, None]
             mask = mask.max(-1, keepdims=True)
         accuracy = jnp.sum(hits * mask) / jnp.maximum(jnp.sum(mask), 1.0)
-        return loss, LossAux(
-            {"batch_stats": {"backbone": new_stats}}, state.objective_state, {"train_accuracy": accuracy}
-        )
+        return loss, LossAux({"batch_stats": new_stats}, state.objective_state, {"train_accuracy": accuracy})
 
-    def weight(self, batch: Batch) -> Float[Array, ""]:  # type: ignore[override]
+    def weight(self, batch: Batch) -> Float[Array, ""]:
         mask = batch["label_mask"].astype(jnp.float32)
         return mask.sum() if self.task == "multi_label" else mask.min(axis=-1).sum()
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        stats = model_state["batch_stats"]["backbone"]
-        features = apply_eval(self.backbone, params["backbone"], stats, batch["image"])["pooled"]
-        return {"features": features, "logits": self.head.apply({"params": params["head"]}, features)}
+        stats = model_state["batch_stats"]
+        outputs, _ = networks.apply(self.modules, params, stats, batch["image"], train=False)
+        return {"features": outputs["backbone"], "logits": outputs["head"]}
 
 
 @OBJECTIVES.register("classification")

@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 from jaxtyping import Array, Float, PyTree
 
 from radnet_jax.errors import UserError
 from radnet_jax.losses.ntxent import nt_xent
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, NoUpdateMixin, apply_eval, apply_train
+from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
 from radnet_jax.state import LossAux, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class SimCLR(NoUpdateMixin):
+class SimCLR(Defaults):
     """Two views of an image agree, all other views of the global batch differ (section 2.1, equation 1).
 
     Departures from the paper: none in the loss. Negatives are the whole global batch, wherever it is computed. Both
@@ -35,36 +34,25 @@ class SimCLR(NoUpdateMixin):
     requires = frozenset({"views"})
     heads = r"projector/.*"
 
+    @property
+    def modules(self) -> networks.Modules:
+        return {"backbone": self.backbone, "projector": self.projector}
+
     def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
-        rng_backbone, rng_projector = jax.random.split(rng)
-        image = batch["views"][:, 0]
-        backbone = self.backbone.init(rng_backbone, image, train=False)
-        features = jax.eval_shape(lambda v: self.backbone.apply(v, image, train=False)["pooled"], backbone)
-        projector = self.projector.init(rng_projector, jax.numpy.zeros(features.shape, features.dtype), train=False)
-        params = {"backbone": backbone["params"], "projector": projector["params"]}
-        batch_stats = {
-            "backbone": backbone.get("batch_stats", {}),
-            "projector": projector.get("batch_stats", {}),
-        }
+        params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
         return params, {"batch_stats": batch_stats}, {}
 
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
         del rng
-        stats = state.model_state["batch_stats"]
         views = batch["views"]
-        b, v = views.shape[:2]
-        folded = views.reshape(b * v, *views.shape[2:])  # batch-major: stays sharded by example
-        out, backbone_stats = apply_train(self.backbone, params["backbone"], stats["backbone"], folded)
-        z, projector_stats = apply_train(self.projector, params["projector"], stats["projector"], out["pooled"])
-        z = z.reshape(b, v, -1)
+        stats = state.model_state["batch_stats"]
+        outputs, stats = networks.apply(self.modules, params, stats, networks.fold(views), train=True)
+        features, z = (networks.unfold(outputs[name], views.shape[1]) for name in ("backbone", "projector"))
         loss, metrics = nt_xent(z, temperature=self.temperature)
-        model_state = {"batch_stats": {"backbone": backbone_stats, "projector": projector_stats}}
-        features = out["pooled"].reshape(b, v, -1)
-        return loss, LossAux(model_state, state.objective_state, metrics, features=features, embedding=z)
+        return loss, LossAux({"batch_stats": stats}, state.objective_state, metrics, features=features, embedding=z)
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        stats = model_state["batch_stats"]["backbone"]
-        return {"features": apply_eval(self.backbone, params["backbone"], stats, batch["image"])["pooled"]}
+        return networks.features(self.modules, params, model_state, batch["image"])
 
 
 @OBJECTIVES.register("simclr")

@@ -1,0 +1,38 @@
+"""Memory banks: arrays with a row for each training example, divided over the devices by rows.
+
+Written as if one device held all of it. XLA divides reading and writing of single rows by itself: each device looks for
+the rows that it has, and only those that were asked for travel. `tests/objectives/test_bank.py` checks it.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+_MULTIPLE = 1024  # of rows, so that a bank has the same shape on any number of devices that divides it
+
+
+def rows(num_examples: int) -> int:
+    """Returns the rows of a bank for so many examples; those after the last stay as they were made."""
+    return -(-num_examples // _MULTIPLE) * _MULTIPLE
+
+
+def random_unit(rng: Array, num_examples: int, dim: int, dtype: str = "float32") -> Float[Array, "n d"]:
+    """Returns a bank of random directions, uniform on the sphere."""
+    x = jax.random.normal(rng, (rows(num_examples), dim))
+    return (x / jnp.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)
+
+
+def read(bank: Num[Array, "n ..."], index: Int[Array, " *b"]) -> Num[Array, "*b ..."]:
+    """Returns the rows of these examples."""
+    return bank[index]
+
+
+def write(bank: Num[Array, "n ..."], index: Int[Array, " b"], values: Num[Array, "b ..."]) -> Num[Array, "n ..."]:
+    """Returns the bank with the rows of these examples in place; a negative or too large index writes nothing.
+
+    The same example twice in a batch leaves one of its two rows.
+    """
+    index = jnp.where(index < 0, len(bank), index)
+    return bank.at[index].set(values.astype(bank.dtype), mode="drop")
