@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from radnet_jax.models import MODELS, checks
 from radnet_jax.models.conv import conv_general_dilated
+from radnet_jax.models.norm import BatchNorm
 from radnet_jax.models.pool import max_pool_3x3
 
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -37,7 +38,7 @@ class Layer(nn.Module):
 
     growth: int
     conv: Callable[..., nn.Conv]
-    norm: Callable[..., nn.Module]
+    norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w k"]:
@@ -51,7 +52,7 @@ class Transition(nn.Module):
     """Half the channels of half the size; also returns the normalised map that it starts from."""
 
     conv: Callable[..., nn.Conv]
-    norm: Callable[..., nn.Module]
+    norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], Float[Array, "b i j k"]]:
@@ -68,6 +69,7 @@ class DenseNet(nn.Module):
       growth: channels that each layer adds; the stem has twice as many.
       norm_momentum: share of the old running statistics that is kept at each step.
       norm_epsilon: added to the variance.
+      groups: parts of the batch with BatchNorm statistics of their own; see `norm.BatchNorm`.
       dtype: compute dtype.
     """
 
@@ -75,6 +77,7 @@ class DenseNet(nn.Module):
     growth: int = 32
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
+    groups: int = 1
     dtype: Any = jnp.float32
 
     @property
@@ -95,8 +98,9 @@ class DenseNet(nn.Module):
         checks.check_size("DenseNet", image, least=32)
         conv = functools.partial(_conv, dtype=self.dtype)
         norm = functools.partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
+            groups=self.groups,
             momentum=self.norm_momentum,
             epsilon=self.norm_epsilon,
             dtype=self.dtype,
@@ -122,6 +126,7 @@ def densenet121(
     growth: int = 32,
     norm_momentum: float = 0.9,
     norm_epsilon: float = 1e-5,
+    groups: int = 1,
     dtype: str = "float32",
 ) -> DenseNet:
     checks.check_positive("densenet121", growth=growth)
@@ -131,5 +136,6 @@ def densenet121(
         growth=growth,
         norm_momentum=norm_momentum,
         norm_epsilon=norm_epsilon,
+        groups=groups,
         dtype=checks.compute_dtype(dtype),
     )

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS, checks
 from radnet_jax.models.conv import conv_general_dilated
+from radnet_jax.models.norm import BatchNorm
 
 # Kernel, channels inside, channels out, squeeze and excite, activation, stride (Howard et al. 2019, tables 1 and 2).
 BLOCKS = {
@@ -97,7 +98,7 @@ class Block(nn.Module):
     activation: str
     strides: int
     conv: Callable[..., nn.Conv]
-    norm: Callable[..., nn.Module]
+    norm: Callable[..., BatchNorm]
     dtype: Any
 
     @nn.compact
@@ -122,6 +123,7 @@ class MobileNetV3(nn.Module):
       multiplier: of the number of channels, which stay multiples of 8.
       norm_momentum: share of the old running statistics that is kept at each step.
       norm_epsilon: added to the variance.
+      groups: parts of the batch with BatchNorm statistics of their own; see `norm.BatchNorm`.
       dtype: compute dtype.
     """
 
@@ -129,6 +131,7 @@ class MobileNetV3(nn.Module):
     multiplier: float = 1.0
     norm_momentum: float = 0.99
     norm_epsilon: float = 1e-3
+    groups: int = 1
     dtype: Any = jnp.float32
 
     @property
@@ -145,8 +148,9 @@ class MobileNetV3(nn.Module):
         checks.check_size("MobileNetV3", image, least=32)
         conv = functools.partial(_conv, dtype=self.dtype)
         norm = functools.partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
+            groups=self.groups,
             momentum=self.norm_momentum,
             epsilon=self.norm_epsilon,
             dtype=self.dtype,
@@ -177,7 +181,12 @@ class MobileNetV3(nn.Module):
 def _register(name: str) -> None:
     @MODELS.register(name)
     def mobilenet(
-        *, multiplier: float = 1.0, norm_momentum: float = 0.99, norm_epsilon: float = 1e-3, dtype: str = "float32"
+        *,
+        multiplier: float = 1.0,
+        norm_momentum: float = 0.99,
+        norm_epsilon: float = 1e-3,
+        groups: int = 1,
+        dtype: str = "float32",
     ) -> MobileNetV3:
         if not multiplier > 0:
             raise UserError(f"{name}: multiplier", got=multiplier, expected="more than 0")
@@ -186,6 +195,7 @@ def _register(name: str) -> None:
             multiplier=multiplier,
             norm_momentum=norm_momentum,
             norm_epsilon=norm_epsilon,
+            groups=groups,
             dtype=checks.compute_dtype(dtype),
         )
 
