@@ -1,4 +1,4 @@
-"""MoCo (He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", 2020) and v2 (Chen et al. 2020).
+"""MoCo (He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", 2020), and its version 2.
 
 The versions differ in numbers: `configs/pretrain/moco_v1.py` and `moco_v2.py`.
 """
@@ -29,11 +29,12 @@ class MoCo(Defaults):
     loss was taken, in the order of the batch, and push out the oldest.
 
     The authors shuffle the keys over the devices (section 3.3), because their BatchNorm has statistics by device: query
-    and key of an image then share those of the same few images, and can be matched by them. Here statistics are of the
-    whole global batch: all queries share one set and all keys another, which tells nothing of which belong together.
+    and key of an image would else share those of the same few images, and could be matched by them. Here statistics are
+    of the whole global batch: all queries share one set and all keys another, which tells nothing of which belong
+    together. With `groups`, where BatchNorm has statistics by parts of the batch, the keys are made in other groups.
 
-    Departures from the paper: BatchNorm and no shuffling, as said; the first queue is of random directions, as in the
-    authors' repository.
+    Departures from the paper: BatchNorm, as said; with groups the keys are dealt out to them in turn, not at random.
+    The first queue is of random directions, as in the authors' repository.
 
     Attributes:
       backbone: the network that is kept.
@@ -41,6 +42,7 @@ class MoCo(Defaults):
       temperature: tau of equation 1.
       queue: keys that are remembered; a multiple of the batch.
       momentum: m of equation 2.
+      groups: contiguous parts of the batch with BatchNorm statistics of their own.
     """
 
     backbone: Any
@@ -48,6 +50,7 @@ class MoCo(Defaults):
     temperature: float
     queue: int
     momentum: float
+    groups: int = 1
 
     requires = frozenset({"views"})
     heads = r"projector/.*"
@@ -68,7 +71,7 @@ class MoCo(Defaults):
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
         del rng
         views, stats = batch["views"], state.model_state["batch_stats"]
-        keys, remembered = target_keys(self.modules, state.objective_state, views[:, 1])
+        keys, remembered = target_keys(self.modules, state.objective_state, views[:, 1], self.groups)
         outputs, stats = networks.apply(self.modules, params, stats, views[:, 0], train=True)
         q = outputs["projector"]
         loss, metrics = info_nce(q, keys, remembered["queue"]["keys"], temperature=self.temperature)
@@ -107,13 +110,24 @@ def enqueue(queue: Queue, keys: Float[Array, "b d"]) -> Queue:
 
 
 def target_keys(
-    modules: networks.Modules, remembered: PyTree, image: Float[Array, "b h w c"]
+    modules: networks.Modules, remembered: PyTree, image: Float[Array, "b h w c"], groups: int
 ) -> tuple[Float[Array, "b d"], PyTree]:
-    """Returns the target's unit embeddings, without gradient, and the objective_state with its new BatchNorm statistics."""
+    """Returns the target's unit embeddings, without gradient, and the objective_state with its new running statistics.
+
+    With groups the examples are dealt out to others than those that `image` has them in.
+    """
     target = remembered["target"]
-    outputs, stats = networks.apply(modules, target["params"], target["batch_stats"], image, train=True)
+    dealt = _swapped(image, groups, -1)
+    outputs, stats = networks.apply(modules, target["params"], target["batch_stats"], dealt, train=True)
     keys, stats = lax.stop_gradient((networks.unit(outputs["projector"]), stats))
-    return keys, {**remembered, "target": {**target, "batch_stats": stats}}
+    return _swapped(keys, -1, groups), {**remembered, "target": {**target, "batch_stats": stats}}
+
+
+def _swapped(x: Float[Array, "b ..."], rows: int, columns: int) -> Float[Array, "b ..."]:
+    """Writes the examples as a table, row by row, and reads it column by column."""
+    if 1 in (rows, columns):
+        return x
+    return x.reshape(rows, columns, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
 
 
 def check_numbers(name: str, *, temperature: float, momentum: float) -> None:
@@ -124,8 +138,8 @@ def check_numbers(name: str, *, temperature: float, momentum: float) -> None:
         raise UserError(f"{name}: momentum", got=momentum, expected="at least 0 and below 1")
 
 
-def check_queue(name: str, queue: int, batch_size: int, groups: int) -> None:
-    """Refuses a queue that whole batches do not fill, and BatchNorm by parts of the batch, whose statistics leak."""
+def check_queue(name: str, queue: int, batch_size: int) -> None:
+    """Refuses a queue that whole batches do not fill."""
     if queue < 1 or queue % batch_size:
         lower = max(queue // batch_size, 1) * batch_size
         raise UserError(
@@ -133,12 +147,6 @@ def check_queue(name: str, queue: int, batch_size: int, groups: int) -> None:
             got=f"queue={queue}, batch_size={batch_size}",
             expected=f"a multiple of {batch_size}",
             fix=f"use {lower} or {lower + batch_size}",
-        )
-    if groups != 1:
-        raise UserError(
-            f"{name} needs BatchNorm over the whole batch: statistics of parts of it tell which key is the positive",
-            got=f"{groups} groups",
-            fix="set groups to 1",
         )
 
 
@@ -157,8 +165,15 @@ def moco(
 ) -> MoCo:
     """Makes the objective; the defaults are version 2's (its section 3). One layer is version 1's linear projector."""
     check_numbers("moco", temperature=temperature, momentum=momentum)
-    check_queue("moco", queue, batch_size, groups)
+    check_queue("moco", queue, batch_size)
     projector = Projector(
         layers=projector_layers, hidden=projector_hidden, out=projector_dim, norm=False, last_norm=False
     )
-    return MoCo(backbone=backbone, projector=projector, temperature=temperature, queue=queue, momentum=momentum)
+    return MoCo(
+        backbone=backbone,
+        projector=projector,
+        temperature=temperature,
+        queue=queue,
+        momentum=momentum,
+        groups=groups,
+    )

@@ -13,15 +13,10 @@ from radnet_jax.step import train_step
 TX = optax.sgd(0.1)
 
 
-def make(name, **kwargs):
-    return OBJECTIVES.build(
-        name,
-        kwargs,
-        backbone=MODELS.build("resnet10", {"base_width": 4}),
-        batch_size=8,
-        num_examples=20,
-        total_steps=10,
-    )
+def make(name, *, groups=1, **kwargs):
+    backbone = MODELS.build("resnet10", {"base_width": 4}, groups=groups)
+    offered = dict(batch_size=8, num_examples=20, total_steps=10, groups=groups)
+    return OBJECTIVES.build(name, kwargs, backbone=backbone, **offered)
 
 
 def start(objective, batch, seed=0):
