@@ -182,6 +182,7 @@ def pretraining(
     optimizer: Mapping[str, Any],
     rate: float,
     rate_batch: int = 256,
+    drops: tuple[float, ...] = (),
     smoke: Mapping[str, Any],
     backbone: str = "resnet50",
     smoke_backbone: Mapping[str, Any] | None = None,
@@ -203,6 +204,7 @@ def pretraining(
       optimizer: its section.
       rate: learning rate at a batch of `rate_batch`; it follows --config.batch_size in proportion.
       rate_batch: the batch that `rate` is of.
+      drops: fractions of the run at each of which the rate falls to a tenth; none for a cosine.
       smoke: fields of `objective` for a small network.
       backbone: of the paper.
       smoke_backbone: its section for a laptop, a narrow ResNet-18 by default.
@@ -221,11 +223,13 @@ def pretraining(
     config.optimizer = ConfigDict(dict(optimizer))
     config.schedule = ConfigDict(
         dict(
-            name="warmup_cosine",
+            name="steps" if drops else "warmup_cosine",
             base_lr=config.get_ref("batch_size").to_float() * (rate / rate_batch),  # follows --config.batch_size
             warmup_steps=warmup_epochs * steps_per_epoch,
         )
     )
+    if drops:
+        config.schedule.drops = drops
     if variant.smoke:
         config.backbone = ConfigDict(dict(smoke_backbone or dict(name="resnet18", base_width=16)))
         config.batch_size = 16
