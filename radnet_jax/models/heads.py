@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from radnet_jax.models.norm import BatchNorm
+
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 _XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
@@ -25,6 +27,7 @@ class Projector(nn.Module):
       last_norm: BatchNorm after the last layer.
       norm_momentum: share of the old running statistics kept at each step.
       norm_epsilon: added to the variance.
+      groups: parts of the batch with BatchNorm statistics of their own.
       dtype: compute dtype; the embedding is float32.
     """
 
@@ -35,6 +38,7 @@ class Projector(nn.Module):
     last_norm: bool = True
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
+    groups: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -52,8 +56,9 @@ class Projector(nn.Module):
                 name=f"linear{i}",
             )(x)
             if normed:
-                x = nn.BatchNorm(
+                x = BatchNorm(
                     use_running_average=not train,
+                    groups=self.groups,
                     momentum=self.norm_momentum,
                     epsilon=self.norm_epsilon,
                     use_bias=not last,
