@@ -149,6 +149,7 @@ def train() -> ConfigDict:
     config.batch_size = 256  # global
     config.data.shuffle_window = 0  # records that are shuffled together; 0 shuffles each epoch as a whole
     config.data.synthetic = False  # one batch, kept on the device, in every step: the speed without input
+    config.groups = 1  # parts of a batch with BatchNorm statistics, negatives and augmentation draws of their own
     config.accumulate = 1  # parts of a batch that are computed in turn; for losses that are means over examples
     config.average = 0.0  # momentum of a running average of the weights; 0 keeps none
     config.select = ConfigDict(dict(every=0, split="val"))  # every so many steps the primary metric is taken there

@@ -82,7 +82,11 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
             raise UserError("config.input is missing", expected="what the model sees, for a run without init_from")
         model_input = ModelInput.from_json(plain(config.input))
     adapter = make_adapter(split.card.stored, model_input, plain(config.adapter) if config.adapter else None)
-    return Parts(mesh, split, start, adapter, MODELS.build(*_named(config.backbone)), backbone_config)
+    return Parts(mesh, split, start, adapter, _make_backbone(config), backbone_config)
+
+
+def _make_backbone(config: ConfigDict) -> Any:
+    return MODELS.build(*_named(config.backbone), groups=config.groups if config.run == "train" else 1)
 
 
 def make_objective(config: ConfigDict, parts: Parts) -> Objective:
@@ -99,7 +103,14 @@ def make_objective(config: ConfigDict, parts: Parts) -> Objective:
         total_steps=config.total_steps,
         steps_per_epoch=steps_per_epoch(len(parts.split), config.batch_size),
         local_views=local_views,
+        groups=config.groups,
     )
+    if config.groups > 1 and objective.weight is None and "groups" not in OBJECTIVES.parameters(name):
+        raise UserError(
+            f"config.groups, and the loss of {name!r} is not defined by parts of a batch",
+            got=config.groups,
+            fix="set it to 1",
+        )
     if local_views and "local_views" not in objective.requires:
         raise UserError(
             f"objective {name!r} has no use for local views",
@@ -110,8 +121,13 @@ def make_objective(config: ConfigDict, parts: Parts) -> Objective:
 
 
 def make_recipe(config: ConfigDict, parts: Parts) -> recipes.Recipe:
-    """Returns the augmentation recipe: a registered name, and fields of it that the config overrides."""
+    """Returns the augmentation recipe: a registered name, and fields of it that the config overrides.
+
+    With `config.groups` each group shares its draws, but where `config.augment.groups` says otherwise.
+    """
     name, kwargs = _named(config.augment)
+    if config.groups > 1:
+        kwargs = {"groups": config.groups, **kwargs}
     recipe = AUGMENTATIONS.build(name, kwargs)
     recipes.check(recipe, parts.adapter)
     return recipe
@@ -138,7 +154,7 @@ def _named(section: ConfigDict) -> tuple[str, dict[str, Any]]:
 
 def check_names(config: ConfigDict, mesh: Mesh) -> None:
     """Checks all that can be checked of a run before its dataset and start exist: names, arguments, ranges."""
-    MODELS.build(*_named(config.backbone))
+    _make_backbone(config)
     METRICS.get(config.primary_metric)
     _check_range("seed", config.seed, 0, 2**31 - 1)
     _check_range("log_every", config.log_every, 1)
@@ -155,6 +171,7 @@ def check_names(config: ConfigDict, mesh: Mesh) -> None:
         if not 0 <= config.average < 1:
             raise UserError("config.average", got=config.average, expected="0, or a momentum below 1")
         sharding.check_batch_size(config.batch_size, mesh, parts=config.accumulate)
+        sharding.check_groups(config.groups, config.batch_size // config.accumulate, mesh)
         if not sharding.make_rules(config.fsdp) and config.mesh.replica != 1:
             raise UserError(
                 "config.mesh.replica changes nothing where config.fsdp divides nothing",

@@ -57,6 +57,10 @@ class Registry:
             )
         return self._factories[name]
 
+    def parameters(self, name: str) -> list[str]:
+        """Returns the names of the arguments of the factory called `name`."""
+        return list(inspect.signature(self.get(name)).parameters)
+
     def build(self, name: str, kwargs: Mapping[str, Any] | None = None, **extra: Any) -> Any:
         """Calls the factory with a config section as keyword arguments; an unknown or missing argument is refused.
 

@@ -203,6 +203,22 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, what: str = "batch_size", p
         )
 
 
+def check_groups(groups: int, rows: int, mesh: Mesh) -> None:
+    """Refuses parts of a batch that are not alike, too small to have statistics, or cut across by the devices."""
+    if groups < 1 or rows % groups or (groups > 1 and rows < 2 * groups):
+        raise UserError(
+            "config.groups does not divide the rows that are computed at a time",
+            got=f"{groups} for {rows} rows",
+            expected=f"at least 1 and at most {max(rows // 2, 1)}, a divisor of {rows}",
+        )
+    if groups % mesh.size and mesh.size % groups:
+        raise UserError(
+            "config.groups and the number of devices do not divide each other",
+            got=f"{groups} groups on {mesh.size} devices",
+            fix="change either, so that each device has whole groups or each group whole devices",
+        )
+
+
 def topology(mesh: Mesh) -> dict[str, Any]:
     """Returns what a run records of the machine: platform, device kind and counts."""
     device = mesh.devices.flat[0]

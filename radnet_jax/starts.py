@@ -17,6 +17,7 @@ from radnet_jax.preprocessing import ModelInput
 
 _BACKBONE = ("params/backbone/", "model_state/batch_stats/backbone/")
 _WEIGHTS = ("params/", "model_state/")
+_NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last")  # say how it is computed and trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,8 @@ def find_start(init_from: str) -> Start:
 
 def check_backbone(start: Start, backbone: Mapping[str, Any]) -> None:
     """Refuses a start whose backbone is not the one that the config asks for."""
-    differing = [k for k in sorted({*start.backbone, *backbone}) if start.backbone.get(k) != backbone.get(k)]
+    names = sorted({*start.backbone, *backbone}.difference(_NOT_ARCHITECTURE))
+    differing = [k for k in names if start.backbone.get(k) != backbone.get(k)]
     if differing:
         raise UserError(
             f"the checkpoint of start {start.id} is of another architecture",

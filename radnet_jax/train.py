@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def initial_state(
 ) -> TrainState:
     """Returns the state at step 0: random, with the start's backbone in place where there is one."""
     rules = sharding.make_rules(config.fsdp)
-    shapes = _batch_shapes(parts, objective, recipe)
+    shapes = _batch_shapes(config, parts, objective, recipe)
     batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     state = compiled_init(objective, tx, parts.mesh, rules, online.linear_probe(config, parts))(config.seed, batch)
     if parts.start is not None:
@@ -71,16 +72,19 @@ def initial_state(
     return state
 
 
-def _batch_shapes(parts: Parts, objective: Objective, recipe: recipes.Recipe) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns what an objective sees of a batch of one."""
+def _batch_shapes(
+    config: ConfigDict, parts: Parts, objective: Objective, recipe: recipes.Recipe
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns what an objective sees of the smallest batch that has all groups."""
     stored = parts.adapter.stored
+    n = math.lcm(config.groups, max(recipe.groups, 1))
     k = len(parts.split.card.labels)
     raw = {
-        "image": jax.ShapeDtypeStruct((1, *stored.size, stored.channels), stored.dtype),
-        "labels": jax.ShapeDtypeStruct((1, k), "float32"),
-        "label_mask": jax.ShapeDtypeStruct((1, k), "float32"),
-        "index": jax.ShapeDtypeStruct((1,), "int32"),
-        "segmentation": jax.ShapeDtypeStruct((1, *stored.size), "uint8"),
+        "image": jax.ShapeDtypeStruct((n, *stored.size, stored.channels), stored.dtype),
+        "labels": jax.ShapeDtypeStruct((n, k), "float32"),
+        "label_mask": jax.ShapeDtypeStruct((n, k), "float32"),
+        "index": jax.ShapeDtypeStruct((n,), "int32"),
+        "segmentation": jax.ShapeDtypeStruct((n, *stored.size), "uint8"),
     }
     stage = functools.partial(prepare, requires=objective.requires, adapter=parts.adapter, recipe=recipe)
     return jax.eval_shape(stage, raw, 0, 0)
@@ -109,7 +113,7 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
     if config.fsdp:
         rules, (tx, _) = sharding.make_rules(config.fsdp), make_tx(config)
         init = compiled_init(objective, tx, parts.mesh, rules, online.linear_probe(config, parts))
-        batch = _batch_shapes(parts, objective, recipe)
+        batch = _batch_shapes(config, parts, objective, recipe)
         sharding.check_rules(rules, jax.eval_shape(init, config.seed, batch))
     judged = records.check_judged(config, parts)
     selection.check(config, parts)

@@ -183,7 +183,7 @@ def test_each_pretraining_objective_hands_out_features_for_the_probe(ct_dataset,
     parts = assemble(config)
     objective, recipe, (tx, _) = make_objective(config, parts), make_recipe(config, parts), make_tx(config)
     state = train.initial_state(config, parts, objective, tx, recipe)
-    shapes = train._batch_shapes(parts, objective, recipe)
+    shapes = train._batch_shapes(config, parts, objective, recipe)
     batch = {k: jax.ShapeDtypeStruct((8, *x.shape[1:]), x.dtype) for k, x in shapes.items()}
     _, aux = jax.eval_shape(objective.loss, state.params, state, batch, jax.random.key(0))
     if "labels" in objective.requires:

@@ -241,6 +241,12 @@ def test_a_start_that_does_not_fit_is_refused(ct_dataset, pretrained, tmp_path, 
         train.run(config, tmp_path / "run")
 
 
+def test_how_a_start_was_computed_is_not_its_architecture(ct_dataset, pretrained):
+    backbone = dict(name="resnet10", base_width=4, dtype="bfloat16", norm_momentum=0.99, zero_init_last=True)
+    config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained), backbone=backbone, groups=8)
+    assert assemble(config).start.folder.parent.parent == pretrained
+
+
 def test_a_metric_that_does_not_fit_the_task_is_refused(ct_dataset, tmp_path):
     dataset = tmp_path / "dataset"
     shutil.copytree(ct_dataset, dataset)

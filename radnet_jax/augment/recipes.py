@@ -308,7 +308,8 @@ def finetune_segmentation() -> Recipe:
 def radnet_published() -> Recipe:
     """Pretraining of the published RadNet study, on photographs: no blur, one draw for each view of each of 8 parts.
 
-    The study ran on eight devices and drew once for the 512 images of each.
+    The study ran on eight devices and drew once for the 512 images of each. Its BatchNorm statistics and negatives were
+    by device too: `config.groups = 8`.
     """
     return Recipe(crop=(0.08, 1.0), hflip=0.5, groups=8, **_COLOUR)
 

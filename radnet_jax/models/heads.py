@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from radnet_jax.models.norm import BatchNorm
+
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 _XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
@@ -29,6 +31,7 @@ class Projector(nn.Module):
       activation: of the hidden layers, "relu" or "gelu" (exact).
       norm_momentum: share of the old running statistics kept at each step.
       norm_epsilon: added to the variance.
+      groups: parts of the batch with BatchNorm statistics of their own.
       dtype: compute dtype; the embedding is float32.
     """
 
@@ -42,6 +45,7 @@ class Projector(nn.Module):
     activation: str = "relu"
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
+    groups: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -59,8 +63,9 @@ class Projector(nn.Module):
                 name=f"linear{i}",
             )(x)
             if normed:
-                x = nn.BatchNorm(
+                x = BatchNorm(
                     use_running_average=not train,
+                    groups=self.groups,
                     momentum=self.norm_momentum,
                     epsilon=self.norm_epsilon,
                     use_bias=not last,

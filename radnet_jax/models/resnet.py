@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS
 from radnet_jax.models.conv import conv_general_dilated
+from radnet_jax.models.norm import BatchNorm
 from radnet_jax.models.pool import max_pool_3x3
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -47,7 +48,7 @@ class Block(nn.Module):
     bottleneck: bool
     zero_init_last: bool
     conv: Callable[..., nn.Conv]
-    norm: Callable[..., nn.BatchNorm]
+    norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j k"]:
@@ -72,8 +73,7 @@ class ResNet(nn.Module):
     """A residual network (He et al. 2015) with the stride of a bottleneck in its 3x3 convolution ("v1.5").
 
     BatchNorm takes its statistics over the whole batch that it is given: under `jit` with a batch sharded over devices
-    that is the global batch. Statistics and parameters are float32 whatever the compute dtype. Unlike torch, the
-    running variance is the biased one.
+    that is the global batch. Statistics and parameters are float32 whatever the compute dtype.
 
     Attributes:
       depth: 10 (one block a stage; not in the paper, for quick trials), 18, 34 or 50.
@@ -84,6 +84,7 @@ class ResNet(nn.Module):
       padding: "torch" (symmetric; the public weights' form) or "same" (TensorFlow's).
       norm_momentum: share of the old running statistics that is kept at each step (torch's momentum is 1 minus this).
       norm_epsilon: added to the variance.
+      groups: parts of the batch with BatchNorm statistics of their own; see `norm.BatchNorm`.
       dtype: compute dtype.
     """
 
@@ -94,6 +95,7 @@ class ResNet(nn.Module):
     padding: str = "torch"
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
+    groups: int = 1
     dtype: Any = jnp.float32
 
     @property
@@ -109,8 +111,9 @@ class ResNet(nn.Module):
         """
         conv = functools.partial(_conv, padding=self.padding, dtype=self.dtype)
         norm = functools.partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
+            groups=self.groups,
             momentum=self.norm_momentum,
             epsilon=self.norm_epsilon,
             dtype=self.dtype,
@@ -148,6 +151,7 @@ def _register(depth: int) -> None:
         padding: str = "torch",
         norm_momentum: float = 0.9,
         norm_epsilon: float = 1e-5,
+        groups: int = 1,
         dtype: str = "float32",
     ) -> ResNet:
         for what, got, valid in (("stem", stem, STEMS), ("padding", padding, PADDINGS)):
@@ -165,6 +169,7 @@ def _register(depth: int) -> None:
             padding=padding,
             norm_momentum=norm_momentum,
             norm_epsilon=norm_epsilon,
+            groups=groups,
             dtype=jax.dtypes.canonicalize_dtype(dtype),
         )
 

@@ -20,16 +20,19 @@ class SimCLR(Defaults):
 
     Departures from the paper: none in the loss. Negatives are the whole global batch, wherever it is computed. Both
     views go through the backbone in one pass, so that BatchNorm sees both (the paper's implementation does the same).
+    With `groups` each part of the batch is contrasted within itself; its BatchNorm statistics are the modules' matter.
 
     Attributes:
       backbone: the network that is kept.
       projector: MLP between features and loss (section 4.2).
       temperature: tau of equation 1.
+      groups: contiguous parts of the batch whose examples are each other's negatives.
     """
 
     backbone: Any
     projector: Any
     temperature: float
+    groups: int = 1
 
     requires = frozenset({"views"})
     heads = r"projector/.*"
@@ -48,7 +51,7 @@ class SimCLR(Defaults):
         stats = state.model_state["batch_stats"]
         outputs, stats = networks.apply(self.modules, params, stats, networks.fold(views), train=True)
         features, z = (networks.unfold(outputs[name], views.shape[1]) for name in ("backbone", "projector"))
-        loss, metrics = nt_xent(z, temperature=self.temperature)
+        loss, metrics = nt_xent(z, temperature=self.temperature, groups=self.groups)
         return loss, LossAux({"batch_stats": stats}, state.objective_state, metrics, features=features, embedding=z)
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
@@ -59,6 +62,7 @@ class SimCLR(Defaults):
 def simclr(
     *,
     backbone: Any,
+    groups: int = 1,
     temperature: float = 0.1,
     projector_layers: int = 2,
     projector_hidden: int = 2048,
@@ -67,5 +71,5 @@ def simclr(
     """Makes the objective; the defaults are the paper's for ImageNet (section 4.2, appendix B.7)."""
     if not temperature > 0:
         raise UserError("simclr: temperature", got=temperature, expected="more than 0")
-    projector = Projector(layers=projector_layers, hidden=projector_hidden, out=projector_dim)
-    return SimCLR(backbone=backbone, projector=projector, temperature=temperature)
+    projector = Projector(layers=projector_layers, hidden=projector_hidden, out=projector_dim, groups=groups)
+    return SimCLR(backbone=backbone, projector=projector, temperature=temperature, groups=groups)
