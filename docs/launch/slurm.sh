@@ -31,8 +31,8 @@ fi
 srun --kill-on-bad-exit=0 --wait=120 "$python" -m radnet_jax.main "$@"
 code=$?
 
-# 75: saved, the same command goes on. 138, 143: the signal came before the run had begun (128 + USR1, TERM).
-case $code in
-  75 | 138 | 143) scontrol requeue "$SLURM_JOB_ID" ;;
-esac
+# 75: saved, the same command goes on. Nothing else is tried again: what is wrong would be wrong again.
+if [ $code = 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
 exit $code
