@@ -131,18 +131,21 @@ def test_collectives_are_read_as_compilers_write_them(line, found):
     assert sharding.collectives(line) == found
 
 
-def test_two_processes_give_the_losses_of_one(ct_dataset, tmp_path):
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_give_the_losses_of_one(ct_dataset, tmp_path, processes):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
-    command = [sys.executable, "-m", "tests.every_objective", ct_dataset, tmp_path / "losses", f"localhost:{port}", "2"]
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(8 // processes)}
+    command = [sys.executable, "-m", "tests.every_objective", ct_dataset, tmp_path / "losses", f"localhost:{port}"]
     started = [
-        subprocess.Popen([*map(str, command), str(i)], cwd=tiny.ROOT, env=env, stderr=subprocess.PIPE, text=True)
-        for i in range(2)
+        subprocess.Popen(
+            [*map(str, command), str(processes), str(i)], cwd=tiny.ROOT, env=env, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(processes)
     ]
     errors = [p.communicate(timeout=500)[1] for p in started]
-    assert [p.returncode for p in started] == [0, 0], errors
+    assert [p.returncode for p in started] == [0] * processes, errors
     losses = json.loads((tmp_path / "losses").read_text())
     assert sorted(losses) == NAMES
     for name in NAMES:
