@@ -156,6 +156,7 @@ def train() -> ConfigDict:
     config.data.shuffle_window = 0  # records that are shuffled together; 0 shuffles each epoch as a whole
     config.data.synthetic = False  # one batch, kept on the device, in every step: the speed without input
     config.groups = 1  # parts of a batch with BatchNorm statistics, negatives and augmentation draws of their own
+    config.remat = "none"  # none | stages | blocks: what of a backbone is computed again in the gradient, not kept
     config.accumulate = 1  # parts of a batch that are computed in turn; for losses that are means over examples
     config.average = 0.0  # momentum of a running average of the weights; 0 keeps none
     config.select = ConfigDict(dict(every=0, split="val"))  # every so many steps the primary metric is taken there
@@ -187,6 +188,7 @@ def pretraining(
     optimizer: Mapping[str, Any],
     rate: float,
     rate_batch: int = 256,
+    drops: tuple[float, ...] = (),
     end_rate: float = 0.0,
     recipes: str = "pretrain",
     augment: Mapping[str, Any] | None = None,
@@ -213,6 +215,7 @@ def pretraining(
       optimizer: its section.
       rate: learning rate at a batch of `rate_batch`; it follows --config.batch_size in proportion.
       rate_batch: the batch that `rate` is of.
+      drops: fractions of the run at each of which the rate falls to a tenth; none for a cosine.
       end_rate: that of the last step, likewise.
       recipes: which of the domains' recipes, "pretrain" or "fine_tune".
       augment: fields of the recipe, whatever the domain; such as its local views.
@@ -237,11 +240,13 @@ def pretraining(
     config.optimizer = ConfigDict(dict(optimizer))
     config.schedule = ConfigDict(
         dict(
-            name="warmup_cosine",
+            name="steps" if drops else "warmup_cosine",
             base_lr=config.get_ref("batch_size").to_float() * (rate / rate_batch),  # follows --config.batch_size
             warmup_steps=warmup_epochs * steps_per_epoch,
         )
     )
+    if drops:
+        config.schedule.drops = drops
     if end_rate:
         config.schedule.end_lr = config.get_ref("batch_size").to_float() * (end_rate / rate_batch)
     if variant.smoke:
@@ -254,6 +259,14 @@ def pretraining(
         config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=1e-3, warmup_steps=2))
         config.log_every = 5
     return config
+
+
+NOTHING = "(?!)"  # a regex that no name matches
+
+
+def multi_crop(config: ConfigDict, *, local_views: int, local_size: float = 96 / 224) -> None:
+    """Adds local views to a pretraining's augmentation, with SwAV's areas: they see 5 to 14 % of an image."""
+    config.augment.update(dict(local_views=local_views, local_size=local_size, local_crop=(0.05, 0.14)))
 
 
 def probe() -> ConfigDict:
