@@ -26,8 +26,8 @@ class DINO(Defaults):
     temperature, which together keep the two from collapsing.
 
     Departures from the paper:
-      The kept backbone is the student's. The published results are of the teacher's, which `objective_state` holds in
-        every checkpoint; `config.average` keeps an average of the student that `judged_weights` can name.
+      The kept backbone, which later runs start from, is the student's. The published results are of the teacher's:
+        each checkpoint holds it as objective_state/target/params/backbone.
       While the last layer is frozen, in the first epochs, its gradient is zero. The authors' code leaves it out of the
         optimizer: here AdamW shrinks its rows meanwhile, which changes nothing of their directions.
       The projector sees the views of one size at a time, in the authors' code all of them: with BatchNorm in it, its
