@@ -192,6 +192,12 @@ def moco_v1() -> Recipe:
 
 
 @_recipe
+def insdis() -> Recipe:
+    """Instance discrimination for photographs (Wu et al. 2018): as MoCo's first version, with smaller crops."""
+    return Recipe(crop=(0.08, 1.0), **_PLAIN)
+
+
+@_recipe
 def moco_v2() -> Recipe:
     """MoCo v2 for photographs (Chen, Fan, Girshick & He 2020, section 3; jitter of the authors' repository)."""
     return Recipe(
