@@ -150,6 +150,7 @@ def train() -> ConfigDict:
     config.data.shuffle_window = 0  # records that are shuffled together; 0 shuffles each epoch as a whole
     config.data.synthetic = False  # one batch, kept on the device, in every step: the speed without input
     config.groups = 1  # parts of a batch with BatchNorm statistics, negatives and augmentation draws of their own
+    config.remat = "none"  # none | stages | blocks: what of a backbone is computed again in the gradient, not kept
     config.accumulate = 1  # parts of a batch that are computed in turn; for losses that are means over examples
     config.average = 0.0  # momentum of a running average of the weights; 0 keeps none
     config.select = ConfigDict(dict(every=0, split="val"))  # every so many steps the primary metric is taken there
@@ -240,6 +241,14 @@ def pretraining(
         config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=1e-3, warmup_steps=2))
         config.log_every = 5
     return config
+
+
+NOTHING = "(?!)"  # a regex that no name matches
+
+
+def multi_crop(config: ConfigDict, *, local_views: int, local_size: float = 96 / 224) -> None:
+    """Adds local views to a pretraining's augmentation, with SwAV's areas: they see 5 to 14 % of an image."""
+    config.augment.update(dict(local_views=local_views, local_size=local_size, local_crop=(0.05, 0.14)))
 
 
 def probe() -> ConfigDict:

@@ -86,7 +86,11 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
 
 
 def _make_backbone(config: ConfigDict) -> Any:
-    return MODELS.build(*_named(config.backbone), groups=config.groups if config.run == "train" else 1)
+    name, kwargs = _named(config.backbone)
+    groups, remat = (config.groups, config.remat) if config.run == "train" else (1, "none")
+    if remat != "none" and "remat" not in MODELS.parameters(name):
+        raise UserError(f"config.remat, and backbone {name!r} keeps all it computes", got=remat, fix="set it to none")
+    return MODELS.build(name, kwargs, groups=groups, remat=remat)
 
 
 def make_objective(config: ConfigDict, parts: Parts) -> Objective:
@@ -144,7 +148,7 @@ def _make_tx(sections: str, total_steps: int) -> tuple[optax.GradientTransformat
     parsed = json.loads(sections)
     optimizer, schedule = parsed["optimizer"], parsed["schedule"]
     built = SCHEDULES.build(schedule.pop("name"), schedule, total_steps=total_steps)
-    return make_optimizer(optimizer.pop("name"), built, **optimizer), built
+    return make_optimizer(optimizer.pop("name"), built, base_lr=schedule["base_lr"], **optimizer), built
 
 
 def _named(section: ConfigDict) -> tuple[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ import jax
 from ml_collections import FrozenConfigDict
 
 from radnet_jax import distributed, sharding, train
+from radnet_jax.main import load_config
 from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
 from radnet_jax.phases import Phases
 from radnet_jax.step import MADE, compiled_prepare, compiled_step
@@ -34,13 +35,29 @@ class Trained(NamedTuple):
     step: Any
 
 
-def config(name, dataset, **changes):
-    """The smoke variant of a config file, smaller still: configs/pretrain/NAME.py or configs/finetune/NAME.py."""
+def _file(name):
     for folder, variant in (("pretrain", "smoke"), ("finetune", "smoke,scratch")):
         if (tiny.ROOT / "configs" / folder / f"{name}.py").is_file():
-            changes = {"batch_size": BATCH, "total_steps": 4, **changes}
-            return tiny.config(f"configs/{folder}/{name}.py", f"{variant},size={SIZE}", dataset, **changes)
+            return f"configs/{folder}/{name}.py", variant
     raise FileNotFoundError(f"no {name}.py in configs/pretrain or configs/finetune")
+
+
+def load(name):
+    """The smoke variant of a config file, as it is."""
+    path, variant = _file(name)
+    return load_config(tiny.ROOT / path, variant)
+
+
+def config(name, dataset, **changes):
+    """The smoke variant of a config file, smaller still: configs/pretrain/NAME.py or configs/finetune/NAME.py."""
+    path, variant = _file(name)
+    changes = {"batch_size": BATCH, "total_steps": 4, **changes}
+    return tiny.config(path, f"{variant},size={SIZE}", dataset, **changes)
+
+
+def one_for_each_objective():
+    """One config of each registered objective, the last by name: the newest version, mostly."""
+    return set({load(name).objective.name: name for name in NAMES}.values())
 
 
 def trained(config, devices=None, count=3):
