@@ -224,6 +224,12 @@ def byol() -> Recipe:
 
 
 @_recipe
+def moco_v3() -> Recipe:
+    """MoCo v3's for photographs and a ResNet: BYOL's with larger crops (authors' repository); for a ViT, BYOL's."""
+    return dataclasses.replace(byol(), crop=(0.2, 1.0))
+
+
+@_recipe
 def swav_multicrop() -> Recipe:
     """SwAV for photographs (Caron et al. 2020, appendix A.1): two views and six local ones of 96 / 224 their side."""
     return Recipe(crop=(0.14, 1.0), hflip=0.5, blur=0.5, local_views=6, local_crop=(0.05, 0.14), **_COLOUR)

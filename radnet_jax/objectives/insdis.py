@@ -64,7 +64,7 @@ class InsDis(Defaults):
         return params, {"batch_stats": batch_stats}, {"bank": {"rows": rows}}
 
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
-        stats, rows = state.model_state["batch_stats"], state.objective_state["bank"]["rows"]
+        stats, rows = state.model_state["batch_stats"], lax.stop_gradient(state.objective_state["bank"]["rows"])
         outputs, stats = networks.apply(self.modules, params, stats, batch["image"], train=True)
         z = outputs["projector"]
         own = bank.read(rows, batch["index"])
