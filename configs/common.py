@@ -116,6 +116,12 @@ DOMAINS = {
 }
 
 
+def crossing(domain: str) -> ConfigDict:
+    """Declares that a start with three channels, of any modality, sees the images of this domain."""
+    windows = DOMAINS[domain]["input"](1).windows
+    return ConfigDict(dict(windows=windows, channels="keep" if domain in ("natural", "ct_pe") else "repeat"))
+
+
 def base() -> ConfigDict:
     """The fields that every run on one dataset has."""
     config = ConfigDict()
@@ -184,16 +190,21 @@ def pretraining(
     rate_batch: int = 256,
     rate_power: float = 1.0,
     drops: tuple[float, ...] = (),
+    end_rate: float = 0.0,
+    recipes: str = "pretrain",
+    augment: Mapping[str, Any] | None = None,
     smoke: Mapping[str, Any],
     backbone: str = "resnet50",
     smoke_backbone: Mapping[str, Any] | None = None,
+    smoke_augment: Mapping[str, Any] | None = None,
 ) -> ConfigDict:
     """A pretraining config, unlocked: the numbers of a paper, and the variants that all pretrainings have.
 
     Variants: `domain=ct | ct_pe | chest_xray | natural` is what the images are: it chooses the model input and the
     augmentation, `natural` with the paper's own; `smoke` is a small network and few steps for a laptop; `size=N` is the
     side of the model's input, which the records must have at least; `go_on` starts from the checkpoint that
-    `--config.init_from` names, with a schedule of its own.
+    `--config.init_from` names, with a schedule of its own; `crossing` says that it may be of another domain, and that
+    its backbone is to see the images of this one.
 
     Args:
       arg: the variant.
@@ -207,11 +218,15 @@ def pretraining(
       rate_batch: the batch that `rate` is of.
       rate_power: 1 for a rate in proportion to the batch, 0.5 for one in proportion to its root.
       drops: fractions of the run at each of which the rate falls to a tenth; none for a cosine.
+      end_rate: that of the last step, likewise.
+      recipes: which of the domains' recipes, "pretrain" or "fine_tune".
+      augment: fields of the recipe, whatever the domain; such as its local views.
       smoke: fields of `objective` for a small network.
       backbone: of the paper.
       smoke_backbone: its section for a laptop, a narrow ResNet-18 by default.
+      smoke_augment: fields of the recipe for it.
     """
-    variant = parse_arg(arg, domain="ct", smoke=False, size=0, go_on=False)
+    variant = parse_arg(arg, domain="ct", smoke=False, size=0, go_on=False, crossing=False)
     domain = DOMAINS[choice("domain", variant.domain, DOMAINS)]
     steps_per_epoch = IMAGENET_IMAGES // batch_size
     config = train()
@@ -220,7 +235,9 @@ def pretraining(
     config.batch_size = batch_size
     config.total_steps = epochs * steps_per_epoch
     config.input = None if variant.go_on else domain["input"](variant.size or (64 if variant.smoke else 224))
-    config.augment.name = natural if variant.domain == "natural" else domain["pretrain"]
+    config.adapter = crossing(variant.domain) if variant.crossing else None
+    config.augment.name = natural if variant.domain == "natural" else domain[recipes]
+    config.augment.update(augment or {})
     config.objective = ConfigDict(dict(objective))
     config.optimizer = ConfigDict(dict(optimizer))
     config.schedule = ConfigDict(
@@ -232,11 +249,14 @@ def pretraining(
     )
     if drops:
         config.schedule.drops = drops
+    if end_rate:
+        config.schedule.end_lr = config.get_ref("batch_size").to_float() * (end_rate / rate_batch)
     if variant.smoke:
         config.backbone = ConfigDict(dict(smoke_backbone or dict(name="resnet18", base_width=16)))
         config.batch_size = 16
         config.total_steps = 20
         config.objective.update(smoke)
+        config.augment.update(smoke_augment or {})
         config.optimizer = ConfigDict(dict(name="adamw", weight_decay=1e-4))
         config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=1e-3, warmup_steps=2))
         config.log_every = 5

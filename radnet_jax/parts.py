@@ -29,8 +29,12 @@ from radnet_jax.models import MODELS
 from radnet_jax.objectives import OBJECTIVES, Objective
 from radnet_jax.optim import make_optimizer
 from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
+from radnet_jax.registry import check_arguments
 from radnet_jax.schedules import SCHEDULES
 from radnet_jax.starts import Start, check_backbone, find_start
+
+# What an objective's factory is given beside its section, of what it names.
+OFFERED = ("backbone", "card", "num_examples", "batch_size", "total_steps", "steps_per_epoch", "local_views", "groups")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +170,8 @@ def check_names(config: ConfigDict, mesh: Mesh) -> None:
     _check_range("checkpoint.keep", config.checkpoint.keep, 1)
     sharding.check_batch_size(config.eval_batch_size, mesh, what="eval_batch_size")
     if config.run == "train":
-        OBJECTIVES.get(config.objective.name)
+        name, kwargs = _named(config.objective)
+        check_arguments(f"objective {name!r}", OBJECTIVES.get(name), kwargs, offered=OFFERED)
         AUGMENTATIONS.build(*_named(config.augment))
         _check_range("total_steps", config.total_steps, 1)
         _check_range("accumulate", config.accumulate, 1)

@@ -2,7 +2,7 @@
 
     python -m radnet_jax.main --config=configs/pretrain/byol.py:domain=ct --config.data.dir=DATASET --workdir=DIR
 
-Variants (`domain`, `smoke`, `size`, `go_on`): see `common.pretraining`.
+Variants (`domain`, `smoke`, `size`, `go_on`, `crossing`): see `common.pretraining`.
 
 The recipe is the paper's (section 3.3): LARS with learning rate 0.2 x batch / 256, weight decay 1.5e-6 without biases
 and norms, 10 epochs of warm-up, then cosine, momentum of the target 0.996 rising to 1. At batch 4096 and 1000 epochs

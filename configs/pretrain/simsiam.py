@@ -2,7 +2,7 @@
 
     python -m radnet_jax.main --config=configs/pretrain/simsiam.py:domain=ct --config.data.dir=DATASET --workdir=DIR
 
-Variants (`domain`, `smoke`, `size`, `go_on`): see `common.pretraining`.
+Variants (`domain`, `smoke`, `size`, `go_on`, `crossing`): see `common.pretraining`.
 
 The recipe is the paper's (section 3, "Baseline settings"): SGD with learning rate 0.05 x batch / 256 and no warm-up,
 cosine, weight decay 1e-4 of all parameters, the predictor's rate constant (the authors' code), MoCo v2's augmentation.

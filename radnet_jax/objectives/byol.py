@@ -95,9 +95,10 @@ def byol(
     momentum: float = 0.996,
     hidden: int = 4096,
     dim: int = 256,
+    groups: int = 1,
 ) -> BYOL:
     """Makes the objective; the defaults are the paper's (section 3.3). Projector and predictor are `hidden`-`dim`."""
     if not 0 <= momentum <= 1:
         raise UserError("byol: momentum", got=momentum, expected="0 to 1")
-    mlp = Projector(layers=2, hidden=hidden, out=dim, last_norm=False, last_bias=False)
+    mlp = Projector(layers=2, hidden=hidden, out=dim, last_norm=False, last_bias=False, groups=groups)
     return BYOL(backbone=backbone, projector=mlp, predictor=mlp, momentum=momentum, total_steps=total_steps)

@@ -62,8 +62,8 @@ class SimSiam(Defaults):
 
 
 @OBJECTIVES.register("simsiam")
-def simsiam(*, backbone: Any, dim: int = 2048, bottleneck: int = 512) -> SimSiam:
+def simsiam(*, backbone: Any, dim: int = 2048, bottleneck: int = 512, groups: int = 1) -> SimSiam:
     """Makes the objective; the defaults are the paper's (section 3): `dim` is the width of all but the bottleneck."""
-    projector = Projector(layers=3, hidden=dim, out=dim, last_scale=False)
-    predictor = Projector(layers=2, hidden=bottleneck, out=dim, last_norm=False)
+    projector = Projector(layers=3, hidden=dim, out=dim, last_scale=False, groups=groups)
+    predictor = Projector(layers=2, hidden=bottleneck, out=dim, last_norm=False, groups=groups)
     return SimSiam(backbone=backbone, projector=projector, predictor=predictor)
