@@ -188,6 +188,7 @@ def pretraining(
     optimizer: Mapping[str, Any],
     rate: float,
     rate_batch: int = 256,
+    rate_power: float = 1.0,
     drops: tuple[float, ...] = (),
     end_rate: float = 0.0,
     recipes: str = "pretrain",
@@ -213,8 +214,9 @@ def pretraining(
       epochs: of the paper, in passes over ImageNet: total_steps follows.
       warmup_epochs: of a linear warm-up, likewise.
       optimizer: its section.
-      rate: learning rate at a batch of `rate_batch`; it follows --config.batch_size in proportion.
+      rate: learning rate at a batch of `rate_batch`; it follows --config.batch_size.
       rate_batch: the batch that `rate` is of.
+      rate_power: 1 for a rate in proportion to the batch, 0.5 for one in proportion to its root.
       drops: fractions of the run at each of which the rate falls to a tenth; none for a cosine.
       end_rate: that of the last step, likewise.
       recipes: which of the domains' recipes, "pretrain" or "fine_tune".
@@ -241,7 +243,7 @@ def pretraining(
     config.schedule = ConfigDict(
         dict(
             name="steps" if drops else "warmup_cosine",
-            base_lr=config.get_ref("batch_size").to_float() * (rate / rate_batch),  # follows --config.batch_size
+            base_lr=config.get_ref("batch_size").to_float() ** rate_power * (rate / rate_batch**rate_power),
             warmup_steps=warmup_epochs * steps_per_epoch,
         )
     )
