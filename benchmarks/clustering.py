@@ -5,7 +5,8 @@
 Prints one JSON object a line: by rows of the bank, CPU seconds of an iteration on one device (of all threads, which a
 busy machine disturbs least; median of `--repeats`) and of scikit-learn's Lloyd, temporary memory of a device as the
 compiler plans it, the largest results of what is sent between devices, and how far centroids are apart on 1 device and
-on all; at the end how time and memory grow with the rows. On a machine without accelerators the CPU is divided into `--devices`.
+on all; at the end how time and memory grow with the rows. On a machine without accelerators the CPU is divided into
+`--devices`.
 """
 
 from __future__ import annotations

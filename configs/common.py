@@ -184,6 +184,7 @@ def pretraining(
     smoke: Mapping[str, Any],
     backbone: str = "resnet50",
     smoke_backbone: Mapping[str, Any] | None = None,
+    size: int = 224,
 ) -> ConfigDict:
     """A pretraining config, unlocked: the numbers of a paper, and the variants that all pretrainings have.
 
@@ -205,6 +206,7 @@ def pretraining(
       smoke: fields of `objective` for a small network.
       backbone: of the paper.
       smoke_backbone: its section for a laptop, a narrow ResNet-18 by default.
+      size: side of the model's input in the paper.
     """
     variant = parse_arg(arg, domain="ct", smoke=False, size=0, go_on=False)
     domain = DOMAINS[choice("domain", variant.domain, DOMAINS)]
@@ -214,7 +216,7 @@ def pretraining(
     config.backbone = ConfigDict(dict(name=backbone))
     config.batch_size = batch_size
     config.total_steps = epochs * steps_per_epoch
-    config.input = None if variant.go_on else domain["input"](variant.size or (64 if variant.smoke else 224))
+    config.input = None if variant.go_on else domain["input"](variant.size or (64 if variant.smoke else size))
     config.augment.name = natural if variant.domain == "natural" else domain["pretrain"]
     config.objective = ConfigDict(dict(objective))
     config.optimizer = ConfigDict(dict(optimizer))
