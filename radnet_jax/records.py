@@ -23,7 +23,7 @@ from radnet_jax.parts import Parts, plain
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "array-record", "numpy", "scipy")
 _WATCHING = ("log_every", "sinks", "profile", "knn")
-_OUTSIDE = ("name", "checkpoint", "tags", "mesh", "fsdp", *_WATCHING)  # say nothing about the result
+_OUTSIDE = ("name", "checkpoint", "tags", "mesh", "fsdp", "remat", *_WATCHING)  # say nothing about the result
 _PLACES = (("init_from",), ("data", "dir"), ("probe", "cache_dir"))  # what is there is named by fingerprints
 
 

@@ -100,7 +100,7 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
         raise UserError(
             f"config.accumulate, and the loss of {config.objective.name!r} needs the whole batch at once",
             got=config.accumulate,
-            fix="set it to 1; --config.backbone.remat=stages saves memory too",
+            fix="set it to 1; --config.remat=stages saves memory too",
         )
     if config.data.synthetic and config.data.judge:
         raise UserError(

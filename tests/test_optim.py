@@ -173,3 +173,20 @@ def test_unknown_names_and_arguments_are_refused():
         make_optimizer("adam", schedule)
     with pytest.raises(UserError, match='"weight_decay"'):
         make_optimizer("lars", schedule, weigth_decay=0.1)
+
+
+def test_constant_rates_stay_whatever_the_schedule():
+    def moved(**options):
+        tx = make_optimizer("sgd", schedule, momentum=0.9, weight_decay=0.1, grad_clip=0.5, **options)
+        return train(tx)
+
+    got = moved(constant=["^head/"], base_lr=0.3)
+    scheduled = moved()
+    held = train(make_optimizer("sgd", lambda step: 0.3, momentum=0.9, weight_decay=0.1, grad_clip=0.5))
+    assert_equal(got, {name: (held if name.startswith("head/") else scheduled)[name] for name in got})
+    assert np.abs(got["head/kernel"] - scheduled["head/kernel"]).max() > 1e-3
+
+
+def test_constant_rates_of_no_parameter_are_refused():
+    with pytest.raises(UserError, match="constant matches no parameter"):
+        make_optimizer("sgd", schedule, constant=["projector/"], base_lr=0.1).init(tree())

@@ -89,7 +89,11 @@ def test_a_divided_state_trains_as_a_whole_one_in_less_memory(config, divided):
 
 def test_a_divided_step_gathers_parameters_and_divides_gradients(config, divided):
     whole, part = trained(config, 8), trained(divided, 8)
-    kernels = {n: x for n, x in trees.named_leaves(part.state.params) if "kernel" in n and x.size >= sharding.SMALL}
+    networks = (part.state.params, part.state.objective_state.get("target", {}))
+    kernels, targets = (
+        {n: x for n, x in trees.named_leaves(network) if "kernel" in n and x.size >= sharding.SMALL}
+        for network in networks
+    )
     before, after = collectives(whole.step), collectives(part.step)
     for kernel in kernels.values():
         assert after["all-gather"].count(kernel.size) > before["all-gather"].count(kernel.size)
@@ -98,7 +102,7 @@ def test_a_divided_step_gathers_parameters_and_divides_gradients(config, divided
         assert sums.count(kernel.size // 4) > before["all-reduce"].count(kernel.size // 4)
     # Nothing but parameters is gathered that was not before: the rest stays divided by examples.
     more = sum(after["all-gather"]) - sum(before["all-gather"])
-    assert more <= 1.1 * sum(kernel.size for kernel in kernels.values())
+    assert more <= 1.1 * sum(kernel.size for kernel in (*kernels.values(), *targets.values()))
     flops = [c.step.cost_analysis()["flops"] for c in (whole, part)]
     assert flops[1] < 1.1 * flops[0]
 

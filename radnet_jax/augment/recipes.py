@@ -164,6 +164,9 @@ def _recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
 
 
 _COLOUR: dict[str, Any] = dict(jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grayscale=0.2)
+_PLAIN: dict[str, Any] = dict(
+    hflip=0.5, jitter=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, grayscale=0.2
+)
 _BYOL_COLOUR: dict[str, Any] = dict(jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2)
 
 
@@ -180,6 +183,12 @@ def simclr() -> Recipe:
     Brightness is a factor, as in SimCLR v2 and torchvision; the first version added it.
     """
     return Recipe(crop=(0.08, 1.0), hflip=0.5, blur=0.5, **_COLOUR)
+
+
+@_recipe
+def moco_v1() -> Recipe:
+    """MoCo for photographs (He et al. 2020, section 3.3); colours as Wu et al. 2018, whose order differs from ours."""
+    return Recipe(crop=(0.2, 1.0), **_PLAIN)
 
 
 @_recipe

@@ -17,7 +17,8 @@ _XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 class Projector(nn.Module):
     """MLP from features to embeddings; the default is SimCLR's two-layer one (Chen et al. 2020, section 4.2, and code).
 
-    Each hidden layer is linear, BatchNorm, ReLU; the last is linear and, with `last_norm`, BatchNorm without an offset.
+    Each hidden layer is linear, BatchNorm, activation; the last is linear and, with `last_norm`, BatchNorm without an
+    offset.
 
     Attributes:
       layers: linear layers; SimCLR v2 uses 3.
@@ -25,6 +26,9 @@ class Projector(nn.Module):
       out: dimension of the embedding.
       norm: BatchNorm after the hidden layers.
       last_norm: BatchNorm after the last layer.
+      last_scale: whether that BatchNorm has a scale.
+      last_bias: whether a last layer without BatchNorm has a bias.
+      activation: of the hidden layers, "relu" or "gelu" (exact).
       norm_momentum: share of the old running statistics kept at each step.
       norm_epsilon: added to the variance.
       groups: parts of the batch with BatchNorm statistics of their own.
@@ -36,6 +40,9 @@ class Projector(nn.Module):
     out: int = 128
     norm: bool = True
     last_norm: bool = True
+    last_scale: bool = True
+    last_bias: bool = True
+    activation: str = "relu"
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
     groups: int = 1
@@ -50,7 +57,7 @@ class Projector(nn.Module):
             # A bias in front of a BatchNorm is cancelled by it.
             x = nn.Dense(
                 self.out if last else self.hidden or features.shape[-1],
-                use_bias=not normed,
+                use_bias=not normed and (self.last_bias or not last),
                 kernel_init=_XAVIER_NORMAL if last else _HE_NORMAL,
                 dtype=self.dtype,
                 name=f"linear{i}",
@@ -62,11 +69,12 @@ class Projector(nn.Module):
                     momentum=self.norm_momentum,
                     epsilon=self.norm_epsilon,
                     use_bias=not last,
+                    use_scale=self.last_scale or not last,
                     dtype=self.dtype,
                     name=f"norm{i}",
                 )(x)
             if not last:
-                x = nn.relu(x)
+                x = nn.relu(x) if self.activation == "relu" else nn.gelu(x, approximate=False)
         return x.astype(jnp.float32)
 
 
