@@ -188,6 +188,7 @@ def pretraining(
     optimizer: Mapping[str, Any],
     rate: float,
     rate_batch: int = 256,
+    rate_power: float = 1.0,
     drops: tuple[float, ...] = (),
     end_rate: float = 0.0,
     recipes: str = "pretrain",
@@ -214,8 +215,9 @@ def pretraining(
       epochs: of the paper, in passes over ImageNet: total_steps follows.
       warmup_epochs: of a linear warm-up, likewise.
       optimizer: its section.
-      rate: learning rate at a batch of `rate_batch`; it follows --config.batch_size in proportion.
+      rate: learning rate at a batch of `rate_batch`; it follows --config.batch_size.
       rate_batch: the batch that `rate` is of.
+      rate_power: 1 for a rate in proportion to the batch, 0.5 for one in proportion to its root.
       drops: fractions of the run at each of which the rate falls to a tenth; none for a cosine.
       end_rate: that of the last step, likewise.
       recipes: which of the domains' recipes, "pretrain" or "fine_tune".
@@ -243,7 +245,7 @@ def pretraining(
     config.schedule = ConfigDict(
         dict(
             name="steps" if drops else "warmup_cosine",
-            base_lr=config.get_ref("batch_size").to_float() * (rate / rate_batch),  # follows --config.batch_size
+            base_lr=config.get_ref("batch_size").to_float() ** rate_power * (rate / rate_batch**rate_power),
             warmup_steps=warmup_epochs * steps_per_epoch,
         )
     )
@@ -266,9 +268,9 @@ def pretraining(
 NOTHING = "(?!)"  # a regex that no name matches
 
 
-def multi_crop(config: ConfigDict, *, local_views: int, local_size: float = 96 / 224) -> None:
-    """Adds local views to a pretraining's augmentation, with SwAV's areas: they see 5 to 14 % of an image."""
-    config.augment.update(dict(local_views=local_views, local_size=local_size, local_crop=(0.05, 0.14)))
+def multi_crop(local_views: int, *, local_size: float = 96 / 224) -> dict[str, Any]:
+    """Fields of a recipe for SwAV's local views: each sees 5 to 14 % of an image."""
+    return dict(local_views=local_views, local_size=local_size, local_crop=(0.05, 0.14))
 
 
 def probe() -> ConfigDict:

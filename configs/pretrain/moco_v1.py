@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
         batch_size=256,
         epochs=200,
         warmup_epochs=0,
-        optimizer=dict(name="sgd", weight_decay=1e-4, momentum=0.9, exclude="(?!)"),
+        optimizer=dict(name="sgd", weight_decay=1e-4, momentum=0.9, exclude=common.NOTHING),
         rate=0.03,
         drops=(0.6, 0.8),
         smoke=dict(queue=256, projector_dim=64),

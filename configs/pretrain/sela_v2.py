@@ -17,7 +17,7 @@ from configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    config = common.pretraining(
+    return common.pretraining(
         arg,
         dict(name="deepcluster", assignment="sinkhorn", prototypes=3000, clusterings=3, temperature=0.1, iterations=10)
         | dict(epsilon=0.05, sinkhorn_iterations=3),
@@ -27,9 +27,9 @@ def get_config(arg: str = "") -> ConfigDict:
         warmup_epochs=10,
         optimizer=dict(name="lars", weight_decay=1e-6, momentum=0.9, exclude=common.NOTHING),
         rate=0.3,
+        end_rate=0.0003,
+        augment=common.multi_crop(4, local_size=96 / 160),
         smoke=dict(prototypes=16, projector_hidden=128, projector_dim=64),
+        smoke_augment=dict(local_views=2),
         size=160,
-    )
-    common.multi_crop(config, local_views=4, local_size=96 / 160)
-    config.schedule.end_lr = config.schedule.get_ref("base_lr") * 1e-3
-    return config.lock()
+    ).lock()

@@ -192,6 +192,12 @@ def moco_v1() -> Recipe:
 
 
 @_recipe
+def insdis() -> Recipe:
+    """Instance discrimination for photographs (Wu et al. 2018): as MoCo's first version, with smaller crops."""
+    return Recipe(crop=(0.08, 1.0), **_PLAIN)
+
+
+@_recipe
 def moco_v2() -> Recipe:
     """MoCo v2 for photographs (Chen, Fan, Girshick & He 2020, section 3; jitter of the authors' repository)."""
     return Recipe(
@@ -215,6 +221,12 @@ def byol() -> Recipe:
     resizes with a bicubic filter, we with a linear one.
     """
     return Recipe(crop=(0.08, 1.0), hflip=0.5, blur=(1.0, 0.1), solarize=(0.0, 0.2), **_BYOL_COLOUR)
+
+
+@_recipe
+def moco_v3() -> Recipe:
+    """MoCo v3's for photographs and a ResNet: BYOL's with larger crops (authors' repository); for a ViT, BYOL's."""
+    return dataclasses.replace(byol(), crop=(0.2, 1.0))
 
 
 @_recipe

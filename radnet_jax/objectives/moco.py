@@ -74,7 +74,8 @@ class MoCo(Defaults):
         keys, remembered = target_keys(self.modules, state.objective_state, views[:, 1], self.groups)
         outputs, stats = networks.apply(self.modules, params, stats, views[:, 0], train=True)
         q = outputs["projector"]
-        loss, metrics = info_nce(q, keys, remembered["queue"]["keys"], temperature=self.temperature)
+        queue = lax.stop_gradient(remembered["queue"]["keys"])
+        loss, metrics = info_nce(q, keys, queue, temperature=self.temperature)
         remembered = {**remembered, "queue": enqueue(remembered["queue"], keys)}
         compared = jnp.stack([networks.unit(q), keys], axis=1)
         features = outputs["backbone"][:, None]

@@ -8,6 +8,13 @@ def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
+def bank_rows(state):
+    rows = np.asarray(state.objective_state["bank"]["rows"])
+    if rows.dtype == np.uint16:  # bfloat16 is the upper half of a float32
+        rows = (rows.astype(np.uint32) << 16).view(np.float32)
+    return rows
+
+
 def info_nce(queries, keys, negatives, temperature):
     """He et al. 2020, equation 1: mean over the queries."""
     q, k, others = unit(queries), unit(keys), unit(negatives)
