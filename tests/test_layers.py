@@ -19,6 +19,7 @@ LAYERS = {
     "radnet_jax.losses": 1,
     "radnet_jax.augment": 1,
     "radnet_jax.schedules": 1,
+    "radnet_jax.clustering": 1,
     "radnet_jax.sharding": 1,
     "radnet_jax.distributed": 1,
     "radnet_jax.state": 1,
