@@ -58,6 +58,7 @@ LAYERS = {
     "radnet_jax.examples": 4,
     "radnet_jax.show": 4,
     "radnet_jax.study": 5,
+    "radnet_jax.codecs": 5,
     "radnet_jax.doctor": 5,
     "radnet_jax.evaluation.report": 5,
     "radnet_jax.evaluation.figures": 5,
