@@ -1,6 +1,7 @@
 """DeLong's intervals and test, intervals over seeds, both at once, and subgroups."""
 
 import math
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -236,3 +237,13 @@ def test_a_subgroup_of_one_class_is_listed_with_its_reason():
     assert [(g.value, g.interval.reason) for g in got] == [("a", ""), ("b", "undefined_metric")]
     with pytest.raises(ValueError, match="2 values of sex for 40 cases"):
         subgroup_intervals("auroc", scores, labels, {"sex": ["F", "M"]}, groups=None)
+
+
+def test_the_example_of_the_page_runs(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    value, paired, p = capsys.readouterr().out.splitlines()
+    assert value.startswith("0.8")
+    assert "200 patients" in value
+    assert paired.startswith("+0.06")
+    assert 0 < float(p) < 0.05
