@@ -116,6 +116,12 @@ DOMAINS = {
 }
 
 
+def crossing(domain: str) -> ConfigDict:
+    """Declares that a start with three channels, of any modality, sees the images of this domain."""
+    windows = DOMAINS[domain]["input"](1).windows
+    return ConfigDict(dict(windows=windows, channels="keep" if domain in ("natural", "ct_pe") else "repeat"))
+
+
 def base() -> ConfigDict:
     """The fields that every run on one dataset has."""
     config = ConfigDict()
@@ -150,6 +156,7 @@ def train() -> ConfigDict:
     config.data.shuffle_window = 0  # records that are shuffled together; 0 shuffles each epoch as a whole
     config.data.synthetic = False  # one batch, kept on the device, in every step: the speed without input
     config.groups = 1  # parts of a batch with BatchNorm statistics, negatives and augmentation draws of their own
+    config.remat = "none"  # none | stages | blocks: what of a backbone is computed again in the gradient, not kept
     config.accumulate = 1  # parts of a batch that are computed in turn; for losses that are means over examples
     config.average = 0.0  # momentum of a running average of the weights; 0 keeps none
     config.select = ConfigDict(dict(every=0, split="val"))  # every so many steps the primary metric is taken there
@@ -181,16 +188,24 @@ def pretraining(
     optimizer: Mapping[str, Any],
     rate: float,
     rate_batch: int = 256,
+    rate_power: float = 1.0,
+    drops: tuple[float, ...] = (),
+    end_rate: float = 0.0,
+    recipes: str = "pretrain",
+    augment: Mapping[str, Any] | None = None,
     smoke: Mapping[str, Any],
     backbone: str = "resnet50",
     smoke_backbone: Mapping[str, Any] | None = None,
+    smoke_augment: Mapping[str, Any] | None = None,
+    size: int = 224,
 ) -> ConfigDict:
     """A pretraining config, unlocked: the numbers of a paper, and the variants that all pretrainings have.
 
     Variants: `domain=ct | ct_pe | chest_xray | natural` is what the images are: it chooses the model input and the
     augmentation, `natural` with the paper's own; `smoke` is a small network and few steps for a laptop; `size=N` is the
     side of the model's input, which the records must have at least; `go_on` starts from the checkpoint that
-    `--config.init_from` names, with a schedule of its own.
+    `--config.init_from` names, with a schedule of its own; `crossing` says that it may be of another domain, and that
+    its backbone is to see the images of this one.
 
     Args:
       arg: the variant.
@@ -200,13 +215,20 @@ def pretraining(
       epochs: of the paper, in passes over ImageNet: total_steps follows.
       warmup_epochs: of a linear warm-up, likewise.
       optimizer: its section.
-      rate: learning rate at a batch of `rate_batch`; it follows --config.batch_size in proportion.
+      rate: learning rate at a batch of `rate_batch`; it follows --config.batch_size.
       rate_batch: the batch that `rate` is of.
+      rate_power: 1 for a rate in proportion to the batch, 0.5 for one in proportion to its root.
+      drops: fractions of the run at each of which the rate falls to a tenth; none for a cosine.
+      end_rate: that of the last step, likewise.
+      recipes: which of the domains' recipes, "pretrain" or "fine_tune".
+      augment: fields of the recipe, whatever the domain; such as its local views.
       smoke: fields of `objective` for a small network.
       backbone: of the paper.
       smoke_backbone: its section for a laptop, a narrow ResNet-18 by default.
+      smoke_augment: fields of the recipe for it.
+      size: side of the model's input in the paper.
     """
-    variant = parse_arg(arg, domain="ct", smoke=False, size=0, go_on=False)
+    variant = parse_arg(arg, domain="ct", smoke=False, size=0, go_on=False, crossing=False)
     domain = DOMAINS[choice("domain", variant.domain, DOMAINS)]
     steps_per_epoch = IMAGENET_IMAGES // batch_size
     config = train()
@@ -214,26 +236,41 @@ def pretraining(
     config.backbone = ConfigDict(dict(name=backbone))
     config.batch_size = batch_size
     config.total_steps = epochs * steps_per_epoch
-    config.input = None if variant.go_on else domain["input"](variant.size or (64 if variant.smoke else 224))
-    config.augment.name = natural if variant.domain == "natural" else domain["pretrain"]
+    config.input = None if variant.go_on else domain["input"](variant.size or (64 if variant.smoke else size))
+    config.adapter = crossing(variant.domain) if variant.crossing else None
+    config.augment.name = natural if variant.domain == "natural" else domain[recipes]
+    config.augment.update(augment or {})
     config.objective = ConfigDict(dict(objective))
     config.optimizer = ConfigDict(dict(optimizer))
     config.schedule = ConfigDict(
         dict(
-            name="warmup_cosine",
-            base_lr=config.get_ref("batch_size").to_float() * (rate / rate_batch),  # follows --config.batch_size
+            name="steps" if drops else "warmup_cosine",
+            base_lr=config.get_ref("batch_size").to_float() ** rate_power * (rate / rate_batch**rate_power),
             warmup_steps=warmup_epochs * steps_per_epoch,
         )
     )
+    if drops:
+        config.schedule.drops = drops
+    if end_rate:
+        config.schedule.end_lr = config.get_ref("batch_size").to_float() * (end_rate / rate_batch)
     if variant.smoke:
         config.backbone = ConfigDict(dict(smoke_backbone or dict(name="resnet18", base_width=16)))
         config.batch_size = 16
         config.total_steps = 20
         config.objective.update(smoke)
+        config.augment.update(smoke_augment or {})
         config.optimizer = ConfigDict(dict(name="adamw", weight_decay=1e-4))
         config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=1e-3, warmup_steps=2))
         config.log_every = 5
     return config
+
+
+NOTHING = "(?!)"  # a regex that no name matches
+
+
+def multi_crop(local_views: int, *, local_size: float = 96 / 224) -> dict[str, Any]:
+    """Fields of a recipe for SwAV's local views: each sees 5 to 14 % of an image."""
+    return dict(local_views=local_views, local_size=local_size, local_crop=(0.05, 0.14))
 
 
 def probe() -> ConfigDict:

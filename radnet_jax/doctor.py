@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator
 import fcntl
 import importlib.metadata
-import io
 import json
 import os
 from pathlib import Path
@@ -22,26 +20,13 @@ import tempfile
 import tomllib
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from radnet_jax import distributed
+from radnet_jax import codecs, distributed, xla_flags
 from radnet_jax.errors import UserError
 
 TIMEOUT = 180  # seconds for the devices to answer: drivers of absent or broken accelerators can wait for ever
 _GIB = 2**30
 _PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"  # of a checkout
 _CACHE = ".radnet_jax_cache"
-
-# 8 x 8 values `_ramp`, of the two families that no package here can write.
-_JPEG_LOSSLESS = base64.b64decode(
-    "/9j/wwALDAAIAAgBAREA/8QAJAAAAAAAEQAAAAAAAAAAAAAAAAECAwQFBgcICQoLDA0ODxD/2gAIAQEAAQAAW+clEolEolEolDBLJZLJY8SyWMEwmD5M"
-    "HyYTBgmkgmkgkE0kDBOJJJJJJJxJGCUSiUSiUSiUMEslksljxLJYwTCYPkwfJhM//9k="
-)  # fmt: skip
-_HTJ2K = base64.b64decode(
-    "/0//UQApQAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQkJCQ"
-    "iIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAHcAAf+TwAAmG/gFB3QAAADAABLAABLAABGA3ACHdAD7AAd0AABjAMAAE8AAE8AAEoCA"
-    "EPYAArQAwBD9AAGUAMzyE5MAwAArIAAVcAAKkEaJEZlx+gHJ3i3mAIRO5tkBI7ryf7cAyG75QCvuxFYA/9k="
-)  # fmt: skip
 
 
 class Finding(NamedTuple):
@@ -67,26 +52,30 @@ def run(workdir: Path, launch: tuple[str | None, int | None, int | None]) -> int
     answer = _ask_devices(launch)  # looks while the rest is checked
     checks: list[tuple[str, Callable[[], Findings]]] = [
         ("packages", packages),
-        ("codecs", codecs),
+        ("codecs", image_codecs),
         ("memory", memory),
         ("open files", open_files),
         ("workdir", lambda: folder(workdir)),
         ("compilation cache", lambda: compilation_cache(workdir)),
         ("cache of remote datasets", dataset_cache),
         ("salt", salt),
+        ("XLA flags", compiler_flags),
         ("devices", lambda: devices(answer, TIMEOUT)),
     ]
-    problems = 0
+    count = {"ok": 0, "warning": 0, "problem": 0}
     for name, check in checks:
         try:
             findings = list(check())
         except Exception as error:
             findings = [Finding("problem", f"{name}: could not be looked at ({type(error).__name__}: {error})")]
         for found in findings:
-            problems += found.level == "problem"
+            count[found.level] += 1
             line = f"{found.level:8}{host}{found.what}" + (f"; {found.fix}" if found.fix else "")
             print(" ".join(line.splitlines()), flush=True)
-    return int(problems > 0)
+    level = "problem" if count["problem"] else "ok"
+    verdict = "mend the problems before you start a run" if count["problem"] else "a run can start"
+    print(f"{level:8}{host}{verdict} ({count['problem']} problem(s), {count['warning']} warning(s))", flush=True)
+    return int(count["problem"] > 0)
 
 
 def packages() -> Findings:
@@ -121,82 +110,15 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
-def _ramp(size: int) -> np.ndarray:
-    y, x = np.mgrid[:size, :size]
-    return (1000 + 10 * x - 7 * y + (x * y) % 5).astype(np.uint16)
-
-
-def codecs() -> Findings:
-    """Each family of compressed DICOM pixels that archives hold, and PNG and JPEG files, decoded as a build does."""
-    from pydicom.uid import HTJ2KLossless, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
-
-    streams = {
-        "JPEG lossless": (JPEGLosslessSV1, _JPEG_LOSSLESS),
-        "JPEG-LS": (JPEGLSLossless, None),
-        "JPEG 2000": (JPEG2000Lossless, None),
-        "HTJ2K": (HTJ2KLossless, _HTJ2K),
-        "RLE": (RLELossless, None),
-    }
+def image_codecs() -> Findings:
+    """The decoders of compressed pixels."""
     works = []
-    for name, (syntax, stream) in streams.items():
-        if fault := _fault_of_dicom(syntax, stream):
-            fix = "pip install pydicom pyjpegls pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pylibjpeg-rle"
-            yield Finding("problem", f"codec {name} of DICOM files ({fault})", fix)
-        else:
-            works.append(name)
-    for name in ("PNG", "JPEG"):
-        if fault := _fault_of_opencv(name):
-            yield Finding("problem", f"codec {name} ({fault})", "pip install opencv-python-headless")
+    for name, fault, fix in codecs.check():
+        if fault:
+            yield Finding("problem", f"codec {name} ({fault})", fix)
         else:
             works.append(name)
     yield Finding("ok", f"codecs: {', '.join(works) or 'none'}")
-
-
-def _fault_of_dicom(syntax: Any, stream: bytes | None) -> str:
-    """What is wrong with the decoder of a transfer syntax; "" where it gives back what was encoded."""
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.encaps import encapsulate
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    from data_prep.ingest.dicom.pixels import decode
-    from data_prep.spec import Reject
-
-    pixels = _ramp(8 if stream else 64)
-    dataset = FileDataset(io.BytesIO(), {}, preamble=b"\0" * 128)
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPInstanceUID = "1.2.3"
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
-    if stream == _HTJ2K:
-        dataset.BitsStored, dataset.HighBit = 16, 15
-    try:
-        if stream is None:
-            dataset.compress(syntax, pixels, generate_instance_uid=False)
-        else:
-            dataset.PixelData = encapsulate([stream])
-            dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
-            dataset.file_meta.TransferSyntaxUID = syntax
-        found = decode(dataset, 0, raw=True)
-    except Reject as error:
-        return str(error)
-    except Exception as error:  # each codec raises its own kinds
-        return f"{type(error).__name__}: {error}"
-    return "" if np.array_equal(found, pixels) else "it gives back other values"
-
-
-def _fault_of_opencv(name: str) -> str:
-    try:
-        import cv2
-
-        pixels = _ramp(64) if name == "PNG" else (_ramp(64) // 8).astype(np.uint8)
-        _, encoded = cv2.imencode(f".{name.lower()}", pixels)
-        found = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    near = found is not None and found.dtype == pixels.dtype and np.abs(found.astype(int) - pixels).max() < 10
-    return "" if near else "it gives back other values"
 
 
 def memory() -> Findings:
@@ -334,6 +256,14 @@ def salt() -> Findings:
         yield Finding("ok", f"salt: the file of {SALT_VARIABLE}")
 
 
+def compiler_flags() -> Findings:
+    """What XLA is told, by us (see `xla_flags`) and by the user."""
+    told, kind = xla_flags.in_effect(os.environ), xla_flags.platform(os.environ)
+    yield Finding("ok", f"XLA flags for {kind}: {' '.join(told) or 'none'}")
+    if kind == "gpu" and not xla_flags.is_deterministic(told):
+        yield Finding("ok", "resume: exact but for the order of sums on GPUs; --deterministic makes it bit for bit")
+
+
 def _ask_devices(launch: tuple[str | None, int | None, int | None]) -> subprocess.Popen[str]:
     """Starts a process that connects with the others and uses the devices; it can be ended when it hangs."""
     path = os.pathsep.join(p or os.getcwd() for p in sys.path)
@@ -381,11 +311,9 @@ def devices(answer: subprocess.Popen[str], timeout: float) -> Findings:
 def _missed(platform_: str) -> str:
     """How to use the accelerators that this machine has and jax does not see; "" where it has none."""
     asked = f" (JAX_PLATFORMS={os.environ['JAX_PLATFORMS']} is set)" if "JAX_PLATFORMS" in os.environ else ""
-    if platform_ not in ("gpu", "cuda") and (
-        Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
-    ):
+    if platform_ not in ("gpu", "cuda") and xla_flags.nvidia_driver():
         return f"there is an NVIDIA driver{asked}: pip install 'radnet_jax[cuda]'"
-    if platform_ != "tpu" and (list(Path("/dev").glob("accel*")) or list(Path("/dev/vfio").glob("[0-9]*"))):
+    if platform_ != "tpu" and xla_flags.tpu_chips():
         return f"there is a TPU{asked}: pip install 'radnet_jax[tpu]'"
     return ""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import importlib.util
 import logging as python_logging
@@ -14,17 +16,22 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from radnet_jax import distributed
+from radnet_jax import distributed, xla_flags
 from radnet_jax.errors import Preempted, UserError, nearest
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run: a file of configs/, as path[:variant].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that is there already goes on.")
 _DOCTOR = flags.DEFINE_boolean("doctor", False, "Say what of this machine works, and how to mend what does not.")
+_DETERMINISTIC = flags.DEFINE_boolean(
+    "deterministic", False, "The same bits in each run on a GPU too; slower. Goes on only where it was set before."
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; Slurm, MPI and TPU pods say it.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run, with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, with --coordinator.")
 
 _BUILTIN = Path(__file__).parent / "configs"  # where an installed package keeps configs/
+_NAMED_PARTS = ("backbone", "objective", "augment", "optimizer", "schedule")  # sections with the arguments of a part
+_arguments: list[tuple[str, Any]] = []  # of this command line
 _EXIT_USER_ERROR = 2
 _EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start it again; clusters can tell it from a failure
 _RUNNERS = {"train": "radnet_jax.train", "probe": "radnet_jax.probe", "study": "radnet_jax.study"}  # by config.run
@@ -39,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv if argv is None else argv)
     try:
         if not {"--help", "-h", "--helpfull", "--helpshort", "--doctor"} & set(argv):
-            argv = _resolve(argv)
+            argv, _arguments[:] = _resolve(argv)
+            sys.argv = argv  # where ml_collections looks for overrides
         app.run(_dispatch, argv=argv, flags_parser=_parse)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -67,8 +75,14 @@ def _dispatch(argv: list[str]) -> int:
     launch = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _DOCTOR.value:
         _set_up_logging(quiet=True)
+        xla_flags.set_flags(os.environ, deterministic=_DETERMINISTIC.value)
         return importlib.import_module("radnet_jax.doctor").run(Path(_WORKDIR.value or "run").resolve(), launch)
     config: ConfigDict = _CONFIG.value
+    for place, value in _arguments:
+        *sections, key = place.split(".")
+        section = functools.reduce(lambda outer, name: outer[name], sections, config)
+        with section.unlocked():
+            section[key] = value
     if not _WORKDIR.value:
         raise UserError("--workdir is missing", expected="the folder that the run is written to")
     _set_up_logging(quiet=config.run == "study")
@@ -77,6 +91,7 @@ def _dispatch(argv: list[str]) -> int:
         raise UserError(
             f"unknown config.run {config.run!r}{nearest(config.run, _RUNNERS)}", expected=", ".join(_RUNNERS)
         )
+    xla_flags.set_flags(os.environ, deterministic=_DETERMINISTIC.value)  # before anything imports jax
     distributed.start(*launch)
     _use_compilation_cache(workdir)
     runner = importlib.import_module(_RUNNERS[config.run])  # slow: after the command line was found to be right
@@ -121,8 +136,13 @@ class _LogFormat(logging.PythonFormatter):
         return f"{record.levelname.lower()}: {record.getMessage()}"
 
 
-def _resolve(argv: list[str]) -> list[str]:
-    """Finds the config file, makes its `configs` package importable, and checks the names of all overrides."""
+def _resolve(argv: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Finds the config file, makes its `configs` package importable, and checks the names of all overrides.
+
+    Returns:
+      The command line for the flags' parser, and what is to be set that the config does not list: arguments of named
+      parts, as (place, value).
+    """
     out, config_arg = [], None
     tokens = iter(argv)
     for token in tokens:
@@ -136,10 +156,36 @@ def _resolve(argv: list[str]) -> list[str]:
         raise UserError("--config is missing", expected="a file such as configs/quickstart.py")
     path, _, variant = str(resolve_config(config_arg)).partition(":")
     config = load_config(path, variant)
+    left, arguments = [], []
     for token in out:
+        if (match := re.fullmatch(r"--?config\.([\w.]+)=(.*)", token)) and _is_argument(config, match[1]):
+            arguments.append((match[1], _value(match[2])))
+            continue
         if match := re.match(r"--?(?:no)?config\.([^=]+)", token):
             _check_override(config, match[1])
-    return out
+        left.append(token)
+    return left, arguments
+
+
+def _is_argument(config: ConfigDict, place: str) -> bool:
+    """Whether a place is an argument of a named part (`backbone.dtype`) that its section does not list.
+
+    The part's own signature says whether there is such an argument, when the run starts.
+    """
+    *sections, section, key = ("", *place.split("."))
+    for name in (*sections[1:], section):
+        if not isinstance(config, ConfigDict) or name not in config:
+            return False
+        config = config[name]
+    return section in _NAMED_PARTS and isinstance(config, ConfigDict) and key not in config
+
+
+def _value(text: str) -> Any:
+    """Reads a number, a tuple, a truth value or a text, as Python writes them."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text
 
 
 def resolve_config(config_arg: str) -> str:

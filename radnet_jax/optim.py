@@ -12,6 +12,7 @@ import optax
 
 from radnet_jax.errors import UserError
 from radnet_jax.registry import Registry
+from radnet_jax.schedules import warmup_cosine
 from radnet_jax.trees import named_leaves
 
 PyTree = Any
@@ -29,6 +30,9 @@ def make_optimizer(
     *,
     exclude: str = NORMS_AND_BIASES,
     frozen: Sequence[str] = (),
+    constant: Sequence[str] = (),
+    base_lr: float = 0.0,
+    total_steps: int = 0,
     rates: Sequence[tuple[str, float]] = (),
     layer_decay: float = 1.0,
     grad_clip: float = 0.0,
@@ -43,6 +47,10 @@ def make_optimizer(
         trust ratio.
       frozen: regexes; the parameters that match one are not updated, and have no part in the clipped norm. One that
         matches nothing raises a UserError when the optimiser is initialised.
+      constant: regexes; the parameters that match one keep the learning rate `base_lr`, whatever the schedule. One that
+        matches nothing raises a UserError when the optimiser is initialised.
+      base_lr: of `constant`; in a run it is the schedule's.
+      total_steps: of the run, for what changes in its course.
       rates: (regex, factor) pairs; the first that matches multiplies the learning rate of a parameter (and with it the
         decay of AdamW). One that matches nothing raises a UserError when the optimiser is initialised.
       layer_decay: factor of the learning rate from each layer of the backbone to the one below, 1 for none: layer i of
@@ -50,11 +58,15 @@ def make_optimizer(
       grad_clip: largest global norm of the gradient; 0 for none.
       **kwargs: arguments of the optimiser itself, see `lars`, `adamw`, `sgd`.
     """
-    tx = OPTIMIZERS.build(name, kwargs, schedule=schedule, mask=_not_matching(exclude))
+    known = {"mask": _not_matching(exclude), "total_steps": total_steps}
+    tx = OPTIMIZERS.build(name, kwargs, schedule=schedule, **known)
+    if constant:
+        held = OPTIMIZERS.build(name, kwargs, schedule=lambda step: base_lr, **known)
+        tx = optax.partition({"rest": tx, "named": held}, _labels(tuple(constant), "constant"))
     if grad_clip:
         tx = optax.chain(optax.clip_by_global_norm(grad_clip), tx)
     if frozen:
-        tx = optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, _labels(tuple(frozen)))
+        tx = optax.partition({"rest": tx, "named": optax.set_to_zero()}, _labels(tuple(frozen), "frozen"))
     # Outside the partition, where every parameter has its name.
     if layer_decay != 1.0:
         if not 0 < layer_decay < 1:
@@ -95,13 +107,21 @@ def adamw(
     *,
     schedule: optax.Schedule,
     mask: Mask,
+    total_steps: int,
     weight_decay: float = 0.0,
+    last_weight_decay: float | None = None,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2017, algorithm 2): decay apart from the moments, times the learning rate."""
-    return optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+    """AdamW (Loshchilov and Hutter 2017, algorithm 2): decay apart from the moments, times the learning rate.
+
+    With `last_weight_decay` the decay goes from `weight_decay` at step 0 to it at the end of the run by half a cosine.
+    """
+    decay: Any = weight_decay
+    if last_weight_decay is not None:
+        decay = warmup_cosine(weight_decay, total_steps=total_steps, end_lr=last_weight_decay)
+    return optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=decay, mask=mask)
 
 
 @OPTIMIZERS.register("sgd")
@@ -189,16 +209,17 @@ def _refuse_no_match(regex: re.Pattern[str], names: Sequence[str], what: str) ->
         )
 
 
-def _labels(patterns: tuple[str, ...]) -> Mask:
+def _labels(patterns: tuple[str, ...], what: str) -> Mask:
+    """Labels parameters "named" where a pattern matches, and "rest"; there must be some of both."""
     regexes = [_compile(pattern) for pattern in patterns]
 
     def labels(params: PyTree) -> PyTree:
         names = [name for name, _ in named_leaves(params)]
         for regex in regexes:
-            _refuse_no_match(regex, names, "frozen")
-        frozen = [any(regex.search(path) for regex in regexes) for path in names]
-        if all(frozen):
-            raise UserError("every parameter is frozen", got=repr(patterns), fix="leave something to train")
-        return jax.tree.unflatten(jax.tree.structure(params), ["frozen" if f else "trained" for f in frozen])
+            _refuse_no_match(regex, names, what)
+        named = [any(regex.search(path) for regex in regexes) for path in names]
+        if all(named):
+            raise UserError(f"every parameter is {what}", got=repr(patterns), fix="leave something to train")
+        return jax.tree.unflatten(jax.tree.structure(params), ["named" if n else "rest" for n in named])
 
     return labels

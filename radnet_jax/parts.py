@@ -29,8 +29,12 @@ from radnet_jax.models import MODELS
 from radnet_jax.objectives import OBJECTIVES, Objective
 from radnet_jax.optim import make_optimizer
 from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
+from radnet_jax.registry import check_arguments
 from radnet_jax.schedules import SCHEDULES
 from radnet_jax.starts import Start, check_backbone, find_start
+
+# What an objective's factory is given beside its section, of what it names.
+OFFERED = ("backbone", "card", "num_examples", "batch_size", "total_steps", "steps_per_epoch", "local_views", "groups")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +90,11 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
 
 
 def _make_backbone(config: ConfigDict) -> Any:
-    return MODELS.build(*_named(config.backbone), groups=config.groups if config.run == "train" else 1)
+    name, kwargs = _named(config.backbone)
+    groups, remat = (config.groups, config.remat) if config.run == "train" else (1, "none")
+    if remat != "none" and "remat" not in MODELS.parameters(name):
+        raise UserError(f"config.remat, and backbone {name!r} keeps all it computes", got=remat, fix="set it to none")
+    return MODELS.build(name, kwargs, groups=groups, remat=remat)
 
 
 def make_objective(config: ConfigDict, parts: Parts) -> Objective:
@@ -144,7 +152,8 @@ def _make_tx(sections: str, total_steps: int) -> tuple[optax.GradientTransformat
     parsed = json.loads(sections)
     optimizer, schedule = parsed["optimizer"], parsed["schedule"]
     built = SCHEDULES.build(schedule.pop("name"), schedule, total_steps=total_steps)
-    return make_optimizer(optimizer.pop("name"), built, **optimizer), built
+    known = {"base_lr": schedule["base_lr"], "total_steps": total_steps}
+    return make_optimizer(optimizer.pop("name"), built, **known, **optimizer), built
 
 
 def _named(section: ConfigDict) -> tuple[str, dict[str, Any]]:
@@ -162,7 +171,8 @@ def check_names(config: ConfigDict, mesh: Mesh) -> None:
     _check_range("checkpoint.keep", config.checkpoint.keep, 1)
     sharding.check_batch_size(config.eval_batch_size, mesh, what="eval_batch_size")
     if config.run == "train":
-        OBJECTIVES.get(config.objective.name)
+        name, kwargs = _named(config.objective)
+        check_arguments(f"objective {name!r}", OBJECTIVES.get(name), kwargs, offered=OFFERED)
         AUGMENTATIONS.build(*_named(config.augment))
         _check_range("total_steps", config.total_steps, 1)
         _check_range("accumulate", config.accumulate, 1)

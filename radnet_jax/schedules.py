@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -54,6 +54,40 @@ def warmup_cosine(base_lr: float, *, total_steps: int, warmup_steps: int = 0, en
         progress = jnp.clip((step - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
         fall = end_lr + (base_lr - end_lr) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
         return jnp.where(step < warmup_steps, rise, fall)
+
+    return schedule
+
+
+@SCHEDULES.register("steps")
+def steps(
+    base_lr: float, *, total_steps: int, drops: Sequence[float] = (), factor: float = 0.1, warmup_steps: int = 0
+) -> Schedule:
+    """Returns a linear rise to `base_lr`, which is multiplied by `factor` at each of some points of the run.
+
+    Args:
+      base_lr: the highest rate.
+      total_steps: updates of the whole run.
+      drops: fractions of the run, rising; the update at `round(drop * total_steps)` is the first with the lower rate.
+      factor: more than 0, at most 1.
+      warmup_steps: updates of the rise, as of `warmup_cosine`; over before the first drop.
+    """
+    at = [round(drop * total_steps) for drop in drops]
+    if not all(0 < drop < 1 for drop in drops) or list(drops) != sorted(set(drops)):
+        raise UserError("steps: drops", got=tuple(drops), expected="rising fractions of the run, between 0 and 1")
+    if not 0 < factor <= 1:
+        raise UserError("steps: factor", got=factor, expected="more than 0, at most 1")
+    if not 0 <= warmup_steps < min([*at, total_steps]):
+        raise UserError(
+            "the warm-up does not end before the first drop",
+            got=f"warmup_steps={warmup_steps}, first drop at step {min([*at, total_steps])}",
+            fix="lower the warm-up or train longer",
+        )
+
+    def schedule(step: Int[Array, ""] | int) -> Float[Array, ""]:
+        step = jnp.asarray(step, jnp.int32)
+        done = sum((step >= first).astype(jnp.float32) for first in at)
+        rise = jnp.minimum((step + 1) / max(warmup_steps, 1), 1.0)
+        return base_lr * rise * jnp.asarray(factor, jnp.float32) ** done
 
     return schedule
 

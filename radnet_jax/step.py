@@ -54,7 +54,7 @@ def train_step(
       average: momentum of the running average of weights in `state.aux`; 0 for none. It is lower in the first steps,
         (1 + t) / (10 + t), so that the random initialisation is soon forgotten.
       mesh: the devices, where `fsdp` divides the state over them.
-      fsdp: what is divided; parameters are gathered for the loss and its gradient.
+      fsdp: what is divided; parameters, a target's too, are gathered for the loss and its gradient.
       probe: trained beside, on features that get no gradient from it; its state is in `state.aux`.
 
     Returns:
@@ -105,7 +105,11 @@ def _gradients(
     fsdp: sharding.Rules,
 ) -> tuple[Array, LossAux, Any]:
     """Returns loss, what changed beside the parameters, and gradient; means over the parts of the batch."""
-    params = state.params if mesh is None else sharding.gather(state.params, mesh)
+    params = state.params
+    if mesh is not None:
+        params = sharding.gather(params, mesh)
+        targets = {k: sharding.gather(v, mesh) for k, v in state.objective_state.items() if k == "target"}
+        state = state.replace(objective_state=state.objective_state | targets)
 
     def one(state: TrainState, part: Batch, key: Array) -> tuple[Array, LossAux, Any]:
         with_gradient = jax.value_and_grad(lambda p: objective.loss(p, state, part, key), has_aux=True)

@@ -102,8 +102,10 @@ def dataset_dir(workdir: Path, name: str) -> Path:
     return workdir / "datasets" / name
 
 
-def pretraining_dir(workdir: Path, name: str) -> Path:
-    return workdir / "runs" / "pretraining" / name
+def pretraining_dir(workdir: Path, name: str, seed: int | None = None) -> Path:
+    """The folder of a pretraining, or of one of several that differ in their seed."""
+    folder = workdir / "runs" / "pretraining" / name
+    return folder if seed is None else folder.with_name(f"{name}-seed-{seed}")
 
 
 def _build(name: str, spec: ConfigDict, data_root: str, workdir: Path) -> DatasetCard:
@@ -120,14 +122,18 @@ def _build(name: str, spec: ConfigDict, data_root: str, workdir: Path) -> Datase
 
 
 def pretraining_jobs(config: ConfigDict, workdir: Path) -> Iterator[Job]:
+    """Yields each pretraining, once or, with `config.pretraining_seeds`, with each seed of the study."""
     for name, spec in config.pretraining.items():
-        resolved = _derived(
-            spec.config,
-            name=f"pretrain {name}",
-            data={"dir": str(dataset_dir(workdir, spec.dataset))},
-            tags={"kind": "pretrain", "start": name},
-        )
-        yield Job(f"pretrain {name}", resolved, pretraining_dir(workdir, name))
+        for seed in config.seeds if config.pretraining_seeds else (None,):
+            label = f"pretrain {name}" + ("" if seed is None else f" seed {seed}")
+            resolved = _derived(
+                spec.config,
+                name=label,
+                seed=spec.config.seed if seed is None else seed,
+                data={"dir": str(dataset_dir(workdir, spec.dataset))},
+                tags={"kind": "pretrain", "start": name},
+            )
+            yield Job(label, resolved, pretraining_dir(workdir, name, seed))
 
 
 def downstream_jobs(config: ConfigDict, workdir: Path) -> Iterator[Job]:
@@ -135,13 +141,14 @@ def downstream_jobs(config: ConfigDict, workdir: Path) -> Iterator[Job]:
 
     A probe is convex, so on one checkpoint its seed varies nothing: it runs once. A random start's probe varies with
     its initialisation, and is run with its initial and with re-estimated BatchNorm statistics, which differ much.
+    With `config.pretraining_seeds` each seed has a checkpoint of its own.
     """
     for task in config.tasks:
         for protocol, spec in config.protocols.items():
-            for start, start_spec in config.starts.items():
-                random = start_spec.pretraining == SCRATCH
+            for start in config.starts:
+                random = pretraining_of(config, start, task) == SCRATCH
                 is_probe = spec.config.run == "probe"
-                varies = random or not is_probe
+                varies = random or not is_probe or config.pretraining_seeds
                 variants = ("initial", "reestimated") if random and is_probe else ("",)
                 for variant in variants:
                     for seed in config.seeds if varies else config.seeds[:1]:
@@ -159,7 +166,8 @@ def _downstream_job(
     varies: bool,
 ) -> Job:
     task_spec, template = config.tasks[task], config.protocols[protocol].config
-    pretraining = config.starts[start].pretraining
+    pretraining = pretraining_of(config, start, task)
+    own = seed if config.pretraining_seeds else None
     name = " ".join(filter(None, (task, protocol, start, f"bn_{variant}" if variant else "", f"seed {seed}")))
     changes: dict[str, Any] = {
         "name": name,
@@ -173,7 +181,7 @@ def _downstream_job(
             "variant": f"bn_{variant}" if variant else "",
             "seed_varies": varies,
         },
-        "init_from": str(pretraining_dir(workdir, pretraining)) if pretraining else "",
+        "init_from": str(pretraining_dir(workdir, pretraining, own)) if pretraining else "",
         "input": None if pretraining else plain(task_spec.input),
         "adapter": _declared_adapter(config, task, start),
     }
@@ -184,8 +192,14 @@ def _downstream_job(
     return Job(name, _derived(template, **changes), workdir / "runs" / name.replace(" ", "-"))
 
 
-def _start_modality(config: ConfigDict, task: str, start: str) -> str:
+def pretraining_of(config: ConfigDict, start: str, task: str) -> str:
+    """Returns the pretraining of a start for a task: one for all tasks, or by task where a start is a method."""
     pretraining = config.starts[start].pretraining
+    return pretraining if isinstance(pretraining, str) else pretraining[task]
+
+
+def _start_modality(config: ConfigDict, task: str, start: str) -> str:
+    pretraining = pretraining_of(config, start, task)
     model_input = config.pretraining[pretraining].config.input if pretraining else config.tasks[task].input
     return model_input.modality
 
@@ -217,8 +231,15 @@ def _check_study(config: ConfigDict) -> None:
         _known(f"dataset of pretraining {name!r}", spec.dataset, config.datasets)
         check_names(spec.config, mesh)
     for name, spec in config.starts.items():
-        if spec.pretraining != SCRATCH:
-            _known(f"pretraining of start {name!r}", spec.pretraining, config.pretraining)
+        if not isinstance(spec.pretraining, str) and set(spec.pretraining) != set(config.tasks):
+            raise UserError(
+                f"start {name!r} has pretrainings by task",
+                got=", ".join(spec.pretraining),
+                expected=f"one for each of {', '.join(config.tasks)}",
+            )
+        for task in config.tasks:
+            if (pretraining := pretraining_of(config, name, task)) != SCRATCH:
+                _known(f"pretraining of start {name!r}", pretraining, config.pretraining)
     for name, spec in config.tasks.items():
         _known(f"dataset of task {name!r}", spec.dataset, config.datasets)
     for job in downstream_jobs(config, Path()):
@@ -243,7 +264,8 @@ def _check_job(config: ConfigDict, job: Job) -> None:
     """Makes every check of a run before the first one starts, with what its pretraining will be where it is to come."""
     planned = None
     if job.config.init_from:
-        pretraining = config.pretraining[config.starts[job.config.tags.start].pretraining].config
+        name = pretraining_of(config, job.config.tags.start, job.config.tags.task)
+        pretraining = config.pretraining[name].config
         planned = Start("planned", plain(pretraining.backbone), ModelInput.from_json(plain(pretraining.input)), None)
     runner = probe if job.config.run == "probe" else train
     runner.check(job.config, assemble(job.config, planned=planned))

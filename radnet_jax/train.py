@@ -100,7 +100,7 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
         raise UserError(
             f"config.accumulate, and the loss of {config.objective.name!r} needs the whole batch at once",
             got=config.accumulate,
-            fix="set it to 1; --config.backbone.remat=stages saves memory too",
+            fix="set it to 1; --config.remat=stages saves memory too",
         )
     if config.data.synthetic and config.data.judge:
         raise UserError(
@@ -181,7 +181,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
         try:
             restored = checkpoints.restore_latest(
-                state, check=lambda meta: records.check_same_run(meta, config, parts, workdir, "a checkpoint")
+                state, check=lambda meta: records.check_checkpoint(meta, config, parts, workdir)
             )
             state, meta = restored or (state, {"seconds": {}, "best": None})
             best = selection.Best(**meta["best"]) if meta["best"] else None

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from radnet_jax import doctor
+from radnet_jax import codecs, doctor
 from tests.test_distributed import free_port
 from tests.tiny import ROOT
 
@@ -58,8 +58,11 @@ def test_what_does_not_work_is_named_and_the_exit_code_is_1(tmp_path):
         RADNET_JAX_SALT_FILE=str(tmp_path / "nowhere"),
         JAX_PLATFORMS="cuda",
     )
-    problems = {what.split(":")[0]: what for level, what in lines(started) if level == "problem"}
+    *found, verdict = lines(started)
+    problems = {what.split(":")[0]: what for level, what in found if level == "problem"}
     assert started.returncode == 1
+    assert verdict[0] == "problem"
+    assert "4 problem(s)" in verdict[1]
     assert sorted(problems) == ["devices", f"folder {tmp_path}/file", "open files", "salt"]
     assert "at most 256" in problems["open files"]
     assert "JAX_PLATFORMS=cuda" in problems["devices"]
@@ -107,8 +110,8 @@ def test_packages_that_are_old_or_missing(tmp_path, monkeypatch, stated, message
 
 
 def test_a_codec_that_does_not_work(monkeypatch):
-    monkeypatch.setattr(doctor, "_JPEG_LOSSLESS", doctor._JPEG_LOSSLESS[:60] + b"\0" * 20 + b"\xff\xd9")
-    found = list(doctor.codecs())
+    monkeypatch.setattr(codecs, "_JPEG_LOSSLESS", codecs._JPEG_LOSSLESS[:60] + b"\0" * 20 + b"\xff\xd9")
+    found = list(doctor.image_codecs())
     assert [f.level for f in found] == ["problem", "ok"]
     assert "JPEG lossless" in found[0].what
     assert "JPEG lossless" not in found[1].what

@@ -139,6 +139,14 @@ def test_groups_that_do_not_fit_are_refused(ct_dataset, changes, message):
         assemble(every_objective.config("simclr", ct_dataset, **changes))
 
 
+def test_remat_is_for_backbones_that_have_it(ct_dataset, monkeypatch):
+    config = every_objective.config("simclr", ct_dataset, remat="blocks")
+    assert assemble(config).backbone.remat == "blocks"
+    monkeypatch.setitem(MODELS._factories, "resnet10", lambda *, base_width: None)
+    with pytest.raises(UserError, match=r"config.remat.*'resnet10' keeps all"):
+        assemble(config)
+
+
 def test_a_loss_of_the_whole_batch_that_knows_no_groups_is_refused(ct_dataset, monkeypatch):
     config = every_objective.config("simclr", ct_dataset, groups=8)
     parts = assemble(config)

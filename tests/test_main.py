@@ -22,10 +22,6 @@ def run(*flags, cwd=ROOT):
         ([], "--config is missing"),
         (["--config=configs/quickstrat.py"], 'did you mean "configs/quickstart.py"'),
         (["--config=configs/quickstart.py", "--config.seedz=1"], 'did you mean "seeds"'),
-        (
-            ["--config=configs/pretrain/simclr.py:smoke", "--config.objective.temprature=1"],
-            'did you mean "temperature"',
-        ),
         (["--config=configs/quickstart.py", "--config.seeds.a=1"], "is a value, not a section"),
     ],
 )
@@ -42,6 +38,14 @@ def test_wrong_names_are_refused_with_the_nearest(flags, message):
         (["--config=configs/quickstart.py"], "--workdir is missing"),
         (["--config=configs/quickstart.py", "--workdirr=x"], "workdirr"),
         (["--config=configs/pretrain/simclr.py:smoke", "--config.total_steps=many", "--workdir=x"], "total_steps"),
+        (
+            ["--config=configs/pretrain/simclr.py:smoke", "--config.objective.temprature=1", "--workdir=x"],
+            'did you mean "temperature"',
+        ),
+        (
+            ["--config=configs/pretrain/simclr.py:smoke", "--config.backbone.dtpe=bfloat16", "--workdir=x"],
+            'did you mean "dtype"',
+        ),
         (["--config=configs/pretrain/simclr.py:domain=mri", "--workdir=x"], "unknown domain 'mri'"),
         (["--config=configs/pretrain/simclr.py:smoke", "--config.run=trian", "--workdir=x"], 'did you mean "train"'),
     ],
@@ -52,6 +56,22 @@ def test_a_wrong_command_exits_with_one_line(flags, message, tmp_path):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "value"),
+    [
+        ("backbone.dtype=bfloat16", "backbone.dtype", "bfloat16"),
+        ("augment.blur=0", "augment.blur", 0),
+        ("augment.crop=(0.2,1.0)", "augment.crop", (0.2, 1.0)),
+        ("backbone.zero_init_last=true", "backbone.zero_init_last", True),
+        ("optimizer.frozen=('stem.*',)", "optimizer.frozen", ("stem.*",)),
+    ],
+)
+def test_arguments_that_a_config_does_not_list_can_be_given(given, place, value):
+    argv, arguments = main._resolve(["main", "--config=configs/pretrain/simclr.py:smoke", f"--config.{given}"])
+    assert arguments == [(place, value)]
+    assert len(argv) == 2
 
 
 def test_works_from_another_folder(tmp_path):

@@ -173,3 +173,35 @@ def test_unknown_names_and_arguments_are_refused():
         make_optimizer("adam", schedule)
     with pytest.raises(UserError, match='"weight_decay"'):
         make_optimizer("lars", schedule, weigth_decay=0.1)
+
+
+def test_constant_rates_stay_whatever_the_schedule():
+    def moved(**options):
+        tx = make_optimizer("sgd", schedule, momentum=0.9, weight_decay=0.1, grad_clip=0.5, **options)
+        return train(tx)
+
+    got = moved(constant=["^head/"], base_lr=0.3)
+    scheduled = moved()
+    held = train(make_optimizer("sgd", lambda step: 0.3, momentum=0.9, weight_decay=0.1, grad_clip=0.5))
+    assert_equal(got, {name: (held if name.startswith("head/") else scheduled)[name] for name in got})
+    assert np.abs(got["head/kernel"] - scheduled["head/kernel"]).max() > 1e-3
+
+
+def test_constant_rates_of_no_parameter_are_refused():
+    with pytest.raises(UserError, match="constant matches no parameter"):
+        make_optimizer("sgd", schedule, constant=["projector/"], base_lr=0.1).init(tree())
+
+
+def test_weight_decay_goes_to_its_last_value_by_a_cosine():
+    def decay(step):
+        return 0.4 + (0.1 - 0.4) * 0.5 * (1 + np.cos(np.pi * step / 4))
+
+    tx = make_optimizer("adamw", schedule, weight_decay=0.1, last_weight_decay=0.4, total_steps=4)
+    params = jax.tree.map(jnp.asarray, tree())
+    state = tx.init(params)
+    for step in range(3):
+        updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        want = -RATES[step] * decay(step) * np.float64(params["head"]["kernel"])
+        np.testing.assert_allclose(updates["head"]["kernel"], want, rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(updates["head"]["bias"], 0)
+        params = optax.apply_updates(params, updates)

@@ -44,3 +44,18 @@ def test_scaling_with_the_batch():
     assert scale_lr(0.3, 4096, rule="none") == 0.3
     with pytest.raises(UserError, match="scaling"):
         scale_lr(0.3, 4096, rule="cubic")
+
+
+def test_steps_fall_at_fractions_of_the_run():
+    schedule = make_schedule("steps", base_lr=0.3, total_steps=200, drops=(0.6, 0.8), warmup_steps=10)
+    rates = np.array([schedule(step) for step in (0, 4, 9, 10, 119, 120, 159, 160, 250)])
+    np.testing.assert_allclose(rates, [0.03, 0.15, 0.3, 0.3, 0.3, 0.03, 0.03, 0.003, 0.003], rtol=1e-5)
+    assert make_schedule("steps", base_lr=0.3, total_steps=5)(4) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(drops=(0.8, 0.6)), dict(drops=(1.0,)), dict(factor=0.0), dict(drops=(0.1,), warmup_steps=10)]
+)
+def test_steps_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(UserError):
+        make_schedule("steps", base_lr=1.0, total_steps=100, **wrong)

@@ -7,7 +7,8 @@
 
 Variants: `domain=ct | ct_pe | chest_xray | natural` is what the images are, and chooses the augmentation (ct_pe: three
 windows of a chest CT); `scratch` starts from random weights (otherwise `init_from` is needed, whose checkpoint says
-what it expects to see); `backbone=NAME`, `size=N` (of the input, from scratch), `smoke` for a laptop.
+what it expects to see; with `crossing` it may be of another domain, and its backbone sees these images);
+`backbone=NAME`, `size=N` (of the input, from scratch), `smoke` for a laptop.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    arg = common.parse_arg(arg, domain="ct", scratch=False, backbone="resnet50", size=0, smoke=False)
+    arg = common.parse_arg(arg, domain="ct", scratch=False, backbone="resnet50", size=0, smoke=False, crossing=False)
     domain = common.DOMAINS[common.choice("domain", arg.domain, common.DOMAINS)]
     config = common.train()
     config.name = "fine_tune"
     config.tags.update(kind="finetune", protocol="fine_tune")
     config.data.judge = ("val", "test")
     config.input = domain["input"](arg.size or (64 if arg.smoke else 224)) if arg.scratch else None
+    config.adapter = common.crossing(arg.domain) if arg.crossing else None
     config.backbone = ConfigDict(dict(name=arg.backbone))
     config.augment.name = domain["fine_tune"]
     config.objective = ConfigDict(dict(name="classification", label_smoothing=0.0))

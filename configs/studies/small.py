@@ -17,6 +17,7 @@ def study(name: str) -> ConfigDict:
     config.run = "study"
     config.name = name
     config.seeds = (0, 1, 2, 3)
+    config.pretraining_seeds = False  # True: each seed has a pretraining of its own
     config.data_root = ""  # folder that the sources of datasets are below
     config.datasets = ConfigDict()
     config.pretraining = ConfigDict()

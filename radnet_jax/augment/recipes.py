@@ -164,6 +164,9 @@ def _recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
 
 
 _COLOUR: dict[str, Any] = dict(jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grayscale=0.2)
+_PLAIN: dict[str, Any] = dict(
+    hflip=0.5, jitter=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, grayscale=0.2
+)
 _BYOL_COLOUR: dict[str, Any] = dict(jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2)
 
 
@@ -180,6 +183,18 @@ def simclr() -> Recipe:
     Brightness is a factor, as in SimCLR v2 and torchvision; the first version added it.
     """
     return Recipe(crop=(0.08, 1.0), hflip=0.5, blur=0.5, **_COLOUR)
+
+
+@_recipe
+def moco_v1() -> Recipe:
+    """MoCo for photographs (He et al. 2020, section 3.3); colours as Wu et al. 2018, whose order differs from ours."""
+    return Recipe(crop=(0.2, 1.0), **_PLAIN)
+
+
+@_recipe
+def insdis() -> Recipe:
+    """Instance discrimination for photographs (Wu et al. 2018): as MoCo's first version, with smaller crops."""
+    return Recipe(crop=(0.08, 1.0), **_PLAIN)
 
 
 @_recipe
@@ -209,6 +224,12 @@ def byol() -> Recipe:
 
 
 @_recipe
+def moco_v3() -> Recipe:
+    """MoCo v3's for photographs and a ResNet: BYOL's with larger crops (authors' repository); for a ViT, BYOL's."""
+    return dataclasses.replace(byol(), crop=(0.2, 1.0))
+
+
+@_recipe
 def swav_multicrop() -> Recipe:
     """SwAV for photographs (Caron et al. 2020, appendix A.1): two views and six local ones of 96 / 224 their side."""
     return Recipe(crop=(0.14, 1.0), hflip=0.5, blur=0.5, local_views=6, local_crop=(0.05, 0.14), **_COLOUR)
@@ -226,6 +247,18 @@ def dino() -> Recipe:
         local_crop=(0.05, 0.4),
         **_BYOL_COLOUR,
     )
+
+
+@_recipe
+def mae() -> Recipe:
+    """MAE for photographs (He et al. 2021, appendix A.1): crops and mirror images."""
+    return Recipe(crop=(0.2, 1.0), hflip=0.5)
+
+
+@_recipe
+def supervised() -> Recipe:
+    """Supervised training on photographs (Szegedy et al. 2015, section 6): crops and mirror images, as ResNets had."""
+    return Recipe(crop=(0.08, 1.0), hflip=0.5)
 
 
 @_recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -17,7 +18,8 @@ _XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 class Projector(nn.Module):
     """MLP from features to embeddings; the default is SimCLR's two-layer one (Chen et al. 2020, section 4.2, and code).
 
-    Each hidden layer is linear, BatchNorm, ReLU; the last is linear and, with `last_norm`, BatchNorm without an offset.
+    Each hidden layer is linear, BatchNorm, activation; the last is linear and, with `last_norm`, BatchNorm without an
+    offset.
 
     Attributes:
       layers: linear layers; SimCLR v2 uses 3.
@@ -25,6 +27,9 @@ class Projector(nn.Module):
       out: dimension of the embedding.
       norm: BatchNorm after the hidden layers.
       last_norm: BatchNorm after the last layer.
+      last_scale: whether that BatchNorm has a scale.
+      last_bias: whether a last layer without BatchNorm has a bias.
+      activation: of the hidden layers, "relu" or "gelu" (exact).
       norm_momentum: share of the old running statistics kept at each step.
       norm_epsilon: added to the variance.
       groups: parts of the batch with BatchNorm statistics of their own.
@@ -36,6 +41,9 @@ class Projector(nn.Module):
     out: int = 128
     norm: bool = True
     last_norm: bool = True
+    last_scale: bool = True
+    last_bias: bool = True
+    activation: str = "relu"
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
     groups: int = 1
@@ -50,7 +58,7 @@ class Projector(nn.Module):
             # A bias in front of a BatchNorm is cancelled by it.
             x = nn.Dense(
                 self.out if last else self.hidden or features.shape[-1],
-                use_bias=not normed,
+                use_bias=not normed and (self.last_bias or not last),
                 kernel_init=_XAVIER_NORMAL if last else _HE_NORMAL,
                 dtype=self.dtype,
                 name=f"linear{i}",
@@ -62,11 +70,12 @@ class Projector(nn.Module):
                     momentum=self.norm_momentum,
                     epsilon=self.norm_epsilon,
                     use_bias=not last,
+                    use_scale=self.last_scale or not last,
                     dtype=self.dtype,
                     name=f"norm{i}",
                 )(x)
             if not last:
-                x = nn.relu(x)
+                x = nn.relu(x) if self.activation == "relu" else nn.gelu(x, approximate=False)
         return x.astype(jnp.float32)
 
 
@@ -85,3 +94,27 @@ class LinearHead(nn.Module):
         # Small weights: the loss starts at chance, so that the first steps do not tear a pretrained backbone.
         init = nn.initializers.normal(0.01)
         return nn.Dense(self.out, kernel_init=init, name="linear")(features.astype(jnp.float32))
+
+
+class UnitLinear(nn.Module):
+    """Cosines of an input with the rows of a matrix, float32: a linear layer of unit rows on an input of length 1.
+
+    DINO's last layer, whose weight normalisation has a fixed norm of 1 (Caron et al. 2021, section 3.1 and code). What
+    is trained is a matrix of any length: only the directions of its rows count.
+
+    Attributes:
+      out: number of rows.
+    """
+
+    out: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"], *, train: bool = False) -> Float[Array, "b k"]:
+        del train  # as any network of a chain takes it
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.out), jnp.float32)
+        x, kernel = _unit(x.astype(jnp.float32), -1), _unit(kernel, 0)
+        return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST)
+
+
+def _unit(x: Float[Array, "n m"], axis: int) -> Float[Array, "n m"]:
+    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-24))

@@ -31,6 +31,7 @@ class BatchNorm(nn.Module):
       momentum: share of the old running statistics that is kept at each step (torch's momentum is 1 minus this).
       epsilon: added to the variance.
       use_bias: has an offset.
+      use_scale: has a factor.
       scale_init: of the factor.
       dtype: of the result.
     """
@@ -40,6 +41,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     use_bias: bool = True
+    use_scale: bool = True
     scale_init: Initializer = nn.initializers.ones_init()
     dtype: Any = jnp.float32
 
@@ -48,7 +50,7 @@ class BatchNorm(nn.Module):
         channels = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        scale = self.param("scale", self.scale_init, channels, jnp.float32)
+        scale = self.param("scale", self.scale_init, channels, jnp.float32) if self.use_scale else 1.0
         shape, groups = x.shape, 1 if self.use_running_average else self.groups
         if groups > 1:
             x = x.reshape(groups, -1, *shape[1:])

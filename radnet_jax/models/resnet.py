@@ -1,4 +1,4 @@
-"""ResNet 18, 34 and 50 of any width, in the v1.5 form, for large and for small images."""
+"""ResNets from 18 to 152 layers of any width, in the v1.5 form, for large and for small images."""
 
 from __future__ import annotations
 
@@ -17,9 +17,17 @@ from radnet_jax.models.conv import conv_general_dilated
 from radnet_jax.models.norm import BatchNorm
 from radnet_jax.models.pool import max_pool_3x3
 
-BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+BLOCKS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 STEMS = ("conv7", "conv3")
 PADDINGS = ("torch", "same")
+REMATS = ("none", "stages", "blocks")
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -76,8 +84,9 @@ class ResNet(nn.Module):
     that is the global batch. Statistics and parameters are float32 whatever the compute dtype.
 
     Attributes:
-      depth: 10 (one block a stage; not in the paper, for quick trials), 18, 34 or 50.
-      base_width: channels of the first stage; 64 in the paper.
+      depth: 10 (one block a stage; not in the paper, for quick trials), 18, 34, 50, 101 or 152.
+      base_width: channels of the first stage; 64 in the paper. All others follow, so that 128 and 256 are the "2x" and
+        "4x" of SimCLR.
       stem: "conv7" (7x7, stride 2, then 3x3 max pooling, stride 2) or "conv3" (3x3, stride 1, no pooling: the form that
         SimCLR, appendix B.9, uses for images of 32 px; 16 times the work of "conv7" at the same size).
       zero_init_last: start each residual branch at zero (Goyal et al. 2017, section 5.1).
@@ -85,6 +94,8 @@ class ResNet(nn.Module):
       norm_momentum: share of the old running statistics that is kept at each step (torch's momentum is 1 minus this).
       norm_epsilon: added to the variance.
       groups: parts of the batch with BatchNorm statistics of their own; see `norm.BatchNorm`.
+      remat: what is computed again for the gradient instead of being kept from the forward pass: "none", the inside of
+        "stages" or of "blocks".
       dtype: compute dtype.
     """
 
@@ -96,6 +107,7 @@ class ResNet(nn.Module):
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
     groups: int = 1
+    remat: str = "none"
     dtype: Any = jnp.float32
 
     @property
@@ -125,18 +137,26 @@ class ResNet(nn.Module):
         if self.stem == "conv7":
             x = max_pool_3x3(x, self.padding)  # in front of the ReLU: the same values, a quarter of the work
         x = nn.relu(x)
-        stages = []
-        for i, blocks in enumerate(BLOCKS[self.depth]):
-            for j in range(blocks):
-                x = Block(
-                    features=self.base_width * 2**i,
-                    strides=2 if i > 0 and j == 0 else 1,
+        block = nn.remat(Block) if self.remat == "blocks" else Block
+
+        def stage(net: ResNet, x: Array, *, number: int) -> Array:
+            del net  # the module that Linen's remat hands the blocks to
+            for j in range(BLOCKS[self.depth][number]):
+                x = block(
+                    features=self.base_width * 2**number,
+                    strides=2 if number > 0 and j == 0 else 1,
                     bottleneck=self.depth >= 50,
                     zero_init_last=self.zero_init_last,
                     conv=conv,
                     norm=norm,
-                    name=f"stage{i + 1}_block{j + 1}",
+                    name=f"stage{number + 1}_block{j + 1}",
                 )(x)
+            return x
+
+        stages = []
+        for i in range(len(BLOCKS[self.depth])):
+            of_number = functools.partial(stage, number=i)
+            x = (nn.remat(of_number) if self.remat == "stages" else of_number)(self, x)
             stages.append(x)
         return {"pooled": jnp.mean(x, axis=(1, 2), dtype=jnp.float32), "stages": stages}
 
@@ -152,9 +172,10 @@ def _register(depth: int) -> None:
         norm_momentum: float = 0.9,
         norm_epsilon: float = 1e-5,
         groups: int = 1,
+        remat: str = "none",
         dtype: str = "float32",
     ) -> ResNet:
-        for what, got, valid in (("stem", stem, STEMS), ("padding", padding, PADDINGS)):
+        for what, got, valid in (("stem", stem, STEMS), ("padding", padding, PADDINGS), ("remat", remat, REMATS)):
             if got not in valid:
                 raise UserError(f"unknown ResNet {what}", got=repr(got), expected=f"one of {', '.join(valid)}")
         if base_width < 1:
@@ -170,6 +191,7 @@ def _register(depth: int) -> None:
             norm_momentum=norm_momentum,
             norm_epsilon=norm_epsilon,
             groups=groups,
+            remat=remat,
             dtype=jax.dtypes.canonicalize_dtype(dtype),
         )
 

@@ -2,15 +2,22 @@
 
 Written as if one device held all of it. XLA divides reading and writing of single rows by itself: each device looks for
 the rows that it has, and only those that were asked for travel. `tests/objectives/test_bank.py` checks it.
+
+A bank of bfloat16 holds its bits, as uint16: a bank is only moved, never computed with, and a compiler for a device
+without bfloat16, such as XLA's for CPUs, would convert all of it to float32 and back to write a row.
 """
 
 from __future__ import annotations
 
 import jax
+from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Int, Num
+
+from radnet_jax.errors import UserError
 
 _MULTIPLE = 1024  # of rows, so that a bank has the same shape on any number of devices that divides it
+_BITS = jnp.uint16  # bfloat16 is kept as its bits
 
 
 def rows(num_examples: int) -> int:
@@ -18,15 +25,16 @@ def rows(num_examples: int) -> int:
     return -(-num_examples // _MULTIPLE) * _MULTIPLE
 
 
-def random_unit(rng: Array, num_examples: int, dim: int, dtype: str = "float32") -> Float[Array, "n d"]:
-    """Returns a bank of random directions, uniform on the sphere."""
+def random_unit(rng: Array, num_examples: int, dim: int, dtype: str = "float32") -> Num[Array, "n d"]:
+    """Returns a bank of random directions, uniform on the sphere, float32 or bfloat16."""
     x = jax.random.normal(rng, (rows(num_examples), dim))
-    return (x / jnp.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)
+    return _encoded((x / jnp.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype))
 
 
 def read(bank: Num[Array, "n ..."], index: Int[Array, " *b"]) -> Num[Array, "*b ..."]:
     """Returns the rows of these examples."""
-    return bank[index]
+    found = bank[index]
+    return lax.bitcast_convert_type(found, jnp.bfloat16) if bank.dtype == _BITS else found
 
 
 def write(bank: Num[Array, "n ..."], index: Int[Array, " b"], values: Num[Array, "b ..."]) -> Num[Array, "n ..."]:
@@ -35,4 +43,25 @@ def write(bank: Num[Array, "n ..."], index: Int[Array, " b"], values: Num[Array,
     The same example twice in a batch leaves one of its two rows.
     """
     index = jnp.where(index < 0, len(bank), index)
-    return bank.at[index].set(values.astype(bank.dtype), mode="drop")
+    values = _encoded(values.astype(jnp.bfloat16 if bank.dtype == _BITS else bank.dtype))
+    return bank.at[index].set(values, mode="drop")
+
+
+def _encoded(x: Num[Array, "n ..."]) -> Num[Array, "n ..."]:
+    return lax.bitcast_convert_type(x, _BITS) if x.dtype == jnp.bfloat16 else x
+
+
+def check(name: str, num_examples: int, batch_size: int) -> None:
+    """Refuses a bank of fewer examples than a batch has: it would hold an example twice."""
+    if num_examples < batch_size:
+        raise UserError(
+            f"{name}: the memory bank has fewer rows than a batch",
+            got=f"{num_examples} examples, batch_size {batch_size}",
+            fix=f"set --config.batch_size to at most {num_examples}",
+        )
+
+
+def check_clusters(what: str, clusters: int, num_examples: int) -> None:
+    """Refuses fewer clusters than two, and more than there are examples."""
+    if not 2 <= clusters <= num_examples:
+        raise UserError(what, got=clusters, expected=f"2 to {num_examples}, the examples of the train split")

@@ -59,6 +59,23 @@ def apply(
     return outputs, stats
 
 
+def apply_views(
+    modules: Modules,
+    params: Mapping[str, PyTree],
+    batch_stats: Mapping[str, PyTree],
+    views: Float[Array, "b v h w c"],
+) -> tuple[dict[str, Float[Array, "b v d"]], dict[str, PyTree]]:
+    """Trains a chain on views, each in a pass of its own: BatchNorm's statistics are of one view of the batch.
+
+    The codes of BYOL, SimSiam, Barlow Twins and VICReg do so; that of SimCLR has both views in one pass (`fold`).
+    """
+    passes, stats = [], dict(batch_stats)
+    for v in range(views.shape[1]):
+        outputs, stats = apply(modules, params, stats, views[:, v], train=True)
+        passes.append(outputs)
+    return {name: jnp.stack([outputs[name] for outputs in passes], axis=1) for name in modules}, stats
+
+
 def _output(x: Any) -> Array:
     return x["pooled"] if isinstance(x, dict) else x
 

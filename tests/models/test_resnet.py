@@ -19,7 +19,13 @@ def shapes(net, size=64, channels=3):
 # torchvision's counts less those of its fully connected layer.
 @pytest.mark.parametrize(
     ("name", "count", "width"),
-    [("resnet18", 11_176_512, 512), ("resnet34", 21_284_672, 512), ("resnet50", 23_508_032, 2048)],
+    [
+        ("resnet18", 11_176_512, 512),
+        ("resnet34", 21_284_672, 512),
+        ("resnet50", 23_508_032, 2048),
+        ("resnet101", 42_500_160, 2048),
+        ("resnet152", 58_143_808, 2048),
+    ],
 )
 def test_parameters_are_those_of_torchvision(name, count, width):
     net = MODELS.build(name)
@@ -38,7 +44,15 @@ def test_the_small_stem_keeps_the_resolution():
 
 
 @pytest.mark.parametrize(
-    "kwargs", [dict(stem="conv5"), dict(padding="valid"), dict(dtype="float16"), dict(base_width=0), dict(depth=18)]
+    "kwargs",
+    [
+        dict(stem="conv5"),
+        dict(remat="stage"),
+        dict(padding="valid"),
+        dict(dtype="float16"),
+        dict(base_width=0),
+        dict(depth=18),
+    ],
 )
 def test_bad_arguments_are_refused(kwargs):
     with pytest.raises(UserError):
@@ -74,6 +88,33 @@ def test_the_formulations_train_alike(tiny, monkeypatch):
     monkeypatch.setattr(conv, "formulation", lambda *args: "library")
     library = jax.jit(lambda v, x: step(net, v, x))(variables, x)
     assert_close(ours, library, 2e-4)  # a step through 18 BatchNorms multiplies the rounding of one convolution
+
+
+@pytest.mark.parametrize("remat", ["stages", "blocks"])
+def test_what_is_computed_again_is_the_same(tiny, remat):
+    net, variables, x = tiny
+    again = net.clone(remat=remat)
+    assert shapes(again, size=32) == shapes(net, size=32)
+    (loss, updates), gradient = jax.jit(lambda v, x: step(again, v, x))(variables, x)
+    assert_close(((loss, updates), gradient), jax.jit(lambda v, x: step(net, v, x))(variables, x), 1e-5)
+
+
+@pytest.mark.parametrize(("remat", "share"), [("stages", 0.15), ("blocks", 0.25)])
+def test_computing_again_keeps_less_for_the_gradient(remat, share):
+    def kept(net):
+        x = jnp.zeros((32, 96, 96, 3))
+        variables = jax.eval_shape(lambda: net.init(jax.random.key(0), x[:1], train=False))
+
+        def backward(variables):
+            def pooled(params):
+                return net.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])[0]["pooled"]
+
+            return jax.vjp(pooled, variables["params"])[1]
+
+        size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(backward, variables)))
+        return size - sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+    assert kept(MODELS.build("resnet50", dict(remat=remat))) < share * kept(MODELS.build("resnet50"))
 
 
 def test_batch_norm_sees_the_global_batch(tiny):

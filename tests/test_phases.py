@@ -1,0 +1,71 @@
+"""Phases between steps: when they are due, that a pass shows every example once, and what a phase may change."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from radnet_jax import sharding
+from radnet_jax.objectives import Defaults, Phase, bank
+from radnet_jax.parts import assemble
+from radnet_jax.phases import Phases, is_due
+from radnet_jax.state import TrainState
+from tests import every_objective
+
+
+@pytest.mark.parametrize(
+    ("phase", "steps"),
+    [
+        (Phase("once", every=0, first=0, reads=True), [0]),
+        (Phase("epochs", every=3, first=0, reads=False), [0, 3, 6]),
+        (Phase("later", every=3, first=4, reads=False), [4, 7]),
+        (Phase("once later", every=0, first=5, reads=False), [5]),
+    ],
+)
+def test_is_due(phase, steps):
+    assert [step for step in range(8) if is_due(phase, step)] == steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorder(Defaults):
+    """Keeps the mean of each image and how often it was shown; its second phase adds them up."""
+
+    phases = (Phase("read", every=2, first=1, reads=True), Phase("sum", every=2, first=1, reads=False))
+
+    def observe(self, state, batch, phase):
+        assert phase.name == "read"
+        rows = state.objective_state["bank"]
+        shown = rows["shown"].at[batch["index"]].add(batch["valid"].astype(jnp.int32), mode="drop")
+        means = batch["image"].mean(axis=(1, 2, 3))
+        return state.objective_state | {
+            "bank": {"shown": shown, "mean": bank.write(rows["mean"], batch["index"], means)}
+        }
+
+    def finish(self, state, phase, rng):
+        total = state.objective_state["bank"]["mean"].sum() * (phase.name == "sum")
+        return state.objective_state | {"total": total}, {f"{phase.name}_drawn": jax.random.uniform(rng)}
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_pass_shows_every_example_once(ct_dataset, devices):
+    config = every_objective.config("simclr", ct_dataset, eval_batch_size=32)
+    parts = assemble(config, sharding.make_mesh(devices))
+    n = len(parts.split)
+    assert n % 32, "the last batch is filled up"
+    rows = {"shown": jnp.zeros(bank.rows(n), jnp.int32), "mean": jnp.full(bank.rows(n), 7.0)}
+    state = TrainState(jnp.int32(1), {}, {}, {"bank": rows, "total": jnp.zeros(())}, (), {})
+    state = sharding.place(state, parts.mesh, ())
+    phases = Phases(config, parts, Recorder())
+    assert phases.due(0) == []
+    state, metrics = phases.run(state, 1)
+    shown, means = (np.asarray(state.objective_state["bank"][k]) for k in ("shown", "mean"))
+    assert (shown[:n] == 1).all()
+    assert not shown[n:].any()
+    assert (means[n:] == 7).all()
+    assert len(np.unique(means[:n])) > n / 2
+    np.testing.assert_allclose(state.objective_state["total"], means.sum(), rtol=1e-5)
+    assert state.objective_state["bank"]["mean"].sharding.is_equivalent_to(sharding.batch_sharding(parts.mesh), 1)
+    assert set(metrics) == {"read_drawn", "sum_drawn"}
+    assert float(metrics["read_drawn"]) != float(metrics["sum_drawn"])
