@@ -2,10 +2,12 @@
 
     python benchmarks/resume.py --kills=20
 
-Each sitting is a process of its own, killed (SIGKILL) after a random time, also inside a save; checkpoints are
-frequent, so that many kills hit one. Prints one JSON object a line for each sitting (step it went on from, seconds from
-start to its first step with a warm compilation cache) and one for the whole: whether all values of the final checkpoint
-and the loss of every step equal the uninterrupted run's bit for bit, and how many steps stand twice or are missing.
+Each sitting is a process of its own, killed (SIGKILL) a random moment after a random number of its saves, none among
+them, so that it gets on whatever the speed of the machine; checkpoints are frequent, so that many kills hit one. Prints
+one JSON object a line for each sitting (the step it was to go on from, the last one in its log, whether the kill left a
+half-written save, seconds from start to its first step with a warm compilation cache) and one for the whole: whether
+all values of the final checkpoint and the loss of every step equal the uninterrupted run's bit for bit, and how many
+steps stand twice or are missing.
 """
 
 from __future__ import annotations
@@ -64,6 +66,11 @@ def _logged(workdir: Path) -> int:
     return 0
 
 
+def _saved(workdir: Path) -> list[int]:
+    """Steps that have a whole checkpoint, oldest first."""
+    return sorted(int(p.name) for p in (workdir / checkpoint.FOLDER).glob("*") if p.name.isdigit())
+
+
 def _first_step(process: subprocess.Popen[str], workdir: Path, began: float, before: set[str]) -> float:
     """Seconds until the first step of this sitting is in the log: it is rewritten, then grows."""
     path = workdir / "metrics.jsonl"
@@ -87,18 +94,25 @@ def main(argv: list[str]) -> None:
         _, errors = process.communicate()
         if process.returncode:
             raise SystemExit(errors)
-        seconds = []
+        seconds, halves = [], 0
         for kill in range(_KILLS.value):
             path = killed / "metrics.jsonl"
             before = set(path.read_text().splitlines()) if path.is_file() else set()
+            start = max(_saved(killed), default=0)
             began = time.perf_counter()
             process = _start(root / "dataset", killed)
             seconds.append(_first_step(process, killed, began, before))
-            time.sleep(rng.uniform(0, 1.5))  # some of it inside a save
+            until = start + rng.randrange(4) * _EVERY.value
+            while max(_saved(killed), default=0) < until and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.3))  # some of it inside a save
             finished = process.poll() is not None
             process.send_signal(signal.SIGKILL)
             process.wait()
-            row: dict[str, Any] = {"benchmark": "resume", "kill": kill + 1, "at_step": _logged(killed)}
+            row: dict[str, Any] = {"benchmark": "resume", "kill": kill + 1, "from_step": start}
+            half = [p for p in (killed / checkpoint.FOLDER).glob("*") if not p.name.isdigit()]
+            row |= {"at_step": _logged(killed), "half_written": bool(half)}
+            halves += bool(half)
             row["seconds_to_first_step"] = round(seconds[-1], 2)
             print(json.dumps(row), flush=True)
             if finished:
@@ -115,6 +129,7 @@ def main(argv: list[str]) -> None:
                 {
                     "benchmark": "resume",
                     "kills": len(seconds),
+                    "kills_inside_a_save": halves,
                     "steps": _STEPS.value,
                     "equal_bits": ours.keys() == theirs.keys()
                     and all(np.array_equal(ours[k], theirs[k]) for k in ours),

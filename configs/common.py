@@ -197,6 +197,7 @@ def pretraining(
     backbone: str = "resnet50",
     smoke_backbone: Mapping[str, Any] | None = None,
     smoke_augment: Mapping[str, Any] | None = None,
+    size: int = 224,
 ) -> ConfigDict:
     """A pretraining config, unlocked: the numbers of a paper, and the variants that all pretrainings have.
 
@@ -225,6 +226,7 @@ def pretraining(
       backbone: of the paper.
       smoke_backbone: its section for a laptop, a narrow ResNet-18 by default.
       smoke_augment: fields of the recipe for it.
+      size: side of the model's input in the paper.
     """
     variant = parse_arg(arg, domain="ct", smoke=False, size=0, go_on=False, crossing=False)
     domain = DOMAINS[choice("domain", variant.domain, DOMAINS)]
@@ -234,7 +236,7 @@ def pretraining(
     config.backbone = ConfigDict(dict(name=backbone))
     config.batch_size = batch_size
     config.total_steps = epochs * steps_per_epoch
-    config.input = None if variant.go_on else domain["input"](variant.size or (64 if variant.smoke else 224))
+    config.input = None if variant.go_on else domain["input"](variant.size or (64 if variant.smoke else size))
     config.adapter = crossing(variant.domain) if variant.crossing else None
     config.augment.name = natural if variant.domain == "natural" else domain[recipes]
     config.augment.update(augment or {})
@@ -266,9 +268,9 @@ def pretraining(
 NOTHING = "(?!)"  # a regex that no name matches
 
 
-def multi_crop(config: ConfigDict, *, local_views: int, local_size: float = 96 / 224) -> None:
-    """Adds local views to a pretraining's augmentation, with SwAV's areas: they see 5 to 14 % of an image."""
-    config.augment.update(dict(local_views=local_views, local_size=local_size, local_crop=(0.05, 0.14)))
+def multi_crop(local_views: int, *, local_size: float = 96 / 224) -> dict[str, Any]:
+    """Fields of a recipe for SwAV's local views: each sees 5 to 14 % of an image."""
+    return dict(local_views=local_views, local_size=local_size, local_crop=(0.05, 0.14))
 
 
 def probe() -> ConfigDict:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from radnet_jax import distributed
+from radnet_jax import distributed, xla_flags
 from radnet_jax.errors import UserError
 
 TIMEOUT = 180  # seconds for the devices to answer: drivers of absent or broken accelerators can wait for ever
@@ -74,19 +74,23 @@ def run(workdir: Path, launch: tuple[str | None, int | None, int | None]) -> int
         ("compilation cache", lambda: compilation_cache(workdir)),
         ("cache of remote datasets", dataset_cache),
         ("salt", salt),
+        ("XLA flags", compiler_flags),
         ("devices", lambda: devices(answer, TIMEOUT)),
     ]
-    problems = 0
+    count = {"ok": 0, "warning": 0, "problem": 0}
     for name, check in checks:
         try:
             findings = list(check())
         except Exception as error:
             findings = [Finding("problem", f"{name}: could not be looked at ({type(error).__name__}: {error})")]
         for found in findings:
-            problems += found.level == "problem"
+            count[found.level] += 1
             line = f"{found.level:8}{host}{found.what}" + (f"; {found.fix}" if found.fix else "")
             print(" ".join(line.splitlines()), flush=True)
-    return int(problems > 0)
+    level = "problem" if count["problem"] else "ok"
+    verdict = "mend the problems before you start a run" if count["problem"] else "a run can start"
+    print(f"{level:8}{host}{verdict} ({count['problem']} problem(s), {count['warning']} warning(s))", flush=True)
+    return int(count["problem"] > 0)
 
 
 def packages() -> Findings:
@@ -334,6 +338,14 @@ def salt() -> Findings:
         yield Finding("ok", f"salt: the file of {SALT_VARIABLE}")
 
 
+def compiler_flags() -> Findings:
+    """What XLA is told, by us (see `xla_flags`) and by the user."""
+    told, kind = xla_flags.in_effect(os.environ), xla_flags.platform(os.environ)
+    yield Finding("ok", f"XLA flags for {kind}: {' '.join(told) or 'none'}")
+    if kind == "gpu" and not xla_flags.is_deterministic(told):
+        yield Finding("ok", "resume: exact but for the order of sums on GPUs; --deterministic makes it bit for bit")
+
+
 def _ask_devices(launch: tuple[str | None, int | None, int | None]) -> subprocess.Popen[str]:
     """Starts a process that connects with the others and uses the devices; it can be ended when it hangs."""
     path = os.pathsep.join(p or os.getcwd() for p in sys.path)
@@ -381,11 +393,9 @@ def devices(answer: subprocess.Popen[str], timeout: float) -> Findings:
 def _missed(platform_: str) -> str:
     """How to use the accelerators that this machine has and jax does not see; "" where it has none."""
     asked = f" (JAX_PLATFORMS={os.environ['JAX_PLATFORMS']} is set)" if "JAX_PLATFORMS" in os.environ else ""
-    if platform_ not in ("gpu", "cuda") and (
-        Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
-    ):
+    if platform_ not in ("gpu", "cuda") and xla_flags.nvidia_driver():
         return f"there is an NVIDIA driver{asked}: pip install 'radnet_jax[cuda]'"
-    if platform_ != "tpu" and (list(Path("/dev").glob("accel*")) or list(Path("/dev/vfio").glob("[0-9]*"))):
+    if platform_ != "tpu" and xla_flags.tpu_chips():
         return f"there is a TPU{asked}: pip install 'radnet_jax[tpu]'"
     return ""
 

@@ -16,12 +16,15 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from radnet_jax import distributed
+from radnet_jax import distributed, xla_flags
 from radnet_jax.errors import Preempted, UserError, nearest
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run: a file of configs/, as path[:variant].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that is there already goes on.")
 _DOCTOR = flags.DEFINE_boolean("doctor", False, "Say what of this machine works, and how to mend what does not.")
+_DETERMINISTIC = flags.DEFINE_boolean(
+    "deterministic", False, "The same bits in each run on a GPU too; slower. Goes on only where it was set before."
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; Slurm, MPI and TPU pods say it.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run, with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, with --coordinator.")
@@ -72,6 +75,7 @@ def _dispatch(argv: list[str]) -> int:
     launch = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _DOCTOR.value:
         _set_up_logging(quiet=True)
+        xla_flags.set_flags(os.environ, deterministic=_DETERMINISTIC.value)
         return importlib.import_module("radnet_jax.doctor").run(Path(_WORKDIR.value or "run").resolve(), launch)
     config: ConfigDict = _CONFIG.value
     for place, value in _arguments:
@@ -87,6 +91,7 @@ def _dispatch(argv: list[str]) -> int:
         raise UserError(
             f"unknown config.run {config.run!r}{nearest(config.run, _RUNNERS)}", expected=", ".join(_RUNNERS)
         )
+    xla_flags.set_flags(os.environ, deterministic=_DETERMINISTIC.value)  # before anything imports jax
     distributed.start(*launch)
     _use_compilation_cache(workdir)
     runner = importlib.import_module(_RUNNERS[config.run])  # slow: after the command line was found to be right

@@ -12,6 +12,7 @@ import optax
 
 from radnet_jax.errors import UserError
 from radnet_jax.registry import Registry
+from radnet_jax.schedules import warmup_cosine
 from radnet_jax.trees import named_leaves
 
 PyTree = Any
@@ -31,6 +32,7 @@ def make_optimizer(
     frozen: Sequence[str] = (),
     constant: Sequence[str] = (),
     base_lr: float = 0.0,
+    total_steps: int = 0,
     rates: Sequence[tuple[str, float]] = (),
     layer_decay: float = 1.0,
     grad_clip: float = 0.0,
@@ -47,7 +49,8 @@ def make_optimizer(
         matches nothing raises a UserError when the optimiser is initialised.
       constant: regexes; the parameters that match one keep the learning rate `base_lr`, whatever the schedule. One that
         matches nothing raises a UserError when the optimiser is initialised.
-      base_lr: of `constant`; in a config it is the schedule's.
+      base_lr: of `constant`; in a run it is the schedule's.
+      total_steps: of the run, for what changes in its course.
       rates: (regex, factor) pairs; the first that matches multiplies the learning rate of a parameter (and with it the
         decay of AdamW). One that matches nothing raises a UserError when the optimiser is initialised.
       layer_decay: factor of the learning rate from each layer of the backbone to the one below, 1 for none: layer i of
@@ -55,9 +58,10 @@ def make_optimizer(
       grad_clip: largest global norm of the gradient; 0 for none.
       **kwargs: arguments of the optimiser itself, see `lars`, `adamw`, `sgd`.
     """
-    tx = OPTIMIZERS.build(name, kwargs, schedule=schedule, mask=_not_matching(exclude))
+    known = {"mask": _not_matching(exclude), "total_steps": total_steps}
+    tx = OPTIMIZERS.build(name, kwargs, schedule=schedule, **known)
     if constant:
-        held = OPTIMIZERS.build(name, kwargs, schedule=lambda step: base_lr, mask=_not_matching(exclude))
+        held = OPTIMIZERS.build(name, kwargs, schedule=lambda step: base_lr, **known)
         tx = optax.partition({"rest": tx, "named": held}, _labels(tuple(constant), "constant"))
     if grad_clip:
         tx = optax.chain(optax.clip_by_global_norm(grad_clip), tx)
@@ -103,13 +107,21 @@ def adamw(
     *,
     schedule: optax.Schedule,
     mask: Mask,
+    total_steps: int,
     weight_decay: float = 0.0,
+    last_weight_decay: float | None = None,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2017, algorithm 2): decay apart from the moments, times the learning rate."""
-    return optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+    """AdamW (Loshchilov and Hutter 2017, algorithm 2): decay apart from the moments, times the learning rate.
+
+    With `last_weight_decay` the decay goes from `weight_decay` at step 0 to it at the end of the run by half a cosine.
+    """
+    decay: Any = weight_decay
+    if last_weight_decay is not None:
+        decay = warmup_cosine(weight_decay, total_steps=total_steps, end_lr=last_weight_decay)
+    return optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=decay, mask=mask)
 
 
 @OPTIMIZERS.register("sgd")

@@ -152,7 +152,8 @@ def _make_tx(sections: str, total_steps: int) -> tuple[optax.GradientTransformat
     parsed = json.loads(sections)
     optimizer, schedule = parsed["optimizer"], parsed["schedule"]
     built = SCHEDULES.build(schedule.pop("name"), schedule, total_steps=total_steps)
-    return make_optimizer(optimizer.pop("name"), built, base_lr=schedule["base_lr"], **optimizer), built
+    known = {"base_lr": schedule["base_lr"], "total_steps": total_steps}
+    return make_optimizer(optimizer.pop("name"), built, **known, **optimizer), built
 
 
 def _named(section: ConfigDict) -> tuple[str, dict[str, Any]]:

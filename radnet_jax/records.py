@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 import numpy as np
 
-from radnet_jax import sharding
+from radnet_jax import sharding, xla_flags
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators, ledger
@@ -105,6 +105,26 @@ def check_same_run(record: Mapping[str, Any], config: ConfigDict, parts: Parts, 
         )
     if record["run_id"] != run_id(config, parts):
         logging.warning("%s holds %s by other code (run %s): kept", workdir, what, record["run_id"])
+
+
+def check_checkpoint(meta: Mapping[str, Any], config: ConfigDict, parts: Parts, workdir: Path) -> None:
+    """Refuses to go on from a checkpoint of another run, or of this run from --deterministic to without it.
+
+    Other devices are no reason to refuse, but what follows is then not bit for bit what it would have been: it is said.
+    """
+    check_same_run(meta, config, parts, workdir, "a checkpoint")
+    before, now = meta["topology"], sharding.topology(parts.mesh)
+    were, are = (xla_flags.is_deterministic(t.get("xla_flags", ())) for t in (before, now))  # older ones name none
+    if were and not are:
+        raise UserError(
+            f"workdir {workdir} holds a checkpoint that was made with --deterministic",
+            fix="add --deterministic, or use a new --workdir",
+        )
+    if are and not were:
+        logging.warning("%s: until this checkpoint the run was not --deterministic", workdir)
+    if changed := [k for k in ("platform", "device_kind", "devices", "processes") if before[k] != now[k]]:
+        told = ", ".join(f"{k} {before[k]}, now {now[k]}" for k in changed)
+        logging.warning("%s: goes on elsewhere (%s): as exact as float32 sums are, not bit for bit", workdir, told)
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 import math
+import os
 import re
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 import numpy as np
 
-from radnet_jax import trees
+from radnet_jax import trees, xla_flags
 from radnet_jax.errors import UserError, nearest
 
 BATCH_AXES = ("replica", "data")
@@ -220,7 +221,7 @@ def check_groups(groups: int, rows: int, mesh: Mesh) -> None:
 
 
 def topology(mesh: Mesh) -> dict[str, Any]:
-    """Returns what a run records of the machine: platform, device kind and counts."""
+    """Returns what a run records of the machine: platform, device kind, counts, XLA's flags."""
     device = mesh.devices.flat[0]
     return {
         "platform": device.platform,
@@ -228,4 +229,5 @@ def topology(mesh: Mesh) -> dict[str, Any]:
         "devices": mesh.size,
         "processes": jax.process_count(),
         "mesh": dict(mesh.shape),
+        "xla_flags": xla_flags.in_effect(os.environ),
     }

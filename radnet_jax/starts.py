@@ -17,7 +17,8 @@ from radnet_jax.preprocessing import ModelInput
 
 _BACKBONE = ("params/backbone/", "model_state/batch_stats/backbone/")
 _WEIGHTS = ("params/", "model_state/")
-_NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last")  # say how it is computed and trained
+# Say how it is computed and trained; with `pool` a ViT has the same weights and other features, as the config asks.
+_NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last", "layer_scale", "pool")
 
 
 @dataclasses.dataclass(frozen=True)

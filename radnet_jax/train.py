@@ -181,7 +181,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
         try:
             restored = checkpoints.restore_latest(
-                state, check=lambda meta: records.check_same_run(meta, config, parts, workdir, "a checkpoint")
+                state, check=lambda meta: records.check_checkpoint(meta, config, parts, workdir)
             )
             state, meta = restored or (state, {"seconds": {}, "best": None})
             best = selection.Best(**meta["best"]) if meta["best"] else None

@@ -1,6 +1,6 @@
 """Some steps of each pretraining config, and of classification, on any devices; tests find later ones by themselves.
 
-    python -m tests.every_objective DATASET OUT.json HOST:PORT 2 0     (and 1)
+    python -m tests.every_objective DATASET OUT.json HOST:PORT 2 0     (and 1; or 4 and 0 to 3)
 
 runs them as one of several processes and writes the losses.
 """

@@ -85,13 +85,38 @@ def foreign(folder):
     (folder / "meta" / "metadata").write_text('{"format": 99}')
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, change_value, foreign])
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def without_meta(folder):
+    shutil.rmtree(folder / "meta")
+
+
+def without_state(folder):
+    shutil.rmtree(folder / "state")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, change_value, foreign, empty, without_meta, without_state])
 def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_is_used(saved, mesh, damage):
     damage(saved / "checkpoints" / "3")
     restored, meta = restore(saved, mesh)
     assert int(restored["step"]) == 2
     assert meta["step"] == 2
     assert [p.name for p in (saved / "checkpoints").glob("3*")] == ["3.unusable"]
+
+
+def test_a_save_that_was_cut_short_does_not_count_and_is_cleared_away(saved, mesh):
+    """What SIGKILL inside a save leaves: the folder that the storage layer renames when it is whole."""
+    whole = saved / "checkpoints" / "3"
+    for half in ("4.orbax-checkpoint-tmp", "5.orbax-checkpoint-tmp-1700000000"):
+        shutil.copytree(whole, saved / "checkpoints" / half)
+        truncate(saved / "checkpoints" / half)
+    (saved / "checkpoints" / "notes.txt").write_text("left by someone")
+    restored, meta = restore(saved, mesh)
+    assert int(restored["step"]) == meta["step"] == 3
+    assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["1", "2", "3", "notes.txt"]
 
 
 def test_goes_on_saving_after_a_damaged_one(saved, mesh):

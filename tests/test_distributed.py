@@ -62,6 +62,14 @@ def losses(workdir):
     return {r["step"]: r["loss"] for r in ledger.read_curves(workdir)}
 
 
+def back_to_step_4(workdir):
+    """As if the run had been killed inside its last save."""
+    (workdir / "run.json").unlink()
+    for path in (workdir / "checkpoints" / "8").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+
+
 @pytest.mark.parametrize(
     ("recipe", "processes"),
     [
@@ -83,17 +91,26 @@ def test_processes_give_the_losses_of_one_and_each_goes_on_from_the_other(ct_dat
         assert len(runs[0].predictions.case_id) == len(runs[1].predictions.case_id)
         assert runs[0].predictions.case_id == runs[1].predictions.case_id
         np.testing.assert_allclose(runs[0].predictions.scores, runs[1].predictions.scores, atol=0.05)
-    for workdir in (one, several):  # as if it had been killed after the save of step 4
-        (workdir / "run.json").unlink()
-        for path in (workdir / "checkpoints" / "8").rglob("*"):
-            if path.is_file():
-                path.write_bytes(b"")
+    for workdir in (one, several):
+        back_to_step_4(workdir)
     finish(start(ct_dataset, several, recipe))
     finish(start(ct_dataset, one, recipe, processes=processes))
     for workdir in (one, several):
         assert ledger.read_run(workdir).timings["first_step"] == 4
         assert (workdir / "checkpoints" / "8.unusable").is_dir()
     np.testing.assert_allclose(list(losses(several).values()), list(losses(one).values()), rtol=5e-3)
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_with_four_and_then_with_one(ct_dataset, tmp_path):
+    finish(start(ct_dataset, tmp_path, PRETRAIN, processes=2))
+    before = losses(tmp_path)
+    for processes in (4, 1):
+        back_to_step_4(tmp_path)
+        errors = finish(start(ct_dataset, tmp_path, PRETRAIN, processes=processes))
+        assert f"now {processes}): as exact as float32 sums are" in errors[0]
+        assert ledger.read_run(tmp_path).timings["first_step"] == 4
+        np.testing.assert_allclose(list(losses(tmp_path).values()), list(before.values()), rtol=5e-3)
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step(ct_dataset, tmp_path):

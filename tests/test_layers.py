@@ -15,9 +15,11 @@ LAYERS = {
     "radnet_jax.trees": 0,
     "radnet_jax.rng": 0,
     "radnet_jax.goodput": 0,
+    "radnet_jax.xla_flags": 0,
     "radnet_jax.losses": 1,
     "radnet_jax.augment": 1,
     "radnet_jax.schedules": 1,
+    "radnet_jax.clustering": 1,
     "radnet_jax.sharding": 1,
     "radnet_jax.distributed": 1,
     "radnet_jax.state": 1,
@@ -62,7 +64,7 @@ LAYERS = {
     "radnet_jax.main": 6,
 }
 NO_JAX = ("data_prep", "radnet_jax.data", "radnet_jax.evaluation.metrics", "radnet_jax.evaluation.statistics")
-NO_JAX += ("radnet_jax.preprocessing", "radnet_jax.registry", "radnet_jax.errors")
+NO_JAX += ("radnet_jax.preprocessing", "radnet_jax.registry", "radnet_jax.errors", "radnet_jax.xla_flags")
 
 
 def _modules():

@@ -190,3 +190,18 @@ def test_constant_rates_stay_whatever_the_schedule():
 def test_constant_rates_of_no_parameter_are_refused():
     with pytest.raises(UserError, match="constant matches no parameter"):
         make_optimizer("sgd", schedule, constant=["projector/"], base_lr=0.1).init(tree())
+
+
+def test_weight_decay_goes_to_its_last_value_by_a_cosine():
+    def decay(step):
+        return 0.4 + (0.1 - 0.4) * 0.5 * (1 + np.cos(np.pi * step / 4))
+
+    tx = make_optimizer("adamw", schedule, weight_decay=0.1, last_weight_decay=0.4, total_steps=4)
+    params = jax.tree.map(jnp.asarray, tree())
+    state = tx.init(params)
+    for step in range(3):
+        updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        want = -RATES[step] * decay(step) * np.float64(params["head"]["kernel"])
+        np.testing.assert_allclose(updates["head"]["kernel"], want, rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(updates["head"]["bias"], 0)
+        params = optax.apply_updates(params, updates)

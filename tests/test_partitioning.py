@@ -79,7 +79,8 @@ def test_a_divided_state_trains_as_a_whole_one_in_less_memory(config, divided):
     large = {n: x for n, x in trees.named_leaves(part.state) if "kernel" in n and x.size >= sharding.SMALL}
     assert {"params", "opt_state", "aux"} <= {name.partition("/")[0] for name in large}
     assert all(x.addressable_shards[0].data.size == x.size // 4 for x in large.values())
-    assert after == before - trees.size_bytes(large) * 3 // 4
+    banks = trees.size_bytes({k: v for k, v in part.state.objective_state.items() if k == "bank"})
+    assert after == before - trees.size_bytes(large) * 3 // 4 - banks * 7 // 8
     assert after < before / 2
     arguments = part.step.memory_analysis().argument_size_in_bytes
     assert after < arguments < after + 4 * IMAGES  # what the compiler reserves on a device agrees
@@ -131,18 +132,21 @@ def test_collectives_are_read_as_compilers_write_them(line, found):
     assert sharding.collectives(line) == found
 
 
-def test_two_processes_give_the_losses_of_one(ct_dataset, tmp_path):
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_give_the_losses_of_one(ct_dataset, tmp_path, processes):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
-    command = [sys.executable, "-m", "tests.every_objective", ct_dataset, tmp_path / "losses", f"localhost:{port}", "2"]
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(8 // processes)}
+    command = [sys.executable, "-m", "tests.every_objective", ct_dataset, tmp_path / "losses", f"localhost:{port}"]
     started = [
-        subprocess.Popen([*map(str, command), str(i)], cwd=tiny.ROOT, env=env, stderr=subprocess.PIPE, text=True)
-        for i in range(2)
+        subprocess.Popen(
+            [*map(str, command), str(processes), str(i)], cwd=tiny.ROOT, env=env, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(processes)
     ]
     errors = [p.communicate(timeout=500)[1] for p in started]
-    assert [p.returncode for p in started] == [0, 0], errors
+    assert [p.returncode for p in started] == [0] * processes, errors
     losses = json.loads((tmp_path / "losses").read_text())
     assert sorted(losses) == NAMES
     for name in NAMES:

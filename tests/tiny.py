@@ -16,8 +16,15 @@ def config(path, variant, dataset, **changes):
     loaded = load_config(ROOT / path, variant)
     resolved = change(loaded, data=loaded.data.to_dict() | {"dir": str(dataset)})
     resolved = change(resolved, **{k: v for k, v in defaults.items() if k in resolved})
-    resolved = change(resolved, backbone=dict(name="resnet10", base_width=4))
+    resolved = change(resolved, backbone=_smaller(loaded.backbone.to_dict()))
     return change(resolved, **changes)
+
+
+def _smaller(backbone):
+    """A backbone of the same kind, for images of 24 px."""
+    if not backbone["name"].startswith("vit"):
+        return dict(name="resnet10", base_width=4)
+    return backbone | dict(name="vit_tiny", width=16, depth=4, heads=2, patch=4, image_size=24)
 
 
 def change(config, **changes):

@@ -25,7 +25,7 @@ from configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    config = common.pretraining(
+    return common.pretraining(
         arg,
         dict(
             name="swav",
@@ -42,8 +42,8 @@ def get_config(arg: str = "") -> ConfigDict:
         warmup_epochs=10,
         optimizer=dict(name="lars", weight_decay=1e-6, momentum=0.9, exclude=common.NOTHING),
         rate=0.3,
+        end_rate=0.0003,
+        augment=common.multi_crop(6),
         smoke=dict(prototypes=16, freeze_steps=2, projector_hidden=128, projector_dim=64),
-    )
-    common.multi_crop(config, local_views=6)
-    config.schedule.end_lr = config.schedule.get_ref("base_lr") * 1e-3
-    return config.lock()
+        smoke_augment=dict(local_views=2),
+    ).lock()

@@ -258,6 +258,18 @@ def dino() -> Recipe:
 
 
 @_recipe
+def mae() -> Recipe:
+    """MAE for photographs (He et al. 2021, appendix A.1): crops and mirror images."""
+    return Recipe(crop=(0.2, 1.0), hflip=0.5)
+
+
+@_recipe
+def supervised() -> Recipe:
+    """Supervised training on photographs (Szegedy et al. 2015, section 6): crops and mirror images, as ResNets had."""
+    return Recipe(crop=(0.08, 1.0), hflip=0.5)
+
+
+@_recipe
 def ct() -> Recipe:
     """Contrastive pretraining on CT in HU; ours.
 

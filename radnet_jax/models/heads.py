@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -118,3 +119,27 @@ class LinearHead(nn.Module):
         # Small weights: the loss starts at chance, so that the first steps do not tear a pretrained backbone.
         init = nn.initializers.normal(0.01)
         return nn.Dense(self.out, kernel_init=init, name="linear")(features.astype(jnp.float32))
+
+
+class UnitLinear(nn.Module):
+    """Cosines of an input with the rows of a matrix, float32: a linear layer of unit rows on an input of length 1.
+
+    DINO's last layer, whose weight normalisation has a fixed norm of 1 (Caron et al. 2021, section 3.1 and code). What
+    is trained is a matrix of any length: only the directions of its rows count.
+
+    Attributes:
+      out: number of rows.
+    """
+
+    out: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"], *, train: bool = False) -> Float[Array, "b k"]:
+        del train  # as any network of a chain takes it
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.out), jnp.float32)
+        x, kernel = _unit(x.astype(jnp.float32), -1), _unit(kernel, 0)
+        return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST)
+
+
+def _unit(x: Float[Array, "n m"], axis: int) -> Float[Array, "n m"]:
+    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-24))

@@ -14,6 +14,8 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num
 
+from radnet_jax.errors import UserError
+
 _MULTIPLE = 1024  # of rows, so that a bank has the same shape on any number of devices that divides it
 _BITS = jnp.uint16  # bfloat16 is kept as its bits
 
@@ -47,3 +49,19 @@ def write(bank: Num[Array, "n ..."], index: Int[Array, " b"], values: Num[Array,
 
 def _encoded(x: Num[Array, "n ..."]) -> Num[Array, "n ..."]:
     return lax.bitcast_convert_type(x, _BITS) if x.dtype == jnp.bfloat16 else x
+
+
+def check(name: str, num_examples: int, batch_size: int) -> None:
+    """Refuses a bank of fewer examples than a batch has: it would hold an example twice."""
+    if num_examples < batch_size:
+        raise UserError(
+            f"{name}: the memory bank has fewer rows than a batch",
+            got=f"{num_examples} examples, batch_size {batch_size}",
+            fix=f"set --config.batch_size to at most {num_examples}",
+        )
+
+
+def check_clusters(what: str, clusters: int, num_examples: int) -> None:
+    """Refuses fewer clusters than two, and more than there are examples."""
+    if not 2 <= clusters <= num_examples:
+        raise UserError(what, got=clusters, expected=f"2 to {num_examples}, the examples of the train split")

@@ -59,7 +59,9 @@ class Classification(Defaults):
             hits = (logits.argmax(-1) == labels.argmax(-1))[:, None]
             mask = mask.max(-1, keepdims=True)
         accuracy = jnp.sum(hits * mask) / jnp.maximum(jnp.sum(mask), 1.0)
-        return loss, LossAux({"batch_stats": new_stats}, state.objective_state, {"train_accuracy": accuracy})
+        features = outputs["backbone"][:, None]
+        metrics = {"train_accuracy": accuracy}
+        return loss, LossAux({"batch_stats": new_stats}, state.objective_state, metrics, features=features)
 
     def weight(self, batch: Batch) -> Float[Array, ""]:
         mask = batch["label_mask"].astype(jnp.float32)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from radnet_jax.errors import UserError
 from radnet_jax.losses.swav import swapped_prediction
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, multicrop, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, bank, multicrop, networks
 from radnet_jax.state import LossAux, TrainState
 
 
@@ -124,10 +124,7 @@ def swav(
             raise UserError(f"swav: {name}", got=value, expected="more than 0")
     if iterations < 1:
         raise UserError("swav: iterations of the Sinkhorn algorithm", got=iterations, expected="at least 1")
-    if not 2 <= prototypes <= num_examples:
-        raise UserError(
-            "swav: prototypes", got=prototypes, expected=f"2 to {num_examples}, the examples of the train split"
-        )
+    bank.check_clusters("swav: prototypes", prototypes, num_examples)
     if queue_size % batch_size or queue_size < 0:
         raise UserError(
             "swav: queue_size is no multiple of the batch",

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from radnet_jax import sharding
 from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS
 
@@ -130,6 +131,17 @@ def test_bfloat16_computes_low_and_keeps_float32(seen):
     error = np.abs(got["pooled"] - want["pooled"])
     assert error.max() > 0
     assert error.mean() < 0.03 * want["pooled"].std()
+
+
+def test_examples_stay_on_their_device(seen):
+    """Without BatchNorm's statistics nothing passes between devices: no layer folds the batch into something else."""
+    mesh = sharding.make_mesh(8)
+    divided = sharding.batch_sharding(mesh)
+    run = jax.jit(lambda v, x: seen["net"].apply(v, x, train=False), in_shardings=(sharding.replicated(mesh), divided))
+    compiled = run.lower(seen["variables"], images(32, 32, 3, n=16)).compile()
+    assert not sharding.collectives(compiled.as_text())
+    for s in jax.tree.leaves(compiled.output_shardings):
+        assert s.shard_shape((16, 8, 8, 8))[0] == 2
 
 
 @pytest.mark.parametrize("name", MODELS.names())

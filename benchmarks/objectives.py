@@ -1,0 +1,177 @@
+"""What an objective's step costs beside the passes through networks that it can't do without.
+
+    python benchmarks/objectives.py                      # ResNet-18 of width 16 at 64 px, any machine
+    python benchmarks/objectives.py --only=swav,pcl_v2 --batch=128
+
+For each config of configs/pretrain: the compiled step as the loop runs it, against a bare loop over the same passes
+(the same networks forward and back for what gets a gradient, forward only for targets, images of the same sizes and
+numbers) with a mean of squares for the loss and the same optimizer. Steps alternate; `ratio` is the median over the
+rounds of processor time of one step against the same round's bare one, 1.10 or less is wanted. Wall time is given too.
+
+The passes are those that the objective asks for, found by watching its loss; `passes` lists them as network, images and
+their size, with (-) where there is no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import json
+from pathlib import Path
+import statistics
+import tempfile
+import time
+from typing import Any
+from unittest import mock
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import optax
+
+from data_prep.build import build
+from data_prep.phantom import write_ct
+from radnet_jax import sharding, train
+from radnet_jax.data.pipeline import train_batches
+from radnet_jax.main import load_config
+from radnet_jax.objectives import networks
+from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
+from radnet_jax.phases import Phases
+from radnet_jax.step import MADE, compiled_prepare, compiled_step
+
+ROOT = Path(__file__).parent.parent
+_ONLY = flags.DEFINE_list("only", [], "Names of configs; all by default.")
+_BATCH = flags.DEFINE_integer("batch", 64, "Examples a step.")
+_SIZE = flags.DEFINE_integer("size", 64, "Pixels a side.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Timed steps of each.")
+
+
+@dataclasses.dataclass
+class Pass:
+    """One application of a chain of networks, as an objective asked for it."""
+
+    modules: networks.Modules
+    shape: tuple[int, ...]
+    trained: bool
+    train: bool
+
+    def __str__(self) -> str:
+        names = "+".join(self.modules)
+        size = "x".join(map(str, self.shape[1:3] if len(self.shape) == 4 else self.shape[1:]))
+        return f"{names} {self.shape[0]} of {size}{'' if self.trained else ' (-)'}"
+
+
+def watched_passes(objective: Any, state: Any, batch: Any) -> list[Pass]:
+    """Traces the loss and notes every pass; one is trained whose parameters are the ones that get the gradient."""
+    passes: list[Pass] = []
+    real = networks.apply
+
+    def spy(modules: Any, params: Any, batch_stats: Any, x: Any, *, train: bool) -> Any:
+        trained = all(id(leaf) in online for name in modules for leaf in jax.tree.leaves(params[name]))
+        passes.append(Pass(dict(modules), x.shape, trained, train))
+        return real(modules, params, batch_stats, x, train=train)
+
+    online: set[int] = set()
+
+    def loss(params: Any) -> Any:
+        online.update(id(leaf) for leaf in jax.tree.leaves(params))
+        return objective.loss(params, state, batch, jax.random.key(0))[0]
+
+    with mock.patch.object(networks, "apply", spy):
+        jax.eval_shape(loss, state.params)
+    return passes
+
+
+def bare_step(passes: list[Pass], tx: optax.GradientTransformation) -> Callable[..., Any]:
+    """Returns a jitted step over the passes alone: (params, targets, stats, opt_state, inputs) -> the same, new."""
+
+    def loss(params: Any, targets: Any, stats: Any, inputs: list[Any]) -> Any:
+        total, new, kept = jnp.zeros(()), stats, []
+        for one, x in zip(passes, inputs, strict=True):
+            weights = params if one.trained else targets
+            outputs, new = networks.apply(one.modules, weights, new, x, train=one.train)
+            last = outputs[next(reversed(one.modules))].astype(jnp.float32)
+            if one.trained:
+                total += jnp.mean(last**2)
+            else:
+                kept.append(jax.lax.stop_gradient(last))  # an output, so that it is computed
+        return total, (new, kept)
+
+    def step(params: Any, targets: Any, stats: Any, opt_state: Any, inputs: list[Any]) -> Any:
+        gradient, (new, kept) = jax.grad(loss, has_aux=True)(params, targets, stats, inputs)
+        updates, opt_state = tx.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), new, opt_state, kept
+
+    return jax.jit(step, donate_argnums=(0, 2, 3))
+
+
+def timed(step: Callable[[], Any]) -> tuple[float, float]:
+    """Returns seconds of the clock and of the processor."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    jax.block_until_ready(step())
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def measure(name: str, dataset: Path) -> dict[str, Any]:
+    config = load_config(ROOT / "configs" / "pretrain" / f"{name}.py", f"smoke,size={_SIZE.value}").to_dict()
+    config["data"]["dir"] = str(dataset)
+    config["batch_size"] = config["eval_batch_size"] = _BATCH.value
+    config = ConfigDict(config).lock()
+    parts = assemble(config, sharding.make_mesh(1))
+    objective, recipe, (tx, _) = make_objective(config, parts), make_recipe(config, parts), make_tx(config)
+    state = train.initial_state(config, parts, objective, tx, recipe)
+    state, _ = Phases(config, parts, objective).run(state, 0)
+    batches = train_batches(parts.split, seed=0, batch_size=_BATCH.value)
+    raw = next(batches)
+    batches.close()
+    wanted = {"image"} | (objective.requires - MADE)
+    prepare = compiled_prepare(objective.requires, parts.adapter, recipe, parts.mesh)
+    batch = prepare(sharding.put_batch({k: raw[k] for k in wanted}, parts.mesh), 0, 0)
+
+    passes = watched_passes(objective, state, batch)
+    inputs = [jax.random.normal(jax.random.key(i), one.shape) for i, one in enumerate(passes)]
+    bare = bare_step(passes, tx)
+    carry = [jax.tree.map(jnp.copy, x) for x in (state.params, state.model_state["batch_stats"], state.opt_state)]
+    targets = jax.tree.map(jnp.copy, state.objective_state.get("target", {}).get("params", state.params))
+    step = compiled_step(objective, tx, parts.mesh)
+    held = [state]
+
+    def ours() -> Any:
+        held[0], metrics = step(held[0], batch, 0, 0)
+        return held[0], metrics
+
+    def alone() -> Any:
+        carry[0], carry[1], carry[2], kept = bare(carry[0], targets, carry[1], carry[2], inputs)
+        return carry, kept
+
+    ours(), alone()
+    rounds = [(timed(ours), timed(alone)) for _ in range(_ROUNDS.value)]
+    return {
+        "benchmark": "objectives",
+        "config": name,
+        "passes": [str(one) for one in passes],
+        "ratio": round(statistics.median(o[1] / a[1] for o, a in rounds), 3),
+        "ratio_of_wall_time": round(statistics.median(o[0] / a[0] for o, a in rounds), 3),
+        "step_ms": round(1000 * statistics.median(o[0] for o, _ in rounds), 1),
+        "batch": _BATCH.value,
+        "size": _SIZE.value,
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    names = _ONLY.value or sorted(path.stem for path in (ROOT / "configs" / "pretrain").glob("[!_]*.py"))
+    with tempfile.TemporaryDirectory() as folder:
+        source, dataset = Path(folder) / "source", Path(folder) / "dataset"
+        write_ct(source, patients_per_region=12, slices=10, image_size=_SIZE.value)
+        build("radnet", source, dataset, size=_SIZE.value, splits=("train",), log=lambda *_: None)
+        for name in names:
+            print(json.dumps(measure(name, dataset)), flush=True)
+            jax.clear_caches()
+
+
+if __name__ == "__main__":
+    app.run(main)

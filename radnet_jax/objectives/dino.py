@@ -1,0 +1,185 @@
+"""DINO (Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from radnet_jax.errors import UserError
+from radnet_jax.losses import dino as losses
+from radnet_jax.models.heads import Projector, UnitLinear
+from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
+from radnet_jax.state import LossAux, TrainState
+
+_ALL = ("backbone", "projector", "last_layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class DINO(Defaults):
+    """A student's outputs for every view follow a teacher's for the two global ones (section 3.1).
+
+    The teacher is an average of the student. Its outputs are centred by their running mean and sharpened by a low
+    temperature, which together keep the two from collapsing.
+
+    Departures from the paper:
+      The kept backbone, which later runs start from, is the student's. The published results are of the teacher's:
+        each checkpoint holds it as objective_state/target/params/backbone.
+      While the last layer is frozen, in the first epochs, its gradient is zero. The authors' code leaves it out of the
+        optimizer: here AdamW shrinks its rows meanwhile, which changes nothing of their directions.
+      The projector sees the views of one size at a time, in the authors' code all of them: with BatchNorm in it, its
+        statistics differ.
+      The last layer's norm is 1, always; the authors let it be trained for some of their ViTs.
+      The teacher's temperature rises with each step, in the authors' code with each epoch.
+
+    Attributes:
+      backbone: the network that is kept (student).
+      projector: MLP to the bottleneck.
+      last_layer: unit rows to the outputs, from the bottleneck scaled to length 1.
+      momentum: of the teacher at step 0; it rises to 1 by a cosine.
+      total_steps: when it is 1.
+      student_temperature: tau_s.
+      temperature_first: tau_t in the beginning.
+      temperature_last: tau_t from step `temperature_steps` on; linear between them.
+      temperature_steps: see above.
+      centre_momentum: m of equation 4.
+      frozen_steps: steps in which the last layer gets no gradient.
+    """
+
+    backbone: Any
+    projector: Any
+    last_layer: Any
+    momentum: float
+    total_steps: int
+    student_temperature: float
+    temperature_first: float
+    temperature_last: float
+    temperature_steps: int
+    centre_momentum: float
+    frozen_steps: int
+
+    requires = frozenset({"views", "local_views"})
+    heads = r"(projector|last_layer)/.*"
+
+    @property
+    def modules(self) -> networks.Modules:
+        return {"backbone": self.backbone, "projector": self.projector, "last_layer": self.last_layer}
+
+    def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
+        params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
+        model_state = {"batch_stats": batch_stats}
+        return params, model_state, self._remembered(params, model_state)
+
+    def begin(self, state: TrainState) -> PyTree:
+        return self._remembered(state.params, state.model_state)
+
+    def _remembered(self, params: PyTree, model_state: PyTree) -> PyTree:
+        return {
+            "target": networks.make_target(_ALL, params, model_state),
+            "centre": jnp.zeros((self.last_layer.out,), jnp.float32),
+        }
+
+    def teacher_temperature(self, step: Array) -> Float[Array, ""]:
+        share = jnp.minimum(step / self.temperature_steps, 1.0) if self.temperature_steps else jnp.ones(())
+        return self.temperature_first + (self.temperature_last - self.temperature_first) * share
+
+    def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
+        del rng
+        views, local_views = batch["views"], batch["local_views"]
+        target, centre = state.objective_state["target"], state.objective_state["centre"]
+        frozen = state.step < self.frozen_steps
+        last = jax.tree.map(lambda x: jnp.where(frozen, jax.lax.stop_gradient(x), x), params["last_layer"])
+        params = {**params, "last_layer": last}
+        # As the authors' code: all views of one size in a pass.
+        stats = state.model_state["batch_stats"]
+        student, stats = networks.apply(self.modules, params, stats, networks.fold(views), train=True)
+        local, stats = networks.apply(self.modules, params, stats, networks.fold(local_views), train=True)
+        teacher, target_stats = networks.apply(
+            self.modules, target["params"], target["batch_stats"], networks.fold(views), train=True
+        )
+        features, z, outputs = (networks.unfold(student[name], views.shape[1]) for name in _ALL)
+        seen = networks.unfold(teacher["last_layer"], views.shape[1])
+        loss, metrics = losses.dino(
+            jnp.concatenate([outputs, networks.unfold(local["last_layer"], local_views.shape[1])], axis=1),
+            seen,
+            centre,
+            student_temperature=self.student_temperature,
+            teacher_temperature=self.teacher_temperature(state.step),
+        )
+        remembered = {
+            "target": {**target, "batch_stats": target_stats},
+            "centre": losses.new_centre(centre, seen, momentum=self.centre_momentum),
+        }
+        return loss, LossAux({"batch_stats": stats}, remembered, metrics, features=features, embedding=z)
+
+    def after_update(self, state: TrainState) -> tuple[PyTree, PyTree]:
+        momentum = networks.rising_momentum(self.momentum, state.step - 1, self.total_steps)
+        target = networks.follow(state.objective_state["target"], state.params, momentum)
+        return state.params, {**state.objective_state, "target": target}
+
+    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
+        return networks.features(self.modules, params, model_state, batch["image"])
+
+
+@OBJECTIVES.register("dino")
+def dino(
+    *,
+    backbone: Any,
+    total_steps: int,
+    steps_per_epoch: int,
+    local_views: int,
+    outputs: int = 65536,
+    hidden: int = 2048,
+    bottleneck: int = 256,
+    norm: bool = False,
+    groups: int = 1,
+    momentum: float = 0.996,
+    student_temperature: float = 0.1,
+    temperature_first: float = 0.04,
+    temperature_last: float = 0.07,
+    temperature_epochs: int = 30,
+    centre_momentum: float = 0.9,
+    frozen_epochs: int = 1,
+) -> DINO:
+    """Makes the objective; the defaults are those of the authors' ViT-S/16, trained for 800 epochs.
+
+    `norm` is a BatchNorm after the projector's hidden layers, as the authors' ResNet-50 has.
+
+    Raises:
+      UserError: without local views; for a temperature or momentum out of range.
+    """
+    if not local_views:
+        raise UserError(
+            "dino: the augmentation makes no local views",
+            got=0,
+            expected="at least 1",
+            fix="set --config.augment.local_views=8",
+        )
+    for name, value in (
+        ("student_temperature", student_temperature),
+        ("temperature_first", temperature_first),
+        ("temperature_last", temperature_last),
+    ):
+        if not value > 0:
+            raise UserError(f"dino: {name}", got=value, expected="more than 0")
+    for name, value in (("momentum", momentum), ("centre_momentum", centre_momentum)):
+        if not 0 <= value <= 1:
+            raise UserError(f"dino: {name}", got=value, expected="0 to 1")
+    return DINO(
+        backbone=backbone,
+        projector=Projector(
+            layers=3, hidden=hidden, out=bottleneck, norm=norm, last_norm=False, groups=groups, activation="gelu"
+        ),
+        last_layer=UnitLinear(outputs),
+        momentum=momentum,
+        total_steps=total_steps,
+        student_temperature=student_temperature,
+        temperature_first=temperature_first,
+        temperature_last=temperature_last,
+        temperature_steps=temperature_epochs * steps_per_epoch,
+        centre_momentum=centre_momentum,
+        frozen_steps=frozen_epochs * steps_per_epoch,
+    )
