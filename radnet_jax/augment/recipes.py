@@ -208,17 +208,7 @@ def infomin() -> Recipe:
 @_recipe
 def moco_v2() -> Recipe:
     """MoCo v2 for photographs (Chen, Fan, Girshick & He 2020, section 3; jitter of the authors' repository)."""
-    return Recipe(
-        crop=(0.2, 1.0),
-        hflip=0.5,
-        jitter=0.8,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
-        grayscale=0.2,
-        blur=0.5,
-    )
+    return Recipe(crop=(0.2, 1.0), blur=0.5, **_PLAIN | dict(jitter=0.8, hue=0.1))
 
 
 @_recipe
