@@ -79,6 +79,31 @@ class Projector(nn.Module):
         return x.astype(jnp.float32)
 
 
+class JigsawHead(nn.Module):
+    """From the features of an image's tiles to one embedding (Misra & van der Maaten 2020, section 3.3).
+
+    The tiles share a linear layer or MLP, without norms; what it gives is joined in the order of the tiles, and a
+    linear layer follows.
+
+    Attributes:
+      layers: linear layers that the tiles share.
+      hidden: width of all but the last of them.
+      out: dimension of the embedding, and of what a tile gives to it.
+      tiles: of an image.
+    """
+
+    layers: int = 1
+    hidden: int = 0
+    out: int = 128
+    tiles: int = 9
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "(b*t) d"], *, train: bool) -> Float[Array, "b e"]:
+        each = Projector(layers=self.layers, hidden=self.hidden, out=self.out, norm=False, last_norm=False, name="each")
+        joined = each(features, train=train).reshape(-1, self.tiles * self.out)
+        return nn.Dense(self.out, kernel_init=_XAVIER_NORMAL, name="joined")(joined)
+
+
 class LinearHead(nn.Module):
     """One linear layer from features to logits, float32.
 
