@@ -127,8 +127,11 @@ class TestOneState:
         if "labels" in case.objective.requires:
             pytest.skip("trained by labels, not watched")
         _, aux = case.loss(2)
-        assert aux.features.shape[0] == BATCH
+        image = jax.ShapeDtypeStruct((1, every_objective.SIZE, every_objective.SIZE, 3), "float32")
+        state = case.states[2]
+        outputs = jax.eval_shape(case.objective.predict, state.params, state.model_state, {"image": image})
         assert aux.features.ndim == 3
+        assert (aux.features.shape[0], aux.features.shape[-1]) == (BATCH, outputs["features"].shape[-1])
         assert aux.embedding is None or aux.embedding.shape[0] == BATCH
 
     def test_a_step_that_is_not_finite_leaves_all_but_a_bank(self, case, name):
@@ -140,6 +143,15 @@ class TestOneState:
         kept = {k: v for k, v in after.objective_state.items() if k != "bank"}
         jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
         jax.tree.map(np.testing.assert_array_equal, kept, {k: before.objective_state[k] for k in kept})
+
+
+@pytest.mark.parametrize("name", ["swav", "deepcluster_v2", "dino"])
+def test_multi_crop_can_be_off(ct_dataset, name):
+    plain = dict(name="ct")
+    case = Case(name, ct_dataset, steps=1, augment=plain)
+    assert "local_views" not in case.batches[1]
+    expected = case.written_out.reference(case.objective, case.states[1], case.batches[1], jax.random.key(1))
+    np.testing.assert_allclose(float(case.loss(1)[0]), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", configs(every_objective.NAMES))
