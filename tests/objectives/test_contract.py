@@ -22,11 +22,7 @@ from tests import every_objective
 BATCH = 16
 # Loss after the last step on one batch, as a share of the first: where an objective can't do with less, and why.
 OVERFIT = {}
-FAST = every_objective.one_for_each_objective()
-
-
-def configs(names):
-    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+CONFIGS = every_objective.marked(quick=every_objective.one_for_each_objective())
 
 
 class Case:
@@ -87,7 +83,7 @@ def test_each_registered_objective_has_a_config_and_a_reference():
         assert callable(module.chance)
 
 
-@pytest.mark.parametrize("name", configs(every_objective.NAMES))
+@pytest.mark.parametrize("name", CONFIGS)
 class TestOneState:
     def test_the_loss_is_that_of_the_formula(self, case, name):
         case = case(name)
@@ -154,7 +150,7 @@ def test_multi_crop_can_be_off(ct_dataset, name):
     np.testing.assert_allclose(float(case.loss(1)[0]), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", configs(every_objective.NAMES))
+@pytest.mark.parametrize("name", every_objective.marked())
 def test_a_stopped_run_goes_on_bit_for_bit(ct_dataset, tmp_path, name):
     config = every_objective.config(name, ct_dataset, batch_size=BATCH, total_steps=5, checkpoint=dict(every=3, keep=9))
     whole = train.run(config, tmp_path / "whole")
