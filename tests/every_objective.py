@@ -23,8 +23,8 @@ from radnet_jax.step import MADE, compiled_prepare, compiled_step
 from tests import tiny
 
 NAMES = [*sorted(path.stem for path in (tiny.ROOT / "configs" / "pretrain").glob("[!_]*.py")), "classification"]
-# What is compiled in every test run: one of each kind (in-batch negatives; queue and target; prototypes and local views;
-# bank, queue and phases with a pass; a ViT; labels). The others are slow tests.
+# Compiled in every test run, one of each kind: in-batch negatives; queue and target; prototypes and local views; bank,
+# queue and phases with a pass; a ViT; labels. The others are slow tests.
 QUICK = ("simclr", "moco_v2", "swav", "pcl_v2", "mae", "classification")
 SIZE = 24
 BATCH = 64
