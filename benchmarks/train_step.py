@@ -18,8 +18,6 @@ Prints one JSON object a line. Nothing is fetched. The GPU's preset is meant to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-import importlib.metadata
 import json
 import os
 from pathlib import Path
@@ -27,10 +25,12 @@ import re
 import statistics
 import subprocess
 import sys
-import time
 from typing import Any
 
 from absl import app, flags
+from peers import rounds
+
+from radnet_jax import xla_flags
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": dict(depth=18, base_width=64, size=64, batch=16, steps=1, rounds=7),
@@ -47,10 +47,8 @@ _DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Also ours with XLA's
 _CORE = flags.DEFINE_integer("core", -1, "Core that each side is pinned to, in processor time; -1: all, wall-clock.")
 _PEER_PYTHON = flags.DEFINE_string("peer_python", sys.executable, "Python of the environment with PyTorch.")
 _OUT = flags.DEFINE_string("out", "", "Folder for a file of the results, named by the device.")
-_SIDE = flags.DEFINE_string("side", "", "Be this side, a round for each line read (used by the script itself).")
+_OURS = flags.DEFINE_bool("ours", False, "Be the process of our side (used by the script itself).")
 
-# Exact repeats: no autotuning by time, no atomic additions.
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _PARTS = ("step", "views")
 
 
@@ -66,7 +64,7 @@ def settings() -> dict[str, Any]:
     return PRESETS[_PRESET.value] | {k: v for k, v in given.items() if v is not None}
 
 
-def ours(s: dict[str, Any]) -> tuple[dict[str, Callable[[], Any]], Callable[[], None], str]:
+def ours(s: dict[str, Any]) -> rounds.Made:
     """Returns the calls of each part, the wait for them, and the device."""
     import jax
     import numpy as np
@@ -104,75 +102,34 @@ def ours(s: dict[str, Any]) -> tuple[dict[str, Callable[[], Any]], Callable[[], 
         last[1] = make_views(image, adapter, recipe, jax.random.key(next(keys)), 2)
 
     calls = {"step": run_step, "views": run_views}
-    return calls, lambda: jax.block_until_ready(last) and None, jax.devices()[0].device_kind
-
-
-def torch_side(s: dict[str, Any], compiled: bool) -> tuple[dict[str, Callable[[], Any]], Callable[[], None], str]:
-    from peers import torch_simclr as peer
-    import torch
-
-    if _CORE.value >= 0:
-        torch.set_num_threads(1)
-    calls = {"step": peer.step(s["depth"], s["base_width"], s["size"], s["batch"], compiled)}
-    if not compiled:
-        try:
-            calls["views"] = peer.views(stored_size(s), s["size"], s["batch"])
-        except ImportError:
-            print("no kornia: no views of the peer", file=sys.stderr)
-    return calls, peer.wait, peer.device_name()
+    return calls, lambda: jax.block_until_ready(last), jax.devices()[0].device_kind
 
 
 def stored_size(s: dict[str, Any]) -> int:
     return s["size"] * 8 // 7
 
 
-def be(side: str) -> None:
-    """Is one side: prints a JSON object when ready, and one with seconds for each part named on standard input."""
-    if _CORE.value >= 0:
-        os.sched_setaffinity(0, {_CORE.value})  # before the libraries count the cores
-    clock = time.process_time if _CORE.value >= 0 else time.perf_counter
-    s = settings()
-    began = time.perf_counter()
-    try:
-        calls, wait, device = ours(s) if side.startswith("ours") else torch_side(s, side == "torch_compiled")
-        for call in calls.values():
-            for _ in range(3):  # compiles, tunes
-                call()
-        wait()
-    except Exception as error:  # of any kind: no compiler, no memory; the other sides go on
-        print(json.dumps({"absent": f"{type(error).__name__}: {error}"[:400]}), flush=True)
-        return
-    version = importlib.metadata.version("jax" if side.startswith("ours") else "torch")
-    ready = {"version": version, "device": device, "parts": list(calls), "start_s": time.perf_counter() - began}
-    print(json.dumps(ready), flush=True)
-    for line in sys.stdin:
-        start = clock()
-        for _ in range(s["steps"]):
-            calls[line.strip()]()
-        wait()
-        print(json.dumps({"seconds": clock() - start}), flush=True)
-
-
 class Side:
     """A process that does a round when asked."""
 
-    def __init__(self, name: str, arguments: list[str]):
-        here = Path(__file__).resolve()
-        environment = dict(os.environ)
+    def __init__(self, name: str):
+        here, environment = Path(__file__).resolve(), dict(os.environ)
         if name.startswith("ours"):
+            command = [sys.executable, str(here), *sys.argv[1:], "--ours"]
             environment["PYTHONPATH"] = os.pathsep.join((str(here.parent.parent), *(p for p in sys.path if p)))
             environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+            xla_flags.set_flags(environment, deterministic=name == "ours_deterministic")
         else:
-            environment["PYTHONPATH"] = str(here.parent)
-        if name == "ours_deterministic":
-            environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {DETERMINISTIC}"
-        python = sys.executable if name.startswith("ours") else _PEER_PYTHON.value
+            s = settings() | {"stored": stored_size(settings()), "compiled": name != "torch", "core": _CORE.value}
+            command = [_PEER_PYTHON.value, "-m", "peers.torch_simclr", json.dumps(s)]
+            environment.pop("PYTHONPATH", None)
         self.process = subprocess.Popen(
-            [python, str(here), *arguments, f"--side={name}"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
+            cwd=here.parent,
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -189,10 +146,10 @@ class Side:
         self.process.wait()
 
 
-def measure(sides: dict[str, Side], part: str, rounds: int) -> dict[str, list[float]]:
+def measure(sides: dict[str, Side], part: str, count: int) -> dict[str, list[float]]:
     present = [name for name, side in sides.items() if part in side.hello.get("parts", ())]
     seconds: dict[str, list[float]] = {name: [] for name in present}
-    for number in range(rounds):
+    for number in range(count):
         for name in present if number % 2 == 0 else reversed(present):
             seconds[name].append(sides[name].round(part))
     return seconds
@@ -200,8 +157,8 @@ def measure(sides: dict[str, Side], part: str, rounds: int) -> dict[str, list[fl
 
 def main(argv: list[str]) -> None:
     del argv
-    if _SIDE.value:
-        be(_SIDE.value)
+    if _OURS.value:
+        rounds.serve(lambda: ours(settings()), "jax", settings()["steps"], _CORE.value)
         return
     s, records = settings(), []
 
@@ -213,7 +170,7 @@ def main(argv: list[str]) -> None:
     names = ["ours", *(["ours_deterministic"] if _DETERMINISTIC.value else []), "torch", "torch_compiled"]
     sides: dict[str, Side] = {}
     for name in names:  # one after another: autotuning on a busy device would choose badly
-        sides[name] = Side(name, sys.argv[1:])
+        sides[name] = Side(name)
         emit(side=name, **sides[name].hello)
     for part in _PARTS:
         seconds = measure(sides, part, s["rounds"])

@@ -7,8 +7,11 @@ loss where asked. The views are kornia's, which draws for each image on the devi
 from __future__ import annotations
 
 from collections.abc import Callable
+import json
+import sys
 from typing import Any
 
+from peers import rounds
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -110,10 +113,20 @@ def views(stored: int, size: int, batch: int) -> Callable[[], None]:
     return run
 
 
-def wait() -> None:
+def make(s: dict[str, Any]) -> rounds.Made:
+    if s["core"] >= 0:
+        torch.set_num_threads(1)
+    calls: rounds.Calls = {"step": step(s["depth"], s["base_width"], s["size"], s["batch"], s["compiled"])}
+    if not s["compiled"]:
+        try:
+            calls["views"] = views(s["stored"], s["size"], s["batch"])
+        except ImportError:
+            print("no kornia: no views of the peer", file=sys.stderr)
     if torch.cuda.is_available():
-        torch.cuda.synchronize()
+        return calls, torch.cuda.synchronize, torch.cuda.get_device_name()
+    return calls, lambda: None, "cpu"
 
 
-def device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    rounds.serve(lambda: make(given), "torch", given["steps"], given["core"])
