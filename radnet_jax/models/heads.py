@@ -137,9 +137,11 @@ class UnitLinear(nn.Module):
     def __call__(self, x: Float[Array, "b d"], *, train: bool = False) -> Float[Array, "b k"]:
         del train  # as any network of a chain takes it
         kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.out), jnp.float32)
-        x, kernel = _unit(x.astype(jnp.float32), -1), _unit(kernel, 0)
-        return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST)
+        x = x.astype(jnp.float32) * _inverse_length(x, -1)
+        # Scaled after the product: of a kernel that is changed before it, a divided state's compiler divides the
+        # outputs and gathers the examples.
+        return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST) * _inverse_length(kernel, 0)
 
 
-def _unit(x: Float[Array, "n m"], axis: int) -> Float[Array, "n m"]:
-    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-24))
+def _inverse_length(x: Float[Array, "n m"], axis: int) -> Float[Array, "i j"]:
+    return lax.rsqrt(jnp.maximum(jnp.sum(x.astype(jnp.float32) ** 2, axis=axis, keepdims=True), 1e-24))

@@ -95,9 +95,7 @@ class DINO(Defaults):
         del rng
         views = batch["views"]
         target, centre = state.objective_state["target"], state.objective_state["centre"]
-        frozen = state.step < self.frozen_steps
-        last = jax.tree.map(lambda x: jnp.where(frozen, jax.lax.stop_gradient(x), x), params["last_layer"])
-        params = {**params, "last_layer": last}
+        params = {**params, "last_layer": _held(params["last_layer"], state.step < self.frozen_steps)}
         # As the authors' code: all views of one size in a pass.
         stats = state.model_state["batch_stats"]
         student, stats = networks.apply(self.modules, params, stats, networks.fold(views), train=True)
@@ -131,6 +129,19 @@ class DINO(Defaults):
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
         return networks.features(self.modules, params, model_state, batch["image"])
+
+
+@jax.custom_vjp
+def _held(params: PyTree, frozen: Array) -> PyTree:
+    """Returns the parameters as they are (see `UnitLinear`); their gradient is zero while they are frozen."""
+    del frozen
+    return params
+
+
+_held.defvjp(
+    lambda params, frozen: (params, frozen),
+    lambda frozen, gradient: (jax.tree.map(lambda g: jnp.where(frozen, 0.0, g), gradient), None),
+)
 
 
 @OBJECTIVES.register("dino")
