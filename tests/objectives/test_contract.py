@@ -21,7 +21,8 @@ from tests import every_objective
 
 BATCH = 16
 # Loss after the last step on one batch, as a share of the first: where an objective can't do with less, and why.
-OVERFIT = {}
+# DINO's holds the entropy of its targets, which centring raises from a sharp start.
+OVERFIT = {"dino": 1.2}
 CONFIGS = every_objective.marked(quick=every_objective.one_for_each_objective())
 
 
