@@ -74,7 +74,7 @@ def trained(config, devices=None, count=3):
     return _trained(FrozenConfigDict(config), devices, count)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=6)
 def _trained(config, devices, count):
     mesh = sharding.make_mesh(devices, replica=config.mesh.replica)
     parts = assemble(config, mesh)
@@ -101,6 +101,11 @@ def _trained(config, devices, count):
         losses.append(float(metrics["loss"]))
     batches.close()
     return Trained(losses, state, prepare, step)
+
+
+def forget():
+    """Lets go of what was computed, and of the programs that computed it."""
+    _trained.cache_clear()
 
 
 def main():
