@@ -18,7 +18,7 @@ from scipy.special import ndtr, ndtri
 
 from radnet_jax.evaluation.metrics.classification import known_entries
 from radnet_jax.evaluation.statistics.bootstrap import group_index
-from radnet_jax.evaluation.statistics.weighted import placements
+from radnet_jax.evaluation.statistics.curves import placements
 
 REASONS = {
     "one_patient_of_a_class": "all positives, or all negatives, are of one patient",
