@@ -271,6 +271,23 @@ def test_no_interval_has_a_reason():
     assert math.isnan(few.high)
 
 
+@pytest.mark.parametrize("name", ["auroc", "accuracy"])
+def test_no_cases_have_a_reason(name):
+    got = bootstrap_interval(name, np.zeros((0, 2)), np.zeros((0, 2)), groups=[], n_resamples=20)
+    assert (got.reason, got.n_groups) == ("undefined_metric", 0)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [["a", None, "b"], ["a", "", "b"], ["a", math.nan, "b"], [1.0, math.nan, 2.0], np.array([1.0, math.nan, 2.0]),
+     np.array(["a", "", "b"]), np.array(["a", None, "b"])],
+)  # fmt: skip
+def test_cases_without_a_patient_are_refused(groups):
+    labels = np.eye(2)[[0, 1, 1]]
+    with pytest.raises(UserError, match="1 of 3 without"):
+        bootstrap_interval("accuracy", labels, labels, groups=groups, n_resamples=20)
+
+
 def test_a_perfect_start_has_an_interval():
     labels = np.eye(2)[[0, 1] * 20]
     got = bootstrap_interval("accuracy", labels, labels, groups=None, n_resamples=100)
@@ -288,6 +305,8 @@ def test_bad_arguments():
     labels = np.eye(2)[[0, 1]]
     with pytest.raises(ValueError, match="3 groups for 2 cases"):
         bootstrap_interval("accuracy", labels, labels, groups=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"\[3\] cases for labels of 2"):
+        bootstrap_interval(lambda s, y, mask: 0.0, np.zeros(3), np.zeros(2), groups=None)
     with pytest.raises(ValueError, match="unknown method"):
         bootstrap_interval("accuracy", labels, labels, groups=None, method="normal")
     with pytest.raises(ValueError, match="level 95"):

@@ -79,12 +79,25 @@ class PairedDifference:
 
 
 def group_index(groups: Sequence[Any] | np.ndarray | None, n: int) -> tuple[Int[np.ndarray, " n"], int]:
-    """Index of each case's patient and the number of patients; None says aloud that every case stands for itself."""
+    """Index of each case's patient and the number of patients; None says aloud that every case stands for itself.
+
+    Raises:
+      UserError: a case whose patient is None, NaN or "": they would pass for one patient.
+    """
     if groups is None:
         return np.arange(n), n
+    if len(groups) != n:
+        raise ValueError(f"{len(groups)} groups for {n} cases")
+    whole_numbers = isinstance(groups, np.ndarray) and groups.dtype.kind in "iu"
+    # NaN differs from itself. Before asarray, which makes a text of a NaN among texts.
+    missing = 0 if whole_numbers else sum(g is None or g == "" or g != g for g in groups)
+    if missing:
+        raise UserError(
+            "a case has no patient",
+            got=f"{missing} of {n} without",
+            fix="name the patient of each case, or say groups=None: each case is a patient of its own",
+        )
     names, index = np.unique(np.asarray(groups), return_inverse=True)
-    if len(index) != n:
-        raise ValueError(f"{len(index)} groups for {n} cases")
     return index, len(names)
 
 
@@ -123,12 +136,14 @@ def resample_counts(
     stratum = np.zeros(n_groups, np.int64) if stratum is None else stratum
     members = [np.flatnonzero(stratum == h) for h in range(int(stratum.max(initial=0)) + 1)]
     rngs = [np.random.default_rng([seed, h]) for h in range(len(members))]  # [seed, 0] is the stream of seed
-    rows = int(np.clip(_CELLS // n_groups, 16, 1024))
+    rows = int(np.clip(_CELLS // max(n_groups, 1), 16, 1024))
     for begin in range(0, n_resamples, rows):
         rows = min(rows, n_resamples - begin)
         counts = np.empty((n_groups, rows), np.int32)
         for rng, patients in zip(rngs, members):
             n = len(patients)
+            if not n:
+                continue
             drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
             own = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
             counts[slice(None) if n == n_groups else patients] = own.T
@@ -171,6 +186,9 @@ def resample(
     Equal `groups`, `strata`, `n_resamples` and `seed` give the same resamples, so the values of two calls can be
     paired. Without `jackknife` there can be no BCa interval; a metric with no fast path costs one call a patient less.
     """
+    lengths = [len(s) for s in scores] + ([] if label_mask is None else [len(label_mask)])
+    if any(n != len(labels) for n in lengths):
+        raise ValueError(f"scores and mask of {lengths} cases for labels of {len(labels)}")
     index, n_groups = group_index(groups, len(labels))
     stratum = stratum_index(strata, index, n_groups)
     kernels = [weighted_metric(metric, s, labels, label_mask, index, n_groups) for s in scores]
@@ -263,8 +281,8 @@ def bootstrap_interval(
     """A metric of one run with its interval over patients.
 
     Args:
-      metric: a name in METRICS, or a function (scores, labels, label_mask or None) -> a number or a Metric; "accuracy"
-        and "auroc" have fast paths, others are called once a resample, and for BCa once a patient.
+      metric: a name in METRICS, or a function (scores, labels, label_mask or None) -> a number or a Metric. Names of
+        `weighted.FAST` are fast, others are called once a resample, and for BCa once a patient.
       scores: of the run; a function of one's own may take any array with a row for each case.
       labels: 0 or 1, likewise.
       label_mask: 1 where the label is known; None: all are.

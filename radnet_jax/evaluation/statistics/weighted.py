@@ -1,7 +1,7 @@
 """Metrics under many weightings of the patients at once: what makes 10,000 resamples cheap.
 
 A kernel gives the metric of the cases repeated by counts [r g] (how often each patient counts), and the metric without
-each patient in turn. Metrics in `_FAST` have one that sorts or sums over cases once; any other is called in a loop.
+each patient in turn. Metrics in `FAST` have one that sorts or sums over cases once; any other is called in a loop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from radnet_jax.evaluation.statistics.sums import Weighted
 MetricFunction = Callable[..., Any]
 """(scores [n ...], labels [n ...], label_mask [n ...] or None) -> a Metric, or a number (NaN where undefined)."""
 
-_FAST: dict[str, Callable[..., Weighted]] = {
+FAST: dict[str, Callable[..., Weighted]] = {
     f.__name__: f
     for f in (
         sums.accuracy,
@@ -56,10 +56,10 @@ def weighted_metric(
     """
     if isinstance(metric, str):
         name, metric = metric, METRICS.get(metric)
-        if name in _FAST:
+        if name in FAST:
             # What makes a metric undefined on the split, such as NaN scores, is looked for once.
             undefined = metric(scores, labels, label_mask).reason
-            return _undefined(n_groups) if undefined else _FAST[name](scores, labels, label_mask, group, n_groups)
+            return _undefined(n_groups) if undefined else FAST[name](scores, labels, label_mask, group, n_groups)
     return plain_loop(metric, scores, labels, label_mask, group, n_groups)
 
 
