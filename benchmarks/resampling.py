@@ -52,7 +52,8 @@ def _timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
 def _bootstrap() -> None:
     from sklearn.metrics import roc_auc_score
 
-    from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval, resample, resample_counts
+    from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval, resample
+    from radnet_jax.evaluation.statistics.draws import resample_counts
 
     n, b = _CASES.value, _RESAMPLES.value
     for ties in (False, True):
@@ -100,8 +101,8 @@ def _delong() -> None:
 def _device() -> None:
     import jax
 
-    from radnet_jax.evaluation.statistics.bootstrap import resample_counts
     from radnet_jax.evaluation.statistics.device import auroc_values
+    from radnet_jax.evaluation.statistics.draws import resample_counts
     from radnet_jax.evaluation.statistics.weighted import weighted_metric
 
     scores, labels = _problem(ties=True)

@@ -12,8 +12,9 @@ from sklearn.metrics import roc_auc_score
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation.metrics import METRICS, task_kinds
 from radnet_jax.evaluation.metrics.classification import accuracy
-from radnet_jax.evaluation.statistics import bootstrap
-from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval, paired_bootstrap, resample, resample_counts
+from radnet_jax.evaluation.statistics import bootstrap, draws
+from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval, paired_bootstrap, resample
+from radnet_jax.evaluation.statistics.draws import resample_counts
 from radnet_jax.evaluation.statistics.weighted import plain_loop, weighted_metric
 
 
@@ -107,7 +108,7 @@ def test_any_function_of_rows_will_do():
 def test_resamples_do_not_depend_on_how_they_are_blocked(monkeypatch):
     stratum = np.arange(50) % 3
     whole = np.concatenate(list(resample_counts(50, 64, 0, stratum)))
-    monkeypatch.setattr(bootstrap, "_CELLS", 1)
+    monkeypatch.setattr(draws, "_CELLS", 1)
     blocks = list(resample_counts(50, 64, 0, stratum))
     assert len(blocks) == 4
     np.testing.assert_array_equal(whole, np.concatenate(blocks))

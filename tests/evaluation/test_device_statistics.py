@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from radnet_jax.evaluation.statistics import device
-from radnet_jax.evaluation.statistics.bootstrap import resample_counts
 from radnet_jax.evaluation.statistics.device import auroc_values
+from radnet_jax.evaluation.statistics.draws import resample_counts
 from radnet_jax.evaluation.statistics.weighted import weighted_metric
 
 

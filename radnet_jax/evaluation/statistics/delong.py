@@ -17,8 +17,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from radnet_jax.evaluation.metrics.classification import known_entries
-from radnet_jax.evaluation.statistics.bootstrap import group_index
 from radnet_jax.evaluation.statistics.curves import placements
+from radnet_jax.evaluation.statistics.draws import group_index
 
 REASONS = {
     "one_patient_of_a_class": "all positives, or all negatives, are of one patient",

@@ -32,7 +32,7 @@ def auroc_values(
     Args:
       scores: of one run.
       labels: 0 or 1.
-      counts: blocks of resamples, as of `bootstrap.resample_counts`; blocks of equal size are compiled once.
+      counts: blocks of resamples, as of `draws.resample_counts`; blocks of equal size are compiled once.
       label_mask: 1 where known; None: all are.
       group: index of each case's patient.
 

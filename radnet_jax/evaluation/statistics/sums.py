@@ -17,7 +17,7 @@ class Weighted:
 
     Attributes:
       values: counts [r g], whole numbers -> the metric of the cases repeated so often [r]; NaN where it is undefined.
-        Fastest where the counts of a patient lie together in memory, as in the blocks of `bootstrap.resample_counts`.
+        Fastest where the counts of a patient lie together in memory, as in the blocks of `draws.resample_counts`.
       jackknife: -> the metric without each of the patients [g].
     """
 
