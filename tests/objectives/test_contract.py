@@ -102,6 +102,12 @@ class TestOneState:
         if chance is None:
             pytest.skip(f"{name} has no loss at chance")
         loss, aux = case.loss(0)
+        queue = case.states[0].objective_state.get("queue")
+        if isinstance(queue, dict):  # of random directions at first: a network that learns nothing fills it with its keys
+            keys = jnp.tile(aux.embedding[:, 1], (len(queue["keys"]) // BATCH, 1))
+            remembered = case.states[0].objective_state | {"queue": queue | {"keys": keys}}
+            state = case.states[0].replace(objective_state=remembered)
+            loss, aux = jax.jit(case.objective.loss)(state.params, state, case.batches[0], jax.random.key(0))
         # Embeddings of a random network say little, but not nothing: 16 images at low temperatures spread the loss.
         assert chance * 0.5 < float(loss) < chance * 1.6
         if "loss_at_chance" in aux.metrics:
