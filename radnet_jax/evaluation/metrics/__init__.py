@@ -25,6 +25,11 @@ REASONS = {
     "not_single_label": "the cases have not exactly one label each",
     "not_probabilities": "a score lies outside 0 to 1",
     "few_classes": "there are no more classes than guesses",
+    "both_empty": "truth and prediction are empty",
+    "empty_truth": "the truth is empty",
+    "empty_prediction": "the prediction is empty",
+    "one_empty": "in each case the truth or the prediction is empty",
+    "region_undefined": "a region is undefined, and the convention's mean needs all of them",
 }
 
 
@@ -37,12 +42,14 @@ class Metric:
       reason: why it is undefined, a key of REASONS; empty where it is defined.
       per_class: its value for each label, where it is a mean over labels; NaN for those left out.
       left_out: indices of the labels that the mean leaves out, because the metric is undefined for them.
+      cases: how many cases each label's value rests on, where that is not known from the labels (segmentation).
     """
 
     value: float
     reason: str = ""
     per_class: tuple[float, ...] = ()
     left_out: tuple[int, ...] = ()
+    cases: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if math.isnan(self.value) != bool(self.reason):
@@ -52,6 +59,8 @@ class Metric:
         out: dict[str, Any] = {"value": self.value, "reason": self.reason}
         if self.per_class:
             out |= {"per_class": list(self.per_class), "left_out": list(self.left_out)}
+        if self.cases:
+            out["cases"] = list(self.cases)
         return out
 
 

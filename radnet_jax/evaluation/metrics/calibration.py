@@ -29,7 +29,7 @@ def brier(
 ) -> Metric:
     """Mean over cases of the sum over classes of (probability - truth)^2; single-label tasks, in [0, 2].
 
-    Brier, Monthly Weather Review 78, 1950, equation 2: twice the two-class score of `label_brier`.
+    Brier, Monthly Weather Review 78, 1950: twice the two-class score of `label_brier`.
     """
     scores, classes, _, reason = single_label(scores, labels, label_mask)
     reason = reason or _no_probabilities(scores)
