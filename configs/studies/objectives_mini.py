@@ -18,7 +18,6 @@ rate of AdamW serves all of them, and two whole views: multi-crop, which SwAV an
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -34,8 +33,10 @@ OBJECTIVES = (
     *("insdis", "pirl", "moco_v1", "moco_v2", "moco_v3", "simclr", "simclr_v2", "infomin", "byol", "simsiam"),
     *("swav", "deepcluster_v2", "sela_v2", "pcl_v1", "pcl_v2", "barlow_twins", "vicreg", "dino", "supervised"),
 )
-# For schedules of some hundred steps: a target that follows within tens of steps.
-SHORT: dict[str, dict[str, Any]] = {name: dict(momentum=0.99) for name in ("moco_v1", "moco_v2", "infomin", "byol")}
+# For schedules of some hundred steps, a target that follows within a hundred of them. The rest of the numbers are those
+# of each config's `smoke`.
+FOLLOWS = ("moco_v1", "moco_v2", "moco_v3", "infomin", "byol", "pcl_v1", "pcl_v2", "dino")
+MOMENTUM = 0.99
 DATA = {"ct": dict(task="body_region", steps_per_epoch=9), "chest_xray": dict(task="finding", steps_per_epoch=6)}
 
 
@@ -95,7 +96,10 @@ def _pretraining(name: str, domain: str) -> ConfigDict:
     config.backbone = ConfigDict(BACKBONE)
     config.batch_size = BATCH
     config.total_steps = EPOCHS * DATA[domain]["steps_per_epoch"]
-    config.objective.update(SHORT.get(name, {}))
+    if name in FOLLOWS:
+        config.objective.momentum = MOMENTUM
+    if name in ("pcl_v1", "pcl_v2"):
+        config.objective.warmup_steps = config.total_steps // 10  # as 20 of the paper's 200 epochs
     config.augment = ConfigDict(dict(name=common.DOMAINS[domain]["pretrain"]))
     config.optimizer = ConfigDict(dict(name="adamw", weight_decay=1e-4))
     config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=2e-3, warmup_steps=config.total_steps // 10))
