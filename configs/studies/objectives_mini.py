@@ -68,7 +68,7 @@ def get_config(arg: str = "") -> ConfigDict:
             primary_metric="accuracy" if domain == "ct" else "auroc",
         )
         for name in OBJECTIVES:
-            config.pretraining[f"{name}_{domain}"] = dict(dataset=domain, config=_pretraining(name, domain))
+            config.pretraining[f"{name}_{domain}"] = dict(dataset=domain, config=pretraining(name, domain))
     config.starts.scratch = dict(pretraining="")
     for name in OBJECTIVES:
         config.starts[name] = dict(pretraining={DATA[domain]["task"]: f"{name}_{domain}" for domain in domains})
@@ -89,7 +89,7 @@ def get_config(arg: str = "") -> ConfigDict:
     return config.lock()
 
 
-def _pretraining(name: str, domain: str) -> ConfigDict:
+def pretraining(name: str, domain: str) -> ConfigDict:
     """The smoke variant of an objective's own config, with everything that is not the objective made alike."""
     config = importlib.import_module(f"configs.pretrain.{name}").get_config(f"smoke,domain={domain},size={SIZE}")
     config = ConfigDict(config.to_dict())

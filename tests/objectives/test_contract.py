@@ -20,9 +20,9 @@ from radnet_jax.step import MADE, compiled_prepare, compiled_step
 from tests import every_objective
 
 BATCH = 16
-# Where the loss on one batch can't fall far, its two views of each image must find each other all the same: a queue is full
-# of keys of that batch, which are negatives. DINO's centre takes away what all images share: its loss holds the entropy
-# of the teacher, which rises.
+# Where the loss on one batch can't fall far, as a queue is full of that batch's keys, the two views of each image must
+# find each other. DINO is judged in test_learning.py alone: its loss holds the entropy of the teacher, which rises as
+# the centre takes away what all images share, and sixteen images give the centre nothing else to hold on to.
 BY_NEIGHBOURS = ("moco_v1", "moco_v2", "pcl_v1", "pcl_v2")
 CONFIGS = every_objective.marked(quick=every_objective.one_for_each_objective())
 
@@ -182,7 +182,7 @@ def neighbours_found(case, state):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", every_objective.NAMES)
+@pytest.mark.parametrize("name", [name for name in every_objective.NAMES if not name.startswith("dino")])
 def test_learns_a_batch_by_heart(ct_dataset, name):
     case = Case(name, ct_dataset, steps=0)
     state, losses = case.states[0], []
