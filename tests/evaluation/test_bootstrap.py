@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from radnet_jax.errors import UserError
-from radnet_jax.evaluation.metrics import METRICS
+from radnet_jax.evaluation.metrics import METRICS, task_kinds
 from radnet_jax.evaluation.metrics.classification import accuracy
 from radnet_jax.evaluation.statistics import bootstrap
 from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval, paired_bootstrap, resample, resample_counts
@@ -31,19 +32,85 @@ def _problem(seed, n, k, n_groups, *, one_hot):
     st.integers(0, 10**6), st.integers(2, 40), st.integers(2, 4), st.integers(1, 12), st.sampled_from(METRICS.names())
 )
 def test_fast_paths_equal_the_plain_loop_for_the_same_resamples(seed, n, k, n_groups, name):
-    scores, labels, mask, group = _problem(seed, n, k, n_groups, one_hot=name == "accuracy")
+    scores, labels, mask, group = _problem(seed, n, k, n_groups, one_hot="multi_label" not in task_kinds(name))
     fast = weighted_metric(name, scores, labels, mask, group, n_groups)
     loop = plain_loop(METRICS.get(name), scores, labels, mask, group, n_groups)
     counts = next(resample_counts(n_groups, 20, seed))
     np.testing.assert_allclose(fast(counts), loop(counts), rtol=0, atol=1e-12)  # NaN stands at the same places
+    np.testing.assert_allclose(fast.jackknife(), loop.jackknife(), rtol=0, atol=1e-12)
 
 
-def test_fast_auroc_does_not_depend_on_how_it_is_blocked(monkeypatch):
-    scores, labels, mask, group = _problem(3, 200, 3, 50, one_hot=False)
-    counts = next(resample_counts(50, 64, 0))
-    whole = weighted_metric("auroc", scores, labels, mask, group, 50)(counts)
-    monkeypatch.setattr("radnet_jax.evaluation.statistics.weighted._CELLS", 1)
-    np.testing.assert_array_equal(whole, weighted_metric("auroc", scores, labels, mask, group, 50)(counts))
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(4, 60), st.integers(1, 20), st.sampled_from([2, 7, 10**6]))
+def test_auroc_of_resamples_is_scikit_learns(seed, n, n_groups, levels):
+    rng = np.random.default_rng(seed)
+    scores, labels, group = rng.integers(0, levels, n) / levels, rng.integers(0, 2, n), rng.integers(0, n_groups, n)
+    counts = np.concatenate(list(resample_counts(n_groups, 20, seed)))
+    got = weighted_metric("auroc", scores[:, None], labels[:, None], None, group, n_groups)(counts)
+    for value, row in zip(got, counts):
+        cases = np.repeat(np.arange(n), row[group])
+        if len(set(labels[cases])) < 2:
+            assert math.isnan(value)
+        else:
+            assert abs(value - roc_auc_score(labels[cases], scores[cases])) < 1e-12
+
+
+def test_strata_keep_their_sizes():
+    stratum = np.array([0] * 10 + [1] * 25 + [2])
+    counts = np.concatenate(list(resample_counts(36, 200, 0, stratum)))
+    np.testing.assert_array_equal(counts @ np.eye(3, dtype=int)[stratum], np.tile([10, 25, 1], (200, 1)))
+    assert abs(counts[:, :10].var() - 0.9) < 0.1
+    one = np.concatenate(list(resample_counts(36, 200, 0)))
+    np.testing.assert_array_equal(one, np.concatenate(list(resample_counts(36, 200, 0, np.zeros(36, int)))))
+
+
+def test_strata_make_a_rare_class_defined_in_every_resample():
+    labels, scores = (np.arange(40) < 3)[:, None], np.random.default_rng(0).random((40, 1))
+    kwargs = {"groups": None, "n_resamples": 300, "method": "percentile"}
+    assert bootstrap_interval("auroc", scores, labels, **kwargs).n_undefined > 0
+    assert bootstrap_interval("auroc", scores, labels, strata=labels[:, 0], **kwargs).n_undefined == 0
+
+
+def test_a_patient_in_two_strata_is_refused():
+    labels = np.eye(2)[[0, 1, 0, 1]]
+    with pytest.raises(UserError, match="1 patients in several strata"):
+        bootstrap_interval("accuracy", labels, labels, groups=[0, 0, 1, 2], strata=["a", "b", "a", "b"])
+    with pytest.raises(ValueError, match="3 strata for 4 cases"):
+        bootstrap_interval("accuracy", labels, labels, groups=None, strata=["a", "b", "a"])
+
+
+def test_bca_within_strata_is_scipys_of_two_samples():
+    rng = np.random.default_rng(3)
+    x, y = rng.exponential(size=15), rng.exponential(size=40)
+
+    def ratio(x, y, axis=-1):
+        return x.mean(axis=axis) / y.mean(axis=axis)
+
+    result = stats.bootstrap((x, y), ratio, n_resamples=999, method="BCa", rng=np.random.default_rng(1))
+    jackknife = [ratio(np.delete(x, i), y) for i in range(15)] + [ratio(x, np.delete(y, i)) for i in range(40)]
+    stratum = np.array([0] * 15 + [1] * 40)
+    got = bootstrap.bca_interval(result.bootstrap_distribution, ratio(x, y), np.array(jackknife), 0.95, stratum)
+    np.testing.assert_allclose(got, result.confidence_interval, rtol=1e-9)
+
+
+def test_any_function_of_rows_will_do():
+    """A metric of one's own: a plain number from scores without columns, here the root mean square error."""
+    rng = np.random.default_rng(0)
+    scores, labels = rng.random(30), rng.random(30)
+    got = bootstrap_interval(lambda s, y, mask: math.sqrt(np.mean((s - y) ** 2)), scores, labels, groups=None,
+                             n_resamples=200)  # fmt: skip
+    assert got.value == pytest.approx(np.sqrt(np.mean((scores - labels) ** 2)))
+    assert got.low < got.value < got.high
+    assert got.method == "bca"
+
+
+def test_resamples_do_not_depend_on_how_they_are_blocked(monkeypatch):
+    stratum = np.arange(50) % 3
+    whole = np.concatenate(list(resample_counts(50, 64, 0, stratum)))
+    monkeypatch.setattr(bootstrap, "_CELLS", 1)
+    blocks = list(resample_counts(50, 64, 0, stratum))
+    assert len(blocks) == 4
+    np.testing.assert_array_equal(whole, np.concatenate(blocks))
 
 
 def test_resamples_draw_patients_and_depend_on_the_seed_only():
@@ -204,6 +271,23 @@ def test_no_interval_has_a_reason():
     assert math.isnan(few.high)
 
 
+@pytest.mark.parametrize("name", ["auroc", "accuracy"])
+def test_no_cases_have_a_reason(name):
+    got = bootstrap_interval(name, np.zeros((0, 2)), np.zeros((0, 2)), groups=[], n_resamples=20)
+    assert (got.reason, got.n_groups) == ("undefined_metric", 0)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [["a", None, "b"], ["a", "", "b"], ["a", math.nan, "b"], [1.0, math.nan, 2.0], np.array([1.0, math.nan, 2.0]),
+     np.array(["a", "", "b"]), np.array(["a", None, "b"])],
+)  # fmt: skip
+def test_cases_without_a_patient_are_refused(groups):
+    labels = np.eye(2)[[0, 1, 1]]
+    with pytest.raises(UserError, match="1 of 3 without"):
+        bootstrap_interval("accuracy", labels, labels, groups=groups, n_resamples=20)
+
+
 def test_a_perfect_start_has_an_interval():
     labels = np.eye(2)[[0, 1] * 20]
     got = bootstrap_interval("accuracy", labels, labels, groups=None, n_resamples=100)
@@ -221,8 +305,12 @@ def test_bad_arguments():
     labels = np.eye(2)[[0, 1]]
     with pytest.raises(ValueError, match="3 groups for 2 cases"):
         bootstrap_interval("accuracy", labels, labels, groups=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"\[3\] cases for labels of 2"):
+        bootstrap_interval(lambda s, y, mask: 0.0, np.zeros(3), np.zeros(2), groups=None)
     with pytest.raises(ValueError, match="unknown method"):
         bootstrap_interval("accuracy", labels, labels, groups=None, method="normal")
+    with pytest.raises(ValueError, match="level 95"):
+        bootstrap_interval("accuracy", labels, labels, groups=None, level=95)
     with pytest.raises(UserError, match="unknown metric"):
         bootstrap_interval("acuracy", labels, labels, groups=None)
     with pytest.raises(TypeError, match="groups"):

@@ -1,9 +1,10 @@
 """Bootstrap over patients: the variance that comes from which patients happened to be in the test split.
 
 Patients are drawn with replacement and bring all their cases along, so that many slices of one patient do not pass for
-independent evidence. A resample is a vector of counts, how often each patient was drawn; metrics are evaluated with
-these counts as weights, which gives what the metric gives on the repeated cases. Efron and Tibshirani, An Introduction
-to the Bootstrap, 1993: percentile interval ch. 13, BCa ch. 14.3.
+independent evidence; on request within strata, whose sizes are then the same in every resample. A resample is a vector
+of counts, how often each patient was drawn; metrics are evaluated with these counts as weights, which gives what the
+metric gives on the repeated cases. Efron and Tibshirani, An Introduction to the Bootstrap, 1993: percentile interval
+ch. 13, BCa ch. 14.3. Davison and Hinkley, Bootstrap Methods and their Application, 1997: strata ch. 3.2 and 5.3.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from jaxtyping import Float, Int, Num
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from radnet_jax.evaluation.statistics.weighted import MetricFunction, Weighted, weighted_metric
+from radnet_jax.errors import UserError
+from radnet_jax.evaluation.statistics.weighted import MetricFunction, weighted_metric
 
 Runs = slice | Sequence[int]
 METHODS = ("bca", "percentile")
@@ -25,7 +27,7 @@ REASONS = {
     "one_group": "all cases are of one patient",
     "undefined_resamples": "the metric is undefined in more than 5 % of the resamples",
 }
-_BLOCK = 256  # resamples drawn at once; part of the definition of the draws
+_CELLS = 2**20  # counts drawn at once, so that they stay in the cache; the draws do not depend on it
 _ROUNDING = 1e-12
 _MAX_UNDEFINED = 0.05  # beyond this share the tails, which are the interval, would be a selection
 
@@ -77,22 +79,75 @@ class PairedDifference:
 
 
 def group_index(groups: Sequence[Any] | np.ndarray | None, n: int) -> tuple[Int[np.ndarray, " n"], int]:
-    """Index of each case's patient and the number of patients; None says aloud that every case stands for itself."""
+    """Index of each case's patient and the number of patients; None says aloud that every case stands for itself.
+
+    Raises:
+      UserError: a case whose patient is None, NaN or "": they would pass for one patient.
+    """
     if groups is None:
         return np.arange(n), n
+    if len(groups) != n:
+        raise ValueError(f"{len(groups)} groups for {n} cases")
+    whole_numbers = isinstance(groups, np.ndarray) and groups.dtype.kind in "iu"
+    # NaN differs from itself. Before asarray, which makes a text of a NaN among texts.
+    missing = 0 if whole_numbers else sum(g is None or g == "" or g != g for g in groups)
+    if missing:
+        raise UserError(
+            "a case has no patient",
+            got=f"{missing} of {n} without",
+            fix="name the patient of each case, or say groups=None: each case is a patient of its own",
+        )
     names, index = np.unique(np.asarray(groups), return_inverse=True)
-    if len(index) != n:
-        raise ValueError(f"{len(index)} groups for {n} cases")
     return index, len(names)
 
 
-def resample_counts(n_groups: int, n_resamples: int, seed: int) -> Iterator[Int[np.ndarray, "r g"]]:
-    """Yields blocks of resamples: how often each of `n_groups` patients was drawn. A function of the arguments only."""
-    rng = np.random.default_rng(seed)
-    for begin in range(0, n_resamples, _BLOCK):
-        rows = min(_BLOCK, n_resamples - begin)
-        drawn = rng.integers(0, n_groups, (rows, n_groups)) + n_groups * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * n_groups).reshape(rows, n_groups)
+def stratum_index(
+    strata: Sequence[Any] | np.ndarray | None, group: Int[np.ndarray, " n"], n_groups: int
+) -> Int[np.ndarray, " g"]:
+    """Index of each patient's stratum; None: all are in one.
+
+    Raises:
+      UserError: a patient with cases in two strata.
+    """
+    if strata is None:
+        return np.zeros(n_groups, np.int64)
+    of_case = np.unique(np.asarray(strata), return_inverse=True)[1]
+    if len(of_case) != len(group):
+        raise ValueError(f"{len(of_case)} strata for {len(group)} cases")
+    of_patient = np.zeros(n_groups, np.int64)
+    of_patient[group] = of_case
+    torn = len(set(group[of_patient[group] != of_case].tolist()))
+    if torn:
+        raise UserError(
+            "a patient is drawn whole, so all its cases must be in one stratum",
+            got=f"{torn} patients in several strata",
+            fix="stratify by a fact of the patient, such as whether any of its cases is positive",
+        )
+    return of_patient
+
+
+def resample_counts(
+    n_groups: int, n_resamples: int, seed: int, stratum: Int[np.ndarray, " g"] | None = None
+) -> Iterator[Int[np.ndarray, "r g"]]:
+    """Yields blocks of resamples: how often each of `n_groups` patients was drawn, within its stratum.
+
+    The draws are a function of the arguments only; the counts of one patient lie together in memory.
+    """
+    stratum = np.zeros(n_groups, np.int64) if stratum is None else stratum
+    members = [np.flatnonzero(stratum == h) for h in range(int(stratum.max(initial=0)) + 1)]
+    rngs = [np.random.default_rng([seed, h]) for h in range(len(members))]  # [seed, 0] is the stream of seed
+    rows = int(np.clip(_CELLS // max(n_groups, 1), 16, 1024))
+    for begin in range(0, n_resamples, rows):
+        rows = min(rows, n_resamples - begin)
+        counts = np.empty((n_groups, rows), np.int32)
+        for rng, patients in zip(rngs, members):
+            n = len(patients)
+            if not n:
+                continue
+            drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+            own = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+            counts[slice(None) if n == n_groups else patients] = own.T
+        yield counts.T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,53 +157,54 @@ class Resampled:
     Attributes:
       points: the metric on the split itself, by run.
       values: in each of the b resamples; NaN where a resample leaves it undefined.
-      jackknife: without each of the g patients.
+      jackknife: without each of the g patients; NaN where it was not asked for.
       n_groups: g.
+      stratum: index of each patient's stratum.
     """
 
     points: Float[np.ndarray, " m"]
     values: Float[np.ndarray, "m b"]
     jackknife: Float[np.ndarray, "m g"]
     n_groups: int
+    stratum: Int[np.ndarray, " g"]
 
 
 def resample(
     metric: str | MetricFunction,
-    scores: Sequence[Num[np.ndarray, "n k"]],
-    labels: Num[np.ndarray, "n k"],
+    scores: Sequence[Num[np.ndarray, "n ..."]],
+    labels: Num[np.ndarray, "n ..."],
     *,
     groups: Sequence[Any] | np.ndarray | None,
-    label_mask: Num[np.ndarray, "n k"] | None = None,
+    label_mask: Num[np.ndarray, "n ..."] | None = None,
+    strata: Sequence[Any] | np.ndarray | None = None,
     n_resamples: int = 10_000,
     seed: int = 0,
+    jackknife: bool = True,
 ) -> Resampled:
     """Evaluates the metric of each run in the same resamples.
 
-    Equal `groups`, `n_resamples` and `seed` give the same resamples, so the values of two calls can be paired.
+    Equal `groups`, `strata`, `n_resamples` and `seed` give the same resamples, so the values of two calls can be
+    paired. Without `jackknife` there can be no BCa interval; a metric with no fast path costs one call a patient less.
     """
+    lengths = [len(s) for s in scores] + ([] if label_mask is None else [len(label_mask)])
+    if any(n != len(labels) for n in lengths):
+        raise ValueError(f"scores and mask of {lengths} cases for labels of {len(labels)}")
     index, n_groups = group_index(groups, len(labels))
+    stratum = stratum_index(strata, index, n_groups)
     kernels = [weighted_metric(metric, s, labels, label_mask, index, n_groups) for s in scores]
-    once = np.ones((1, n_groups), np.int64)
+    once = np.ones((1, n_groups), np.int32)
     blocks = [
-        np.stack([kernel(counts) for kernel in kernels]) for counts in resample_counts(n_groups, n_resamples, seed)
+        np.stack([kernel(counts) for kernel in kernels])
+        for counts in resample_counts(n_groups, n_resamples, seed, stratum)
     ]
+    without = [kernel.jackknife() if jackknife else np.full(n_groups, np.nan) for kernel in kernels]
     return Resampled(
         points=np.array([kernel(once)[0] for kernel in kernels]),
         values=np.concatenate(blocks, axis=1),
-        jackknife=np.stack([jackknife_values(kernel, n_groups) for kernel in kernels]),
+        jackknife=np.stack(without),
         n_groups=n_groups,
+        stratum=stratum,
     )
-
-
-def jackknife_values(kernel: Weighted, n_groups: int) -> Float[np.ndarray, " g"]:
-    """The metric without each of the patients in turn."""
-    blocks = []
-    for begin in range(0, n_groups, _BLOCK):
-        rows = np.arange(begin, min(begin + _BLOCK, n_groups))
-        counts = np.ones((len(rows), n_groups), np.int64)
-        counts[np.arange(len(rows)), rows] = 0
-        blocks.append(kernel(counts))
-    return np.concatenate(blocks)
 
 
 def percentile_interval(values: Float[np.ndarray, " b"], level: float) -> tuple[float, float]:
@@ -158,7 +214,11 @@ def percentile_interval(values: Float[np.ndarray, " b"], level: float) -> tuple[
 
 
 def bca_interval(
-    values: Float[np.ndarray, " b"], value: float, jackknife: Float[np.ndarray, " g"], level: float
+    values: Float[np.ndarray, " b"],
+    value: float,
+    jackknife: Float[np.ndarray, " g"],
+    level: float,
+    stratum: Int[np.ndarray, " g"] | None = None,
 ) -> tuple[float, float] | None:
     """The bias-corrected and accelerated interval (Efron and Tibshirani, eqs. 14.9-14.15).
 
@@ -167,6 +227,8 @@ def bca_interval(
       value: the metric on the split.
       jackknife: the metric without each patient.
       level: coverage.
+      stratum: index of each patient's stratum; the acceleration is then that of several samples (Davison and Hinkley,
+        eq. 5.25). None: one.
 
     Returns:
       None where it is undefined: a jackknife value is NaN, or every resample lies on one side of `value`.
@@ -175,7 +237,10 @@ def bca_interval(
     if not 0 < below < 1 or np.isnan(jackknife).any():
         return None
     bias = ndtri(below)
-    d = jackknife.mean() - jackknife
+    stratum = np.zeros(len(jackknife), np.int64) if stratum is None else stratum
+    n = np.bincount(stratum)
+    d = (np.bincount(stratum, jackknife) / np.maximum(n, 1))[stratum] - jackknife
+    d *= ((n - 1) / np.maximum(n, 1))[stratum]  # the empirical influence by the number of patients
     spread = (d**2).sum()
     acceleration = (d**3).sum() / (6 * spread**1.5) if spread > 0 else 0.0
     z = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
@@ -191,7 +256,9 @@ def interval_of_mean(r: Resampled, runs: Runs, *, level: float = 0.95, method: s
     low = high = error = float("nan")
     if not reason:
         error = float(np.std(defined, ddof=1))
-        bca = bca_interval(defined, value, r.jackknife[runs].mean(axis=0), level) if method == "bca" else None
+        bca = None
+        if method == "bca":
+            bca = bca_interval(defined, value, r.jackknife[runs].mean(axis=0), level, r.stratum)
         method = "percentile" if bca is None else "bca"
         low, high = percentile_interval(defined, level) if bca is None else bca
     n, n_undefined = len(values), len(values) - len(defined)
@@ -200,36 +267,54 @@ def interval_of_mean(r: Resampled, runs: Runs, *, level: float = 0.95, method: s
 
 def bootstrap_interval(
     metric: str | MetricFunction,
-    scores: Num[np.ndarray, "n k"],
-    labels: Num[np.ndarray, "n k"],
+    scores: Num[np.ndarray, "n ..."],
+    labels: Num[np.ndarray, "n ..."],
     *,
+    label_mask: Num[np.ndarray, "n ..."] | None = None,
     groups: Sequence[Any] | np.ndarray | None,
-    label_mask: Num[np.ndarray, "n k"] | None = None,
-    level: float = 0.95,
     n_resamples: int = 10_000,
     method: str = "bca",
+    strata: Sequence[Any] | np.ndarray | None = None,
+    level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """A metric of one run with its interval over patients.
 
     Args:
-      metric: a name in METRICS, or a function like those; "accuracy" and "auroc" have fast paths.
-      scores: of the run.
-      labels: 0 or 1.
+      metric: a name in METRICS, or a function (scores, labels, label_mask or None) -> a number or a Metric. Names of
+        `weighted.FAST` are fast, others are called once a resample, and for BCa once a patient.
+      scores: of the run; a function of one's own may take any array with a row for each case.
+      labels: 0 or 1, likewise.
+      label_mask: 1 where the label is known; None: all are.
       groups: the patient of each case; None says that each case is a patient of its own. Has no default: forgetting
         it makes intervals too narrow.
-      label_mask: 1 where the label is known; None: all are.
-      level: coverage.
       n_resamples: B.
       method: "bca" or "percentile".
+      strata: the stratum of each case, the same for all cases of a patient; None: all in one.
+      level: coverage.
       seed: of the draws.
 
     Returns:
       The interval; NaN ends with a reason where there is none.
+
+    Raises:
+      UserError: an unknown metric; a patient in two strata.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
-    r = resample(metric, [scores], labels, groups=groups, label_mask=label_mask, n_resamples=n_resamples, seed=seed)
+    if not 0 < level < 1 or n_resamples < 1:
+        raise ValueError(f"level {level} must lie in (0, 1), n_resamples {n_resamples} be positive")
+    r = resample(
+        metric,
+        [scores],
+        labels,
+        groups=groups,
+        label_mask=label_mask,
+        strata=strata,
+        n_resamples=n_resamples,
+        seed=seed,
+        jackknife=method == "bca",
+    )
     return interval_of_mean(r, slice(None), level=level, method=method)
 
 
@@ -263,6 +348,7 @@ def paired_bootstrap(
     *,
     groups: Sequence[Any] | np.ndarray | None,
     label_mask: Num[np.ndarray, "n k"] | None = None,
+    strata: Sequence[Any] | np.ndarray | None = None,
     level: float = 0.95,
     n_resamples: int = 10_000,
     seed: int = 0,
@@ -276,6 +362,7 @@ def paired_bootstrap(
       labels: 0 or 1.
       groups: the patient of each case, or None (see `bootstrap_interval`).
       label_mask: 1 where known; None: all are.
+      strata: as for `bootstrap_interval`.
       level: coverage of the interval.
       n_resamples: B.
       seed: of the draws.
@@ -286,8 +373,10 @@ def paired_bootstrap(
         labels,
         groups=groups,
         label_mask=label_mask,
+        strata=strata,
         n_resamples=n_resamples,
         seed=seed,
+        jackknife=False,
     )
     return paired_difference(r, slice(0, len(scores_a)), slice(len(scores_a), None), level=level)
 

@@ -59,6 +59,41 @@ def smallest_detectable_welch(
     return float(optimize.brentq(lambda d: welch_power(d, error, df, alpha) - power, 0.0, high, xtol=1e-12 * high))
 
 
+def seeds_needed(
+    delta: float, sd_a: float, sd_b: float, *, alpha: float, power: float = 0.8, most: int = 10_000
+) -> int | None:
+    """The least number of seeds of each start with which Welch's test finds a true difference with `power`.
+
+    Args:
+      delta: the difference that matters, in the metric's unit; its sign does not count.
+      sd_a: standard deviation over seeds of one start, as known or guessed beforehand.
+      sd_b: of the other.
+      alpha: two-sided level, corrected for the family.
+      power: probability of finding it.
+      most: where to give up.
+
+    Returns:
+      Seeds of each start, at least 2; None where more than `most` are needed.
+    """
+    if not delta or min(sd_a, sd_b) < 0 or not sd_a + sd_b > 0:
+        raise ValueError(f"delta must not be 0, spreads not below 0 nor both 0; got {delta}, {sd_a}, {sd_b}")
+
+    def found(n: int) -> bool:
+        va, vb = sd_a**2 / n, sd_b**2 / n
+        df = (va + vb) ** 2 / ((va**2 + vb**2) / (n - 1))
+        return welch_power(abs(delta), math.sqrt(va + vb), df, alpha) >= power
+
+    low, high = 1, 2  # power rises with n
+    while not found(high):
+        if high >= most:
+            return None
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if found(middle) else (middle, high)
+    return high
+
+
 def smallest_detectable_bootstrap(standard_error: float, *, alpha: float, power: float = 0.8) -> float:
     """The true difference that the paired bootstrap finds with `power` over these patients: (z + z') x its error."""
     return float((stats.norm.isf(alpha / 2) + stats.norm.ppf(power)) * standard_error)
