@@ -1,0 +1,185 @@
+"""Predictions of another program, from a CSV to run folders: from there on they are runs like ours.
+
+A row for each case and run. Columns: case_id, patient, start, seed; a score_<label> for each label, in [0, 1]; and
+either label (the name of the one true label) or a label_<label> for each label (0, 1, or empty where not known).
+Optional: split, task, protocol, variant, checkpoint and the facts sex, age_band, scanner, site.
+docs/compare_your_runs.md is the user's page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import hashlib
+from pathlib import Path
+import re
+from typing import Any
+
+import numpy as np
+
+from radnet_jax.errors import UserError, nearest
+from radnet_jax.evaluation import ledger, metrics
+from radnet_jax.evaluation.checks import check_predictions
+from radnet_jax.evaluation.compare import LAST_STARTS
+from radnet_jax.evaluation.ledger import Predictions, Run
+from radnet_jax.evaluation.metrics import METRICS
+from radnet_jax.evaluation.results import CASE_COLUMNS, check_columns, number, read_rows
+
+FACTS = ("sex", "age_band", "scanner", "site")
+_NAMES = ("task", "protocol", "start", "variant", "seed")  # of a run
+_DEFAULTS = {"split": "test", "task": "task", "protocol": "predictions", "variant": "", "checkpoint": ""}
+_SCORE, _LABEL = "score_", "label_"
+
+Rows = Sequence[tuple[int, Mapping[str, str]]]
+
+
+def import_predictions(path: str | Path, out_dir: str | Path, *, primary_metric: str) -> list[Run]:
+    """Writes each run of the table as a run folder below `out_dir` and returns them, checked against each other.
+
+    Run again with the same table, the folders are read as they are.
+
+    Raises:
+      UserError: a missing or unknown column, a cell that is no number, a label or score out of range, a case twice in a
+        run, two runs of a start with the same scores, a patient in two splits, runs of a task with different cases, an
+        unknown metric or one that is not for these labels, folders of another table.
+    """
+    header, rows = read_rows(path)
+    labels = [c.removeprefix(_SCORE) for c in header if c.startswith(_SCORE)]
+    if not labels:
+        raise UserError(f"table {path} lacks the scores", got=", ".join(header), expected=f"a column {_SCORE}<label>")
+    one_of = "label" in header
+    truth = ["label"] if one_of else [_LABEL + name for name in labels]
+    scores = [_SCORE + name for name in labels]
+    check_columns(path, header, (*CASE_COLUMNS, *scores, *truth), (*_DEFAULTS, *FACTS))
+    task_kind = "single_label" if one_of else "multi_label"
+    if task_kind not in metrics.task_kinds(primary_metric):
+        fit = [m for m in METRICS.names() if task_kind in metrics.task_kinds(m)]
+        raise UserError(f"metric {primary_metric!r} is not for {task_kind} predictions", expected=", ".join(fit))
+    by_run: dict[tuple[str, ...], list[tuple[int, Mapping[str, str]]]] = {}
+    for line, row in rows:
+        row = {**_DEFAULTS, **row}
+        for column in ("start", "seed"):
+            if not row[column]:
+                raise UserError(f"table {path} line {line}: {column} is empty", expected="a name")
+        by_run.setdefault(tuple(row[c] for c in _NAMES), []).append((line, row))
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    runs = []
+    for key, members in by_run.items():
+        predictions = _predictions(path, members, labels, one_of)
+        runs.append(
+            _write(Path(out_dir), Path(path), digest, key, members, predictions, labels, task_kind, primary_metric)
+        )
+    _check_copies(runs)
+    ledger.check_runs(runs)
+    return runs
+
+
+def _predictions(path: str | Path, rows: Rows, labels: Sequence[str], one_of: bool) -> Predictions:
+    n, k = len(rows), len(labels)
+    truth, mask = np.zeros((n, k)), np.ones((n, k))
+    for i, (line, row) in enumerate(rows):
+        if one_of:
+            name = row["label"]
+            if name and name not in labels:
+                where = f"table {path} line {line}: label out of range{nearest(name, labels)}"
+                raise UserError(where, got=repr(name), expected=", ".join(labels))
+            truth[i], mask[i] = [name == label for label in labels], float(bool(name))
+        else:
+            values = np.array([number(path, line, _LABEL + label, row[_LABEL + label]) for label in labels])
+            mask[i] = ~np.isnan(values)
+            truth[i] = np.nan_to_num(values)
+    score = np.array(
+        [[number(path, line, _SCORE + label, row[_SCORE + label]) for label in labels] for line, row in rows]
+    )
+    return Predictions(
+        split=np.array([row["split"] for _, row in rows]),
+        case_id=np.array([row["case_id"] for _, row in rows]),
+        patient=np.array([row["patient"] for _, row in rows]),
+        scores=score,
+        labels=truth,
+        label_mask=mask,
+        facts={c: [row[c] or None for _, row in rows] for c in FACTS if c in rows[0][1]},
+    )
+
+
+def _write(
+    out_dir: Path,
+    path: Path,
+    digest: str,
+    key: tuple[str, ...],
+    rows: Rows,
+    predictions: Predictions,
+    labels: Sequence[str],
+    task_kind: str,
+    primary_metric: str,
+) -> Run:
+    names = dict(zip(_NAMES, key))
+    title = " ".join(filter(None, (*key[:-1], f"seed {names['seed']}")))
+    if not re.fullmatch(r"\d{1,18}", names["seed"]):
+        raise UserError(f"{title}: seed", got=repr(names["seed"]), expected="a whole number")
+    check_predictions(predictions, task_kind, labels, where=f"run {title!r} of {path}")
+    checkpoints = sorted({row["checkpoint"] for _, row in rows})
+    if len(checkpoints) > 1:
+        raise UserError(f"run {title!r} has several checkpoints", got=", ".join(checkpoints), expected="one a run")
+    of = {split: predictions.of(split) for split in ("val", "test")}
+    results = {
+        split: METRICS.get(primary_metric)(p.scores, p.labels, p.label_mask) for split, p in of.items() if len(p)
+    }
+    fingerprint = _digest(*(np.asarray(a) for a in (of["test"].case_id, of["test"].labels)))
+    config: dict[str, Any] = {"table": path.name, "sha256": digest, "primary_metric": primary_metric, **names}
+    code = ledger.code_version()
+    record = {
+        **names,
+        "run_id": ledger.run_id(config, fingerprint, code),
+        "name": title,
+        "kind": "foreign",
+        "seed": int(names["seed"]),
+        "seed_varies": True,
+        "checkpoint": checkpoints[0] or (None if names["start"] in LAST_STARTS else names["start"]),
+        "primary_metric": primary_metric,
+        "metrics": {split: {primary_metric: metric} for split, metric in results.items()},
+        "label_names": list(labels),
+        "task_kind": task_kind,
+        "config": config,
+        "dataset": {
+            "name": path.name,
+            "fingerprint": fingerprint,
+            "splits": {s: len(p) for s, p in of.items() if len(p)},
+        },
+        "code": code,
+        "versions": {},
+        "topology": {"platform": "unknown", "device_kind": "unknown", "devices": 0, "processes": 0},
+        "timings": {"total_s": 0.0},
+        "adapter": None,
+    }
+    folder = out_dir / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', title)}-{_digest(np.array(key))[:6]}"
+    if ledger.is_finished(folder):
+        run = ledger.read_run(folder)
+        if run.config != config:
+            raise UserError(f"{folder} holds a run of another table", fix="choose another --workdir")
+        return run
+    ledger.write_run(folder, record, predictions=predictions)
+    return ledger.read_run(folder)
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update("\0".join(map(str, array.ravel().tolist())).encode() + b"\1")
+    return digest.hexdigest()
+
+
+def _check_copies(runs: Sequence[Run]) -> None:
+    """Refuses two runs of a start whose scores are equal in every case: a copy that would shrink the spread."""
+    seen: dict[tuple[str, ...], Run] = {}
+    for run in runs:
+        p = run.predictions
+        order = np.argsort(np.asarray(p.case_id, dtype=str), kind="stable")
+        if np.isnan(p.scores).all():
+            continue
+        key = (run.task, run.protocol, run.start, run.variant, _digest(np.asarray(p.scores)[order]))
+        if key in seen:
+            raise UserError(
+                f"runs {seen[key].name!r} and {run.name!r} have the same scores in every case",
+                fix="remove the copy; where the seed changes nothing, give one run",
+            )
+        seen[key] = run
