@@ -159,7 +159,9 @@ def _judged(row: Comparison, p_corrected: float, alpha: float) -> Comparison:
     if p_corrected < alpha:
         first, second = verdicts.better_of(row)
         return _marked(row, f"{first} is better than {second}")
-    return _marked(row, EQUIVALENT if row.p_equivalent < row.alpha else NOT_ENOUGH)
+    # As in `compare`, the interval that is shown lies inside the margin: stricter than the two one-sided tests.
+    inside = tests.inside_margin(row.low, row.high, row.margin)
+    return _marked(row, EQUIVALENT if inside else NOT_ENOUGH)
 
 
 def _place(item: Comparison | Group) -> Place:

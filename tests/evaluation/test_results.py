@@ -148,6 +148,21 @@ def test_means_and_sds_give_the_t_test_of_the_runs(tmp_path, ddof):
     assert (row.t, row.df, row.p) == pytest.approx((expected.statistic, expected.df, expected.pvalue), rel=1e-9)
 
 
+def test_equivalent_says_that_the_interval_lies_inside_the_margin(tmp_path):
+    values = {"a": [0.900, 0.912, 0.906, 0.909], "b": [0.899, 0.895, 0.905, 0.903], "c": [0.901, 0.897, 0.902, 0.899]}
+    cells = read_results(table(tmp_path / "t.csv", values))
+    margins = np.linspace(0.005, 0.05, 30)
+    seen = set()
+    for margin in margins:
+        for row in compare_results(cells, margin=float(margin)).rows:
+            if row.p_corrected >= 0.05:
+                inside = -margin < row.low and row.high < margin
+                assert (row.verdict == "equivalent") == inside
+                assert not inside or row.p_equivalent < row.alpha
+                seen.add(row.verdict)
+    assert seen == {"equivalent", "not enough evidence"}
+
+
 def test_a_mean_without_sd_is_shown_but_not_tested(tmp_path):
     text = "task,initialization,mean,std,n_runs\nR,a,0.9,,10\nR,b,0.8,0.1,10\n"
     row = compare_results(read_results(write(tmp_path / "t.csv", text))).rows[0]
