@@ -205,7 +205,7 @@ def _primary(cells: Sequence[Cell], declared: Sequence[str]) -> list[Place]:
                 f"task {' '.join(filter(None, task))} needs one primary metric",
                 got=", ".join(own) or f"none of {', '.join(declared)}",
                 expected=f"one of {', '.join(names)}",
-                fix="declare it before looking: --config.primary_metric=\"('NAME',)\"",
+                fix="declare it before looking: --config.primary_metric=NAME",
             )
         if any(part in _LOWER_IS_BETTER for part in own[0].lower().replace("-", "_").split("_")):
             raise UserError(f"primary metric {own[0]!r}", expected="a metric of which higher is better")

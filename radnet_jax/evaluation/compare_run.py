@@ -94,8 +94,8 @@ def _check(config: ConfigDict) -> str:
     if kind == "cases" and len(config.primary_metric) != 1:
         raise UserError(
             "a table of predictions needs its primary metric declared before looking",
-            got=tuple(config.primary_metric),
-            fix="--config.primary_metric=\"('auroc',)\"",
+            got=", ".join(config.primary_metric) or "none",
+            fix="--config.primary_metric=auroc",
         )
     return kind
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy import stats
 
 from radnet_jax import main
 from radnet_jax.errors import UserError
-from radnet_jax.evaluation import compare_run, export, ledger
+from radnet_jax.evaluation import compare_run, export, foreign, ledger
 from tests.evaluation.simulated import Cases, study
 from tests.evaluation.test_foreign import rows_of, write
 from tests.evaluation.test_published import LINEVAL
@@ -110,6 +111,7 @@ def test_predictions_of_another_program_by_the_command_line(tmp_path):
         ({"table": "RUNS", "std_ddof": 0}, "config.std_ddof is not read for a table of runs"),
         ({"table": "RUNS", "protocol": "radnet"}, 'did you mean "radnet_published"'),
         ({"table": "RUNS", "alpha": 2.0}, "settings of the comparison out of range"),
+        ({"table": "CASES", "primary_metric": ("auroc",), "seed": -1}, "out of range; .*seed=-1"),
         ({"table": "RUNS", "experiments": ("E9",)}, "no experiment 'E9'"),
         ({"table": "nowhere.csv"}, "table nowhere.csv can't be read"),
     ],
@@ -136,3 +138,18 @@ def test_latex_shows_any_name_as_it_is(tmp_path):
     body = [line for line in text.splitlines() if line.endswith("\\\\")]
     assert {line.replace(r"\&", "").count("&") for line in body} == {7}
     assert export.latex("a~b^c") == r"a\textasciitilde{}b\textasciicircum{}c"
+
+
+def test_the_page_for_users_says_what_its_table_gives(tmp_path, capsys):
+    page = (ROOT / "docs" / "compare_your_runs.md").read_text()
+    cases, runs = re.findall(r"```csv\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "results.csv").write_text(runs)
+    compare_run.run(config(table=str(tmp_path / "results.csv")), tmp_path / "out")
+    assert re.findall(r"prints\n\n```\n(.*?)\n```", page)[0] in capsys.readouterr().out
+    (tmp_path / "predictions.csv").write_text(cases)
+    read = foreign.import_predictions(tmp_path / "predictions.csv", tmp_path / "runs", primary_metric="auroc")
+    assert [(r.start, r.predictions.label_mask.sum()) for r in read] == [("imagenet", 3), ("radnet", 3)]
+    for name in re.findall(r"--config\.(\w+)", page):
+        assert name in config()
+    for column in re.findall(r"`(\w+)`", page[page.index("## Reading") :].split("`exploratory` rows")[0]):
+        assert column in (*export.COLUMNS, "equivalent", "undefined", "primary", "exploratory", "published")
