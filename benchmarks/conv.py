@@ -1,16 +1,20 @@
 """What the choice of formulation in `models/conv.py` and `models/pool.py` gains: one training step of a ResNet.
 
     python benchmarks/conv.py --depth=18 --base_width=16 --size=64 --batch=256
+    python benchmarks/conv.py --base_width=64 --batch=32 --core=0
 
 Prints one JSON object a line for: the library's convolution and pooling throughout ("plain"), ours, and the same step
 in PyTorch (channels_last, no compilation), where it is installed. Rounds alternate between them, so that other load on
-the machine meets all alike; the ratios are medians over the rounds of images/s against the same round's peer.
+the machine meets all alike; the ratios are medians over the rounds of images/s against the same round's peer. With
+`--core` all run on that core with one thread, and seconds are processor time: other load on the machine slows PyTorch's
+threads many times more than JAX's, and the ratios of wall-clock time then say little.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 import json
+import os
 import time
 from typing import Any
 from unittest import mock
@@ -18,11 +22,12 @@ from unittest import mock
 from absl import app, flags
 import flax.linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from radnet_jax.models import MODELS, conv, resnet
+from radnet_jax.models import MODELS, resnet
 from radnet_jax.optim import make_optimizer
 from radnet_jax.schedules import constant
 
@@ -30,6 +35,7 @@ _DEPTH = flags.DEFINE_enum("depth", "18", ["18", "34", "50"], "ResNet depth.")
 _WIDTH = flags.DEFINE_integer("base_width", 16, "Channels of the first stage.")
 _SIZE = flags.DEFINE_integer("size", 64, "Pixels a side.")
 _BATCH = flags.DEFINE_integer("batch", 256, "Images a step.")
+_CORE = flags.DEFINE_integer("core", -1, "Core to be pinned to, in processor time; -1: all cores, wall-clock time.")
 _ROUNDS = flags.DEFINE_integer("rounds", 8, "Timed steps of each.")
 
 
@@ -65,7 +71,7 @@ def plain_step(image: np.ndarray) -> Callable[[], None]:
         return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
     with (
-        mock.patch.object(conv, "formulation", return_value="library"),
+        mock.patch.object(resnet, "conv_general_dilated", lax.conv_general_dilated),
         mock.patch.object(resnet, "max_pool_3x3", pool),
     ):
         return jax_step(image)
@@ -73,38 +79,12 @@ def plain_step(image: np.ndarray) -> Callable[[], None]:
 
 def torch_step(image: np.ndarray) -> Callable[[], None]:
     """The same network and step in PyTorch; raises ImportError where it is not installed."""
+    from peers import torch_simclr
     import torch
-    from torch import nn as tn
 
-    class Block(tn.Module):
-        def __init__(self, inputs: int, features: int, stride: int, bottleneck: bool):
-            super().__init__()
-            out = features * (4 if bottleneck else 1)
-            kernels = ((1, 1), (3, stride), (1, 1)) if bottleneck else ((3, stride), (3, 1))
-            layers: list[Any] = []
-            width = inputs
-            for i, (kernel, s) in enumerate(kernels):
-                to = out if i == len(kernels) - 1 else features
-                layers += [tn.Conv2d(width, to, kernel, s, kernel // 2, bias=False), tn.BatchNorm2d(to), tn.ReLU(True)]
-                width = to
-            self.branch = tn.Sequential(*layers[:-1])
-            self.down: Any = tn.Identity()
-            if inputs != out or stride != 1:
-                self.down = tn.Sequential(tn.Conv2d(inputs, out, 1, stride, bias=False), tn.BatchNorm2d(out))
-
-        def forward(self, x: Any) -> Any:
-            return torch.relu(self.branch(x) + self.down(x))
-
-    depth, width = int(_DEPTH.value), _WIDTH.value
-    layers: list[Any] = [tn.Conv2d(3, width, 7, 2, 3, bias=False), tn.BatchNorm2d(width), tn.ReLU(True)]
-    layers.append(tn.MaxPool2d(3, 2, 1))
-    inputs = width
-    for i, blocks in enumerate(resnet.BLOCKS[depth]):
-        for j in range(blocks):
-            layers.append(Block(inputs, width * 2**i, 2 if i > 0 and j == 0 else 1, depth >= 50))
-            inputs = width * 2**i * (4 if depth >= 50 else 1)
-    net: Any = tn.Sequential(*layers, tn.AdaptiveAvgPool2d(1), tn.Flatten())
-    net.to(memory_format=torch.channels_last)
+    if _CORE.value >= 0:
+        torch.set_num_threads(1)
+    net = torch_simclr.resnet(int(_DEPTH.value), _WIDTH.value)
     tx = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     x = torch.from_numpy(image.transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
 
@@ -119,6 +99,9 @@ def torch_step(image: np.ndarray) -> Callable[[], None]:
 
 def main(argv: list[str]) -> None:
     del argv
+    if _CORE.value >= 0:
+        os.sched_setaffinity(0, {_CORE.value})  # before the libraries count the cores
+    clock = time.perf_counter if _CORE.value < 0 else time.process_time
     image = np.random.default_rng(0).standard_normal((_BATCH.value, _SIZE.value, _SIZE.value, 3)).astype(np.float32)
     steps = {"plain": plain_step(image), "ours": jax_step(image)}
     try:
@@ -128,9 +111,9 @@ def main(argv: list[str]) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(_ROUNDS.value):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     for name, times in seconds.items():
         ratios = {
             f"ratio_to_{peer}": round(float(np.median(np.array(seconds[peer]) / times)), 2)
@@ -141,6 +124,7 @@ def main(argv: list[str]) -> None:
             "what": name,
             "network": f"resnet{_DEPTH.value}, width {_WIDTH.value}, {_SIZE.value} px, batch {_BATCH.value}",
             "platform": jax.default_backend(),
+            "clock": "wall-clock, all cores" if _CORE.value < 0 else "processor time, one core",
             "images_per_s_best": round(_BATCH.value / min(times), 1),
             "images_per_s_median": round(_BATCH.value / float(np.median(times)), 1),
             **ratios,

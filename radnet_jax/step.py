@@ -14,13 +14,14 @@ import optax
 
 from radnet_jax import monitors, rng, sharding
 from radnet_jax.augment import recipes
+from radnet_jax.augment.tiles import make_tiles
 from radnet_jax.augment.views import augment_image, make_local_views, make_views
 from radnet_jax.objectives import Batch, Objective
 from radnet_jax.online import LinearProbe
 from radnet_jax.preprocessing import Adapter
 from radnet_jax.state import LossAux, TrainState
 
-MADE = frozenset({"views", "local_views"})  # batch keys that are made of the image
+MADE = frozenset({"views", "local_views", "tiles"})  # batch keys that are made of the image
 
 
 def train_step(
@@ -172,6 +173,8 @@ def prepare(
         out["views"] = make_views(image, adapter, recipe, key, 2, mesh=mesh)
     if "local_views" in requires:
         out["local_views"] = make_local_views(image, adapter, recipe, key, 2, mesh=mesh)
+    if "tiles" in requires:
+        out["tiles"] = make_tiles(image, adapter, recipe, key, mesh=mesh)
     if "image" in requires:
         mask = batch["segmentation"] if "segmentation" in requires else None
         out["image"], moved = augment_image(image, adapter, recipe, key, mask, mesh=mesh)

@@ -85,6 +85,7 @@ def write_report(config: ConfigDict, workdir: Path, jobs: Sequence[Job]) -> Path
     warnings = (
         [f"{others} other finished run(s) in this folder are not of this study and were left out."] if others else []
     )
+    warnings = [*config.notes, *warnings]
     comparisons = compare([r for r in runs if r.judged], **plain(config.compare))
     shown = examples.write(config, workdir) if config.report.images else []
     return report.write_report(

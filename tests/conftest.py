@@ -1,7 +1,9 @@
 """Shared set-up of the tests: 8 forced CPU devices and one compilation cache for all of them."""
 
+import gc
 import os
 from pathlib import Path
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -13,6 +15,22 @@ import pytest
 
 REAL_DATA = Path(os.environ.get("RADNET_JAX_TEST_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 REFERENCE_TABLES = Path(os.environ.get("RADNET_JAX_TEST_TABLES", REAL_DATA.parent / "reference"))
+
+
+MAPPINGS = 20_000  # of memory, of the 65,530 that Linux gives a process: a compiled program takes tens, and is kept
+
+
+@pytest.fixture(autouse=True)
+def few_compiled_programs():
+    """Lets go of compiled programs now and then: a process without mappings left dies in the compiler."""
+    yield
+    maps = Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.is_file() and maps.read_bytes().count(b"\n") > MAPPINGS:
+        from tests import every_objective
+
+        every_objective.forget()
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

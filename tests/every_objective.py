@@ -1,6 +1,6 @@
 """Some steps of each pretraining config, and of classification, on any devices; tests find later ones by themselves.
 
-    python -m tests.every_objective DATASET OUT.json HOST:PORT 2 0     (and 1; or 4 and 0 to 3)
+    python -m tests.every_objective DATASET OUT.json HOST:PORT 2 0 simclr,moco_v2     (and 1; or 4 and 0 to 3)
 
 runs them as one of several processes and writes the losses.
 """
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 from ml_collections import FrozenConfigDict
+import pytest
 
 from radnet_jax import distributed, sharding, train
 from radnet_jax.main import load_config
@@ -22,6 +23,9 @@ from radnet_jax.step import MADE, compiled_prepare, compiled_step
 from tests import tiny
 
 NAMES = [*sorted(path.stem for path in (tiny.ROOT / "configs" / "pretrain").glob("[!_]*.py")), "classification"]
+# Compiled in every test run, one of each kind: in-batch negatives; queue and target; prototypes and local views; bank,
+# queue and phases with a pass; a ViT; labels. The others are slow tests.
+QUICK = ("simclr", "moco_v2", "swav", "pcl_v2", "mae", "classification")
 SIZE = 24
 BATCH = 64
 
@@ -55,6 +59,11 @@ def config(name, dataset, **changes):
     return tiny.config(path, f"{variant},size={SIZE}", dataset, **changes)
 
 
+def marked(names=NAMES, quick=QUICK):
+    """Names for parametrize: those that are not quick are slow tests."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def one_for_each_objective():
     """One config of each registered objective, the last by name: the newest version, mostly."""
     return set({load(name).objective.name: name for name in NAMES}.values())
@@ -65,7 +74,7 @@ def trained(config, devices=None, count=3):
     return _trained(FrozenConfigDict(config), devices, count)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=6)
 def _trained(config, devices, count):
     mesh = sharding.make_mesh(devices, replica=config.mesh.replica)
     parts = assemble(config, mesh)
@@ -94,10 +103,15 @@ def _trained(config, devices, count):
     return Trained(losses, state, prepare, step)
 
 
+def forget():
+    """Lets go of what was computed, and of the programs that computed it."""
+    _trained.cache_clear()
+
+
 def main():
-    dataset, out, coordinator, count, number = sys.argv[1:]
+    dataset, out, coordinator, count, number, names = sys.argv[1:]
     distributed.start(coordinator, int(count), int(number))
-    values = {name: trained(config(name, dataset)).losses for name in NAMES}
+    values = {name: trained(config(name, dataset)).losses for name in names.split(",")}
     if distributed.is_first():
         Path(out).write_text(json.dumps(values))
 

@@ -20,7 +20,7 @@ from radnet_jax.online import LinearProbe
 from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
 from radnet_jax.state import LossAux, TrainState
 from radnet_jax.step import compiled_observe, compiled_prepare, compiled_step, train_step
-from tests import every_objective, tiny
+from tests import tiny
 
 
 def pretraining(dataset, **changes):
@@ -175,24 +175,6 @@ def in_order(accumulate):
 def test_parts_of_a_batch_hand_out_the_rows_in_order():
     np.testing.assert_array_equal(in_order(1), 2 * np.arange(48.0).reshape(16, 1, 3))
     np.testing.assert_array_equal(in_order(4), in_order(1))
-
-
-@pytest.mark.parametrize("name", every_objective.NAMES)
-def test_each_pretraining_objective_hands_out_features_for_the_probe(ct_dataset, name):
-    config = every_objective.config(name, ct_dataset)
-    parts = assemble(config)
-    objective, recipe, (tx, _) = make_objective(config, parts), make_recipe(config, parts), make_tx(config)
-    state = train.initial_state(config, parts, objective, tx, recipe)
-    shapes = train._batch_shapes(config, parts, objective, recipe)
-    batch = {k: jax.ShapeDtypeStruct((8, *x.shape[1:]), x.dtype) for k, x in shapes.items()}
-    _, aux = jax.eval_shape(objective.loss, state.params, state, batch, jax.random.key(0))
-    if "labels" in objective.requires:
-        assert aux.features is None  # it is trained by labels, and watched by its accuracy
-        return
-    image = jax.ShapeDtypeStruct((1, 24, 24, 3), "float32")
-    outputs = jax.eval_shape(objective.predict, state.params, state.model_state, {"image": image})
-    assert (aux.features.shape[0], aux.features.shape[-1]) == (8, outputs["features"].shape[-1])
-    assert aux.embedding is None or aux.embedding.shape[0] == 8
 
 
 def test_neighbours_are_those_of_the_probe_of_frozen_features(ct_dataset):

@@ -15,7 +15,7 @@ import pytest
 
 from radnet_jax import sharding, trees
 from tests import every_objective, tiny
-from tests.every_objective import BATCH, NAMES, SIZE, trained
+from tests.every_objective import BATCH, NAMES, QUICK, SIZE, trained
 
 IMAGES = BATCH * SIZE * SIZE * 3
 FSDP = ((r"stem_conv", "replicated"), (r".*kernel", "largest"))
@@ -28,7 +28,7 @@ def small_networks():
         yield
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=every_objective.marked())
 def config(request, ct_dataset):
     return every_objective.config(request.param, ct_dataset)
 
@@ -132,8 +132,15 @@ def test_collectives_are_read_as_compilers_write_them(line, found):
     assert sharding.collectives(line) == found
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_give_the_losses_of_one(ct_dataset, tmp_path, processes):
+@pytest.mark.parametrize(
+    ("processes", "names"),
+    [
+        (2, QUICK),
+        pytest.param(2, sorted({*NAMES} - {*QUICK}), marks=pytest.mark.slow),
+        pytest.param(4, NAMES, marks=pytest.mark.slow),
+    ],
+)
+def test_processes_give_the_losses_of_one(ct_dataset, tmp_path, processes, names):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
@@ -141,14 +148,18 @@ def test_processes_give_the_losses_of_one(ct_dataset, tmp_path, processes):
     command = [sys.executable, "-m", "tests.every_objective", ct_dataset, tmp_path / "losses", f"localhost:{port}"]
     started = [
         subprocess.Popen(
-            [*map(str, command), str(processes), str(i)], cwd=tiny.ROOT, env=env, stderr=subprocess.PIPE, text=True
+            [*map(str, command), str(processes), str(i), ",".join(names)],
+            cwd=tiny.ROOT,
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for i in range(processes)
     ]
-    errors = [p.communicate(timeout=500)[1] for p in started]
+    errors = [p.communicate(timeout=200 * len(names))[1] for p in started]
     assert [p.returncode for p in started] == [0] * processes, errors
     losses = json.loads((tmp_path / "losses").read_text())
-    assert sorted(losses) == NAMES
-    for name in NAMES:
+    assert set(losses) == set(names)
+    for name in names:
         expected = trained(every_objective.config(name, ct_dataset), 8).losses
         np.testing.assert_allclose(losses[name], expected, rtol=2e-4)

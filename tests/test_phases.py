@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radnet_jax import sharding
+from radnet_jax import checkpoint, phases, sharding, train
 from radnet_jax.objectives import Defaults, Phase, bank
 from radnet_jax.parts import assemble
 from radnet_jax.phases import Phases, is_due
@@ -69,3 +69,39 @@ def test_a_pass_shows_every_example_once(ct_dataset, devices):
     assert state.objective_state["bank"]["mean"].sharding.is_equivalent_to(sharding.batch_sharding(parts.mesh), 1)
     assert set(metrics) == {"read_drawn", "sum_drawn"}
     assert float(metrics["read_drawn"]) != float(metrics["sum_drawn"])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(("name", "where"), [("pcl_v2", "within the pass"), ("deepcluster_v2", "after the clusters")])
+def test_a_run_killed_at_a_phase_goes_on_bit_for_bit(ct_dataset, tmp_path, monkeypatch, name, where):
+    config = every_objective.config(name, ct_dataset, total_steps=4, eval_batch_size=16)  # an epoch is one step
+    train.run(config, tmp_path / "whole")
+    batches, run = phases.eval_batches, Phases.run
+
+    def some_batches(*args, **kwargs):
+        for number, batch in enumerate(batches(*args, **kwargs)):
+            if number == 2:
+                raise Killed
+            yield batch
+
+    def killed(self, state, step):
+        if step != 3:
+            return run(self, state, step)
+        if where == "within the pass":
+            monkeypatch.setattr(phases, "eval_batches", some_batches)
+        run(self, state, step)
+        raise Killed
+
+    monkeypatch.setattr(Phases, "run", killed)
+    with pytest.raises(Killed):
+        train.run(config, tmp_path / "killed")
+    assert checkpoint.latest_folder(tmp_path / "killed").name == "2"
+    monkeypatch.undo()
+    train.run(config, tmp_path / "killed")
+    whole, killed = (checkpoint.load_arrays(tmp_path / n / "checkpoints" / "4")[0] for n in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    for key, array in whole.items():
+        np.testing.assert_array_equal(array, killed[key], err_msg=key)

@@ -32,6 +32,7 @@ def tiny_config(**changes):
             section["input"]["size"] = (24, 24)
     config["tasks"]["body_region"]["input"]["size"] = (24, 24)
     config["compare"]["n_resamples"] = 200
+    config["notes"] = ("A note of the config.",)
     return ConfigDict(config | changes).lock()
 
 
@@ -51,6 +52,7 @@ def test_ends_in_a_report(finished):
     pairs = {(r["protocol"], r["a"], r["b"]) for r in comparisons["rows"]}
     assert len(pairs) == 2 * 3  # two protocols, three starts
     assert str(workdir) not in text
+    assert "A note of the config." in text
 
 
 def test_seeds_run_only_where_they_vary_something(finished):

@@ -32,6 +32,7 @@ def study(name: str) -> ConfigDict:
             seed=0,
         )
     )
+    config.notes = ()  # sentences for the report: what the study can't show
     config.report = ConfigDict(dict(images=True))
     return config
 

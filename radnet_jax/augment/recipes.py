@@ -17,7 +17,7 @@ _CHANCES = (
     *("affine", "resized_crop", "hflip", "vflip", "jitter", "grayscale", "gamma", "sharpness", "blur", "solarize"),
     *("noise", "rician", "erase"),
 )
-_RANGES = ("crop", "crop_ratio", "blur_sigma", "erase_area", "erase_ratio", "local_crop")
+_RANGES = ("crop", "crop_ratio", "blur_sigma", "erase_area", "erase_ratio", "local_crop", "tile_crop")
 _STRENGTHS = (
     *("window_shift", "window_scale", "rotate", "zoom", "shear", "translate", "brightness", "contrast", "saturation"),
     *("hue", "gamma_strength", "sharpness_factor", "noise_std", "rician_std"),
@@ -70,6 +70,7 @@ class Recipe:
       local_views: small views of each image beside the others, for objectives that ask for them.
       local_size: side of a local view as a fraction of the others'.
       local_crop: as `crop`, of local views.
+      tile_crop: as `crop`, of what is cut into tiles, for objectives that ask for them.
       groups: parts of the batch that share their draws; 0 gives each example its own.
       dtype: "float32" or "bfloat16", of the arithmetic's results and the views.
     """
@@ -110,6 +111,7 @@ class Recipe:
     local_views: int = 0
     local_size: float = 96 / 224
     local_crop: tuple[float, float] = (0.05, 0.14)
+    tile_crop: tuple[float, float] = (0.6, 1.0)
     groups: int = 0
     dtype: str = "float32"
 
@@ -126,7 +128,7 @@ class Recipe:
             value = getattr(self, name)
             pair = isinstance(value, tuple) and len(value) == 2 and all(_is_number(v) for v in value)
             self._expect(name, pair and 0 < value[0] <= value[1], "0 < low <= high")
-        for name in ("crop", "erase_area", "local_crop"):
+        for name in ("crop", "erase_area", "local_crop", "tile_crop"):
             self._expect(name, getattr(self, name)[1] <= 1, "fractions of the area, up to 1")
         for name in _STRENGTHS:
             value = getattr(self, name)
@@ -198,19 +200,15 @@ def insdis() -> Recipe:
 
 
 @_recipe
+def infomin() -> Recipe:
+    """InfoMin for photographs (Tian et al. 2020; crops and colours of the authors' code), without its RandAugment."""
+    return dataclasses.replace(simclr(), crop=(0.2, 1.0))
+
+
+@_recipe
 def moco_v2() -> Recipe:
     """MoCo v2 for photographs (Chen, Fan, Girshick & He 2020, section 3; jitter of the authors' repository)."""
-    return Recipe(
-        crop=(0.2, 1.0),
-        hflip=0.5,
-        jitter=0.8,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
-        grayscale=0.2,
-        blur=0.5,
-    )
+    return Recipe(crop=(0.2, 1.0), blur=0.5, **_PLAIN | dict(jitter=0.8, hue=0.1))
 
 
 @_recipe

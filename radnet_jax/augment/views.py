@@ -183,6 +183,7 @@ def draw(
     adapter: Adapter,
     size: tuple[int, int],
     crop: tuple[float, float],
+    scale: int = 0,
 ) -> Draws:
     """Returns all that is drawn for each row: parameters, and whether an operation is done; what is left out is absent.
 
@@ -193,6 +194,7 @@ def draw(
       adapter: the preprocessing contract.
       size: of the views.
       crop: range of the crop's area.
+      scale: side of the view whose pixels these are, for the blur; the shorter one by default.
     """
     stored = adapter.stored.size
     out: dict[str, Any] = {}
@@ -242,7 +244,7 @@ def draw(
     chance("sharpness", recipe.sharpness)
     chance("blur", recipe.blur)
     if "blur" in out:
-        out["sigma"] = uniform("sigma", *_sigmas(recipe, size))
+        out["sigma"] = uniform("sigma", *_sigmas(recipe, scale or min(size)))
     chance("solarize", recipe.solarize)
     for name, most in (("noise", recipe.noise_std), ("rician", recipe.rician_std)):
         chance(name, getattr(recipe, name))
@@ -256,9 +258,9 @@ def draw(
     return out
 
 
-def _sigmas(recipe: Recipe, size: tuple[int, int]) -> tuple[float, float]:
+def _sigmas(recipe: Recipe, scale: int) -> tuple[float, float]:
     low, high = recipe.blur_sigma
-    return low * min(size) / 224, high * min(size) / 224
+    return low * scale / 224, high * scale / 224
 
 
 def apply(
@@ -270,7 +272,21 @@ def apply(
     size: tuple[int, int],
     crop: tuple[float, float],
 ) -> tuple[Float[Array, "n i j k"], Int[Array, "n i j"] | None]:
-    """Does to each image what was drawn for it (see `draw`), and to its mask what moves pixels.
+    """Does to each image what was drawn for it (see `draw`), and to its mask what moves pixels."""
+    x, mask = place(image, mask, drawn, recipe, adapter, size, crop)
+    return recolour(x, drawn, recipe, adapter), mask
+
+
+def place(
+    image: Callable[[], Num[Array, "n h w c"]],
+    mask: Int[Array, "n h w"] | None,
+    drawn: Draws,
+    recipe: Recipe,
+    adapter: Adapter,
+    size: tuple[int, int],
+    crop: tuple[float, float],
+) -> tuple[Float[Array, "n c i j"], Int[Array, "n i j"] | None]:
+    """Does the first half of `apply`: windows and what moves pixels; gives planes in [0, 1].
 
     The images come as a function that picks them: a row picked inside of the first operation isn't copied before it.
     """
@@ -295,7 +311,18 @@ def apply(
     if mask is not None:
         boxes = drawn.get("boxes", geometry.whole_boxes(len(mask), adapter.stored.size))
         mask = geometry.crop_mask(mask, boxes, size, **flips)
-    return _finished(_intensities(x, drawn, recipe, adapter), recipe, adapter), mask
+    return x, mask
+
+
+def recolour(
+    x: Float[Array, "n c i j"], drawn: Draws, recipe: Recipe, adapter: Adapter, scale: int = 0
+) -> Float[Array, "n i j k"]:
+    """Does the second half of `apply`: changes of values, of the rows that drew them, and standardises.
+
+    `scale` as of `draw`.
+    """
+    changed = _intensities(x, drawn, recipe, adapter, scale or min(x.shape[2:]))
+    return standardise(_channels_last(changed).astype(jnp.float32), adapter).astype(recipe.dtype)
 
 
 def _unit(image: Callable[[], Array], drawn: Draws, recipe: Recipe, adapter: Adapter) -> Float[Array, "n c h w"]:
@@ -313,10 +340,10 @@ def _windows(drawn: Draws) -> dict[str, Array]:
     return {k: drawn[f"window_{k}"][:, None, None, None] for k in ("shift", "scale")}
 
 
-def _intensities(x: Float[Array, "n c h w"], drawn: Draws, recipe: Recipe, adapter: Adapter) -> Array:
+def _intensities(x: Float[Array, "n c h w"], drawn: Draws, recipe: Recipe, adapter: Adapter, scale: int) -> Array:
     """Changes values, not places; each change is computed for the rows that drew it."""
-    size = (x.shape[2], x.shape[3])
-    radius = recipe.blur_radius or math.ceil(3 * _sigmas(recipe, size)[1])  # beyond three sigma lie 0.3 % of the filter
+    largest = _sigmas(recipe, scale)[1]
+    radius = recipe.blur_radius or math.ceil(3 * largest)  # beyond three sigma lie 0.3 % of the filter
     mean = sum(adapter.model_input.mean) / len(adapter.model_input.mean)
     strengths = {name: drawn[name] for name in recipe.colours if name in drawn}
     changes = {
@@ -334,7 +361,3 @@ def _intensities(x: Float[Array, "n c h w"], drawn: Draws, recipe: Recipe, adapt
         if name in drawn:
             x = forms.sometimes(drawn[name], change, x)
     return x
-
-
-def _finished(x: Float[Array, "n c h w"], recipe: Recipe, adapter: Adapter) -> Float[Array, "n h w k"]:
-    return standardise(_channels_last(x).astype(jnp.float32), adapter).astype(recipe.dtype)

@@ -79,6 +79,31 @@ class Projector(nn.Module):
         return x.astype(jnp.float32)
 
 
+class JigsawHead(nn.Module):
+    """From the features of an image's tiles to one embedding (Misra & van der Maaten 2020, section 3.3).
+
+    The tiles share a linear layer or MLP, without norms; what it gives is joined in the order of the tiles, and a
+    linear layer follows.
+
+    Attributes:
+      layers: linear layers that the tiles share.
+      hidden: width of all but the last of them.
+      out: dimension of the embedding, and of what a tile gives to it.
+      tiles: of an image.
+    """
+
+    layers: int = 1
+    hidden: int = 0
+    out: int = 128
+    tiles: int = 9
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "(b*t) d"], *, train: bool) -> Float[Array, "b e"]:
+        each = Projector(layers=self.layers, hidden=self.hidden, out=self.out, norm=False, last_norm=False, name="each")
+        joined = each(features, train=train).reshape(-1, self.tiles * self.out)
+        return nn.Dense(self.out, kernel_init=_XAVIER_NORMAL, name="joined")(joined)
+
+
 class LinearHead(nn.Module):
     """One linear layer from features to logits, float32.
 
@@ -112,9 +137,11 @@ class UnitLinear(nn.Module):
     def __call__(self, x: Float[Array, "b d"], *, train: bool = False) -> Float[Array, "b k"]:
         del train  # as any network of a chain takes it
         kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.out), jnp.float32)
-        x, kernel = _unit(x.astype(jnp.float32), -1), _unit(kernel, 0)
-        return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST)
+        x = x.astype(jnp.float32) * _inverse_length(x, -1)
+        # Scaled after the product: of a kernel that is changed before it, a divided state's compiler divides the
+        # outputs and gathers the examples.
+        return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST) * _inverse_length(kernel, 0)
 
 
-def _unit(x: Float[Array, "n m"], axis: int) -> Float[Array, "n m"]:
-    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-24))
+def _inverse_length(x: Float[Array, "n m"], axis: int) -> Float[Array, "i j"]:
+    return lax.rsqrt(jnp.maximum(jnp.sum(x.astype(jnp.float32) ** 2, axis=axis, keepdims=True), 1e-24))

@@ -52,9 +52,9 @@ class Objective(Protocol):
     over the devices by rows, and is not held twice: it alone keeps what a step that was not finite wrote.
 
     Attributes:
-      requires: batch keys that the loss reads, of "views" [b v h w c], "local_views" [b l h w c], "image" [b h w c],
-        "segmentation" [b h w], "labels" [b k], "label_mask" [b k], "index" [b]. The loop makes them, and refuses at
-        start-up what a dataset can't give.
+      requires: batch keys that the loss reads, of "views" [b v h w c], "local_views" [b l h w c], "tiles"
+        [b 9 h w c], "image" [b h w c], "segmentation" [b h w], "labels" [b k], "label_mask" [b k], "index" [b]. The
+        loop makes them, and refuses at start-up what a dataset can't give.
       heads: regex of parameter and state names (full match) that are new in each run; the rest can come from
         `init_from`.
       weight: what a part of a batch weighs in the loss of the whole (the number of terms of its mean); None where the

@@ -51,6 +51,7 @@ class DeepCluster(Defaults):
       epsilon: of Sinkhorn-Knopp.
       sinkhorn_iterations: of the same.
       num_examples: of the train split.
+      local_views: smaller views of each image beside the two; 0 for none.
       phases: the first pass, and clustering before each epoch.
     """
 
@@ -64,10 +65,14 @@ class DeepCluster(Defaults):
     epsilon: float
     sinkhorn_iterations: int
     num_examples: int
+    local_views: int
     phases: tuple[Phase, ...]
 
-    requires = frozenset({"views", "local_views", "index"})
     heads = r"projector/.*"
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return multicrop.requires(self.local_views) | {"index"}
 
     @property
     def modules(self) -> networks.Modules:
@@ -174,7 +179,6 @@ def deepcluster(
     projector_dim: int = 128,
 ) -> DeepCluster:
     """Makes the objective; the defaults are the authors' for ImageNet."""
-    multicrop.check("deepcluster", local_views)
     if assignment not in ("kmeans", "sinkhorn"):
         raise UserError("deepcluster: assignment", got=repr(assignment), expected="kmeans or sinkhorn")
     for name, value in (("temperature", temperature), ("epsilon", epsilon)):
@@ -197,6 +201,7 @@ def deepcluster(
         epsilon=epsilon,
         sinkhorn_iterations=sinkhorn_iterations,
         num_examples=num_examples,
+        local_views=local_views,
         phases=(
             Phase("first pass", every=0, first=0, reads=True),
             Phase("clustering", every=steps_per_epoch, first=0, reads=False),

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from radnet_jax.errors import UserError
 from radnet_jax.losses import dino as losses
 from radnet_jax.models.heads import Projector, UnitLinear
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, multicrop, networks
 from radnet_jax.state import LossAux, TrainState
 
 _ALL = ("backbone", "projector", "last_layer")
@@ -47,6 +47,7 @@ class DINO(Defaults):
       temperature_steps: see above.
       centre_momentum: m of equation 4.
       frozen_steps: steps in which the last layer gets no gradient.
+      local_views: smaller views of each image beside the two; 0 for none.
     """
 
     backbone: Any
@@ -60,9 +61,13 @@ class DINO(Defaults):
     temperature_steps: int
     centre_momentum: float
     frozen_steps: int
+    local_views: int
 
-    requires = frozenset({"views", "local_views"})
     heads = r"(projector|last_layer)/.*"
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return multicrop.requires(self.local_views)
 
     @property
     def modules(self) -> networks.Modules:
@@ -88,22 +93,24 @@ class DINO(Defaults):
 
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
         del rng
-        views, local_views = batch["views"], batch["local_views"]
+        views = batch["views"]
         target, centre = state.objective_state["target"], state.objective_state["centre"]
-        frozen = state.step < self.frozen_steps
-        last = jax.tree.map(lambda x: jnp.where(frozen, jax.lax.stop_gradient(x), x), params["last_layer"])
-        params = {**params, "last_layer": last}
+        params = {**params, "last_layer": _held(params["last_layer"], state.step < self.frozen_steps)}
         # As the authors' code: all views of one size in a pass.
         stats = state.model_state["batch_stats"]
         student, stats = networks.apply(self.modules, params, stats, networks.fold(views), train=True)
-        local, stats = networks.apply(self.modules, params, stats, networks.fold(local_views), train=True)
+        seen_by_student = [networks.unfold(student["last_layer"], views.shape[1])]
+        if self.local_views:
+            local_views = networks.fold(batch["local_views"])
+            local, stats = networks.apply(self.modules, params, stats, local_views, train=True)
+            seen_by_student.append(networks.unfold(local["last_layer"], self.local_views))
         teacher, target_stats = networks.apply(
             self.modules, target["params"], target["batch_stats"], networks.fold(views), train=True
         )
-        features, z, outputs = (networks.unfold(student[name], views.shape[1]) for name in _ALL)
+        features, z = (networks.unfold(student[name], views.shape[1]) for name in ("backbone", "projector"))
         seen = networks.unfold(teacher["last_layer"], views.shape[1])
         loss, metrics = losses.dino(
-            jnp.concatenate([outputs, networks.unfold(local["last_layer"], local_views.shape[1])], axis=1),
+            jnp.concatenate(seen_by_student, axis=1),
             seen,
             centre,
             student_temperature=self.student_temperature,
@@ -122,6 +129,19 @@ class DINO(Defaults):
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
         return networks.features(self.modules, params, model_state, batch["image"])
+
+
+@jax.custom_vjp
+def _held(params: PyTree, frozen: Array) -> PyTree:
+    """Returns the parameters as they are (see `UnitLinear`); their gradient is zero while they are frozen."""
+    del frozen
+    return params
+
+
+_held.defvjp(
+    lambda params, frozen: (params, frozen),
+    lambda frozen, gradient: (jax.tree.map(lambda g: jnp.where(frozen, 0.0, g), gradient), None),
+)
 
 
 @OBJECTIVES.register("dino")
@@ -149,15 +169,8 @@ def dino(
     `norm` is a BatchNorm after the projector's hidden layers, as the authors' ResNet-50 has.
 
     Raises:
-      UserError: without local views; for a temperature or momentum out of range.
+      UserError: for a temperature or momentum out of range.
     """
-    if not local_views:
-        raise UserError(
-            "dino: the augmentation makes no local views",
-            got=0,
-            expected="at least 1",
-            fix="set --config.augment.local_views=8",
-        )
     for name, value in (
         ("student_temperature", student_temperature),
         ("temperature_first", temperature_first),
@@ -182,4 +195,5 @@ def dino(
         temperature_steps=temperature_epochs * steps_per_epoch,
         centre_momentum=centre_momentum,
         frozen_steps=frozen_epochs * steps_per_epoch,
+        local_views=local_views,
     )

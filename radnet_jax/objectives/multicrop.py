@@ -1,4 +1,4 @@
-"""What objectives with multi-crop share: one pass over global views, one over local ones, one projection of all."""
+"""What objectives with multi-crop share: a pass over global views, one over local ones if any, a projection of all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from radnet_jax.errors import UserError
 from radnet_jax.objectives import Batch, networks
 
 
@@ -21,8 +20,7 @@ def apply(
     """
     backbone, projector = {"backbone": modules["backbone"]}, {"projector": modules["projector"]}
     features, stats = [], dict(batch_stats)
-    for name in ("views", "local_views"):
-        views = batch[name]
+    for views in (batch[name] for name in ("views", "local_views") if name in batch):
         outputs, stats = networks.apply(backbone, params, stats, networks.fold(views), train=True)
         features.append(networks.unfold(outputs["backbone"], views.shape[1]))
     joined = jnp.concatenate(features, axis=1)
@@ -31,10 +29,6 @@ def apply(
     return joined, networks.unfold(outputs["projector"], joined.shape[1]), stats
 
 
-def check(name: str, local_views: int) -> None:
-    """Refuses an augmentation without local views."""
-    if local_views < 1:
-        raise UserError(
-            f"{name}: the augmentation makes no local views",
-            fix='set --config.augment.local_views, or --config.augment.name="swav_multicrop" for photographs',
-        )
+def requires(local_views: int) -> frozenset[str]:
+    """Returns the views that a batch holds: local ones where the augmentation makes them."""
+    return frozenset({"views", "local_views"} if local_views else {"views"})

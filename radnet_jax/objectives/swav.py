@@ -39,6 +39,7 @@ class SwAV(Defaults):
       queue_size: embeddings of earlier batches that are assigned along with the batch; 0 for none.
       queue_from_step: the step whose embeddings are the first in the queue.
       batch_size: of the run.
+      local_views: smaller views of each image beside the two; 0 for none.
     """
 
     backbone: Any
@@ -51,9 +52,13 @@ class SwAV(Defaults):
     queue_size: int
     queue_from_step: int
     batch_size: int
+    local_views: int
 
-    requires = frozenset({"views", "local_views"})
     heads = r"(projector|prototypes)/.*"
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return multicrop.requires(self.local_views)
 
     @property
     def modules(self) -> networks.Modules:
@@ -118,7 +123,6 @@ def swav(
     projector_dim: int = 128,
 ) -> SwAV:
     """Makes the objective; the defaults are the authors' for ImageNet at batch 4096 (appendix A.1, scripts)."""
-    multicrop.check("swav", local_views)
     for name, value in (("temperature", temperature), ("epsilon", epsilon)):
         if not value > 0:
             raise UserError(f"swav: {name}", got=value, expected="more than 0")
@@ -146,4 +150,5 @@ def swav(
         queue_size=queue_size,
         queue_from_step=queue_from_step,
         batch_size=batch_size,
+        local_views=local_views,
     )

@@ -13,9 +13,9 @@ from radnet_jax.step import train_step
 TX = optax.sgd(0.1)
 
 
-def make(name, *, groups=1, **kwargs):
+def make(name, *, groups=1, num_examples=20, **kwargs):
     backbone = MODELS.build("resnet10", {"base_width": 4}, groups=groups)
-    offered = dict(batch_size=8, num_examples=20, total_steps=10, groups=groups)
+    offered = dict(batch_size=8, num_examples=num_examples, total_steps=10, steps_per_epoch=2, groups=groups)
     return OBJECTIVES.build(name, kwargs, backbone=backbone, **offered)
 
 

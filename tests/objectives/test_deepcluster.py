@@ -120,7 +120,6 @@ def test_clusters_are_found_before_each_epoch():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(local_views=0), "no local views"),
         (dict(prototypes=101), "deepcluster: prototypes; got 101; expected 2 to 100"),
         (dict(num_examples=20), "fewer rows than a batch"),
         (dict(assignment="knn"), "assignment"),

@@ -90,9 +90,7 @@ def test_features_and_embedding_are_of_the_global_views(objective, state, batch)
     assert aux.embedding.shape == (8, 2, 8)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("local_views", 0), ("student_temperature", 0.0), ("centre_momentum", 1.5)]
-)
+@pytest.mark.parametrize(("name", "value"), [("student_temperature", 0.0), ("centre_momentum", 1.5)])
 def test_bad_arguments_are_refused(name, value):
     with pytest.raises(UserError, match=name.replace("_", "[_ ]")):
         small.make("dino", **OPTIONS | {name: value})

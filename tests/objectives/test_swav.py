@@ -86,7 +86,6 @@ def test_queue_holds_the_newest_global_embeddings_from_its_step_on():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(local_views=0), "no local views"),
         (dict(queue_size=12), "no multiple of the batch; got 12, batch_size 8; use 0"),
         (dict(prototypes=101), "swav: prototypes; got 101"),
         (dict(prototypes=1), "swav: prototypes"),

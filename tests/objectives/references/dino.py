@@ -12,14 +12,15 @@ def _log_softmax(x):
 
 def reference(objective, state, batch, key):
     del key
-    views, local_views = batch["views"], batch["local_views"]
+    views = batch["views"]
     stats, target = state.model_state["batch_stats"], state.objective_state["target"]
 
     def outputs(views, params, stats):
         out, _ = networks.apply(objective.modules, params, stats, networks.fold(views), train=True)
         return np.float64(networks.unfold(out["last_layer"], views.shape[1]))
 
-    student = np.concatenate([outputs(views, state.params, stats), outputs(local_views, state.params, stats)], axis=1)
+    kinds = [batch[name] for name in ("views", "local_views") if name in batch]
+    student = np.concatenate([outputs(kind, state.params, stats) for kind in kinds], axis=1)
     teacher = outputs(views, target["params"], target["batch_stats"]) - np.float64(state.objective_state["centre"])
     share = min(1.0, int(state.step) / objective.temperature_steps) if objective.temperature_steps else 1.0
     first, last = objective.temperature_first, objective.temperature_last
