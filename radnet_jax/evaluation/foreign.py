@@ -65,12 +65,12 @@ def import_predictions(path: str | Path, out_dir: str | Path, *, primary_metric:
     runs = []
     for key, members in by_run.items():
         predictions = _predictions(path, members, labels, one_of)
-        runs.append(
-            _write(Path(out_dir), Path(path), digest, key, members, predictions, labels, task_kind, primary_metric)
-        )
+        run = _run(Path(out_dir), Path(path), digest, key, members, predictions, labels, task_kind, primary_metric)
+        vars(run)["predictions"] = predictions  # not written yet: nothing is, before all of them were checked
+        runs.append(run)
     _check_copies(runs)
     ledger.check_runs(runs)
-    return runs
+    return [_saved(run) for run in runs]
 
 
 def _predictions(path: str | Path, rows: Rows, labels: Sequence[str], one_of: bool) -> Predictions:
@@ -101,7 +101,7 @@ def _predictions(path: str | Path, rows: Rows, labels: Sequence[str], one_of: bo
     )
 
 
-def _write(
+def _run(
     out_dir: Path,
     path: Path,
     digest: str,
@@ -152,13 +152,15 @@ def _write(
         "adapter": None,
     }
     folder = out_dir / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', title)}-{_digest(np.array(key))[:6]}"
-    if ledger.is_finished(folder):
-        run = ledger.read_run(folder)
-        if run.config != config:
-            raise UserError(f"{folder} holds a run of another table", fix="choose another --workdir")
-        return run
-    ledger.write_run(folder, record, predictions=predictions)
-    return ledger.read_run(folder)
+    return Run(folder, record)
+
+
+def _saved(run: Run) -> Run:
+    if not ledger.is_finished(run.folder):
+        ledger.write_run(run.folder, run.record, predictions=run.predictions)
+    elif ledger.read_run(run.folder).config != run.config:
+        raise UserError(f"{run.folder} holds a run of another table", fix="choose another --workdir")
+    return ledger.read_run(run.folder)
 
 
 def _digest(*arrays: np.ndarray) -> str:

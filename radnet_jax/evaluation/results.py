@@ -79,6 +79,8 @@ def read_rows(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, st
     doubled = sorted({name for name in header if header.count(name) > 1 or not name})
     if doubled or not header:
         raise UserError(f"table {path}: column names", got=repr(doubled), expected="different names in the first line")
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        raise UserError(f"table {path} has one column", got=repr(header[0]), expected="columns divided by commas")
     if not lines:
         raise UserError(f"table {path} has no rows")
     for line, row in lines:
@@ -107,10 +109,10 @@ def layout(path: str | Path) -> str:
 def check_columns(path: str | Path, header: Sequence[str], needed: Sequence[str], optional: Iterable[str]) -> None:
     """Refuses a table that lacks a column, or has one that nothing would read."""
     missing = [c for c in needed if c not in header]
-    if missing:
-        hint = nearest(missing[0], header)
-        raise UserError(f"table {path} lacks the column(s) {', '.join(missing)}{hint}", got=", ".join(header))
     known = (*needed, *optional)
+    if missing:
+        hint = nearest(missing[0], [c for c in header if c not in known])
+        raise UserError(f"table {path} lacks the column(s) {', '.join(missing)}{hint}", got=", ".join(header))
     for column in header:
         if column not in known:
             raise UserError(

@@ -105,6 +105,7 @@ def test_undefined_is_undefined_with_a_reason(tmp_path):
         (HEADER + "E1,,R,full,0,accuracy,0.9\n", "line 2: pretraining is empty"),
         (HEADER + "E1,ct,R,full,0,accuracy\n", "line 2; got 6 cells; expected 7"),
         (HEADER, "has no rows"),
+        (HEADER.replace(",", ";") + "E1;ct;R;full;0;accuracy;0.9\n", "expected columns divided by commas"),
         ("a,a,value\n1,2,3\n", "column names"),
         ("task,initialization,mean,std,n_runs\nR,ct,0.9,-1,4\n", "std; got -1"),
         ("task,initialization,mean,std,n_runs\nR,ct,0.9,0.1,2.5\n", "n_runs; got 2.5"),
