@@ -14,7 +14,11 @@ from pathlib import Path
 import re
 from typing import Any
 
+from jaxtyping import Float
 import numpy as np
+import pyarrow as pa
+from pyarrow import compute
+import pyarrow.csv as pa_csv
 
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger, metrics
@@ -22,14 +26,14 @@ from radnet_jax.evaluation.checks import check_predictions
 from radnet_jax.evaluation.compare import LAST_STARTS
 from radnet_jax.evaluation.ledger import Predictions, Run
 from radnet_jax.evaluation.metrics import METRICS
-from radnet_jax.evaluation.results import CASE_COLUMNS, check_columns, number, read_rows
+from radnet_jax.evaluation.results import CASE_COLUMNS, check_columns, number, read_header
 
 FACTS = ("sex", "age_band", "scanner", "site")
 _NAMES = ("task", "protocol", "start", "variant", "seed")  # of a run
 _DEFAULTS = {"split": "test", "task": "task", "protocol": "predictions", "variant": "", "checkpoint": ""}
 _SCORE, _LABEL = "score_", "label_"
 
-Rows = Sequence[tuple[int, Mapping[str, str]]]
+Columns = Mapping[str, np.ndarray]  # cells as text, by column
 
 
 def import_predictions(path: str | Path, out_dir: str | Path, *, primary_metric: str) -> list[Run]:
@@ -42,7 +46,7 @@ def import_predictions(path: str | Path, out_dir: str | Path, *, primary_metric:
         run, two runs of a start with the same scores, a patient in two splits, runs of a task with different cases, an
         unknown metric or one that is not for these labels, folders of another table.
     """
-    header, rows = read_rows(path)
+    header = read_header(path)
     labels = [c.removeprefix(_SCORE) for c in header if c.startswith(_SCORE)]
     if not labels:
         raise UserError(f"table {path} lacks the scores", got=", ".join(header), expected=f"a column {_SCORE}<label>")
@@ -54,18 +58,26 @@ def import_predictions(path: str | Path, out_dir: str | Path, *, primary_metric:
     if task_kind not in metrics.task_kinds(primary_metric):
         fit = [m for m in METRICS.names() if task_kind in metrics.task_kinds(m)]
         raise UserError(f"metric {primary_metric!r} is not for {task_kind} predictions", expected=", ".join(fit))
-    by_run: dict[tuple[str, ...], list[tuple[int, Mapping[str, str]]]] = {}
-    for line, row in rows:
-        row = {**_DEFAULTS, **row}
-        for column in ("start", "seed"):
-            if not row[column]:
-                raise UserError(f"table {path} line {line}: {column} is empty", expected="a name")
-        by_run.setdefault(tuple(row[c] for c in _NAMES), []).append((line, row))
+    columns = _read(path, header)
+    for column in ("start", "seed"):
+        empty = np.flatnonzero(columns[column] == "")
+        if len(empty):
+            raise UserError(f"table {path} line {empty[0] + 2}: {column} is empty", expected="a name")
+    truths = _truth(path, columns, labels, one_of)
+    score = _matrix(path, columns, scores)
+    by_run: dict[tuple[str, ...], list[int]] = {}
+    for i, key in enumerate(zip(*(columns[c].tolist() for c in _NAMES))):
+        by_run.setdefault(key, []).append(i)
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     runs = []
     for key, members in by_run.items():
-        predictions = _predictions(path, members, labels, one_of)
-        run = _run(Path(out_dir), Path(path), digest, key, members, predictions, labels, task_kind, primary_metric)
+        own = {c: values[members] for c, values in columns.items()}
+        facts = {c: [v or None for v in own[c].tolist()] for c in FACTS if c in own}
+        cases = {c: own[c] for c in ("split", "case_id", "patient")}
+        matrices = {"scores": score[members], "labels": truths[0][members], "label_mask": truths[1][members]}
+        predictions = Predictions(**cases, **matrices, facts=facts)
+        checkpoints = sorted(set(own["checkpoint"].tolist()))
+        run = _run(Path(out_dir), Path(path), digest, key, checkpoints, predictions, labels, task_kind, primary_metric)
         vars(run)["predictions"] = predictions  # not written yet: nothing is, before all of them were checked
         runs.append(run)
     _check_copies(runs)
@@ -73,32 +85,46 @@ def import_predictions(path: str | Path, out_dir: str | Path, *, primary_metric:
     return [_saved(run) for run in runs]
 
 
-def _predictions(path: str | Path, rows: Rows, labels: Sequence[str], one_of: bool) -> Predictions:
-    n, k = len(rows), len(labels)
-    truth, mask = np.zeros((n, k)), np.ones((n, k))
-    for i, (line, row) in enumerate(rows):
-        if one_of:
-            name = row["label"]
-            if name and name not in labels:
-                where = f"table {path} line {line}: label out of range{nearest(name, labels)}"
-                raise UserError(where, got=repr(name), expected=", ".join(labels))
-            truth[i], mask[i] = [name == label for label in labels], float(bool(name))
-        else:
-            values = np.array([number(path, line, _LABEL + label, row[_LABEL + label]) for label in labels])
-            mask[i] = ~np.isnan(values)
-            truth[i] = np.nan_to_num(values)
-    score = np.array(
-        [[number(path, line, _SCORE + label, row[_SCORE + label]) for label in labels] for line, row in rows]
-    )
-    return Predictions(
-        split=np.array([row["split"] for _, row in rows]),
-        case_id=np.array([row["case_id"] for _, row in rows]),
-        patient=np.array([row["patient"] for _, row in rows]),
-        scores=score,
-        labels=truth,
-        label_mask=mask,
-        facts={c: [row[c] or None for _, row in rows] for c in FACTS if c in rows[0][1]},
-    )
+def _read(path: str | Path, header: Sequence[str]) -> dict[str, np.ndarray]:
+    """The cells of a CSV as text by column, with the optional columns that it lacks."""
+    options = pa_csv.ReadOptions(column_names=list(header), skip_rows=1)
+    text = pa_csv.ConvertOptions(column_types={c: pa.string() for c in header}, strings_can_be_null=False)
+    try:
+        table = pa_csv.read_csv(path, read_options=options, convert_options=text)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"table {path} can't be read ({error})", expected="a CSV file in UTF-8") from error
+    if not len(table):
+        raise UserError(f"table {path} has no rows")
+    columns = {c: compute.utf8_trim_whitespace(table[c]).to_numpy() for c in header}
+    return {c: np.full(len(table), value, object) for c, value in _DEFAULTS.items()} | columns
+
+
+def _matrix(path: str | Path, columns: Columns, names: Sequence[str]) -> Float[np.ndarray, "n k"]:
+    """Columns as numbers; NaN for empty cells."""
+    return np.stack([_numbers(path, name, columns[name]) for name in names], axis=1)
+
+
+def _numbers(path: str | Path, name: str, cells: np.ndarray) -> np.ndarray:
+    try:
+        values = np.where(cells == "", "nan", cells).astype(np.float64)
+        if not np.isinf(values).any():
+            return values
+    except ValueError:
+        pass
+    return np.array([number(path, line, name, cell) for line, cell in enumerate(cells.tolist(), 2)])  # says which
+
+
+def _truth(path: str | Path, columns: Columns, labels: Sequence[str], one_of: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and mask, [n k] each."""
+    if not one_of:
+        values = _matrix(path, columns, [_LABEL + label for label in labels])
+        return np.nan_to_num(values), (~np.isnan(values)).astype(np.float64)
+    names = columns["label"]
+    for i in np.flatnonzero(~np.isin(names, [*labels, ""])):
+        where = f"table {path} line {i + 2}: label out of range{nearest(names[i], labels)}"
+        raise UserError(where, got=repr(names[i]), expected=", ".join(labels))
+    known = np.repeat((names != "")[:, None], len(labels), axis=1)
+    return (names[:, None] == np.array(labels, object)).astype(np.float64), known.astype(np.float64)
 
 
 def _run(
@@ -106,7 +132,7 @@ def _run(
     path: Path,
     digest: str,
     key: tuple[str, ...],
-    rows: Rows,
+    checkpoints: Sequence[str],
     predictions: Predictions,
     labels: Sequence[str],
     task_kind: str,
@@ -117,7 +143,6 @@ def _run(
     if not re.fullmatch(r"\d{1,18}", names["seed"]):
         raise UserError(f"{title}: seed", got=repr(names["seed"]), expected="a whole number")
     check_predictions(predictions, task_kind, labels, where=f"run {title!r} of {path}")
-    checkpoints = sorted({row["checkpoint"] for _, row in rows})
     if len(checkpoints) > 1:
         raise UserError(f"run {title!r} has several checkpoints", got=", ".join(checkpoints), expected="one a run")
     of = {split: predictions.of(split) for split in ("val", "test")}

@@ -63,17 +63,15 @@ class Cell:
         return "undefined_metric" if math.isnan(self.stated_mean) else "no_sd"
 
 
-def read_rows(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The header of a CSV and its rows as (line, cells by column), spaces around cells taken off.
+def read_header(path: str | Path) -> list[str]:
+    """The column names of a CSV.
 
     Raises:
-      UserError: no file, not text, an empty or doubled column name, no row, a row with too few or too many cells.
+      UserError: no file, not text, an empty or doubled column name, another separator than the comma.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            lines = [(reader.line_num, row) for row in reader if row]
+            header = [name.strip() for name in next(csv.reader(file), [])]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"table {path} can't be read ({error})", expected="a CSV file in UTF-8") from error
     doubled = sorted({name for name in header if header.count(name) > 1 or not name})
@@ -81,12 +79,7 @@ def read_rows(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, st
         raise UserError(f"table {path}: column names", got=repr(doubled), expected="different names in the first line")
     if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
         raise UserError(f"table {path} has one column", got=repr(header[0]), expected="columns divided by commas")
-    if not lines:
-        raise UserError(f"table {path} has no rows")
-    for line, row in lines:
-        if len(row) != len(header):
-            raise UserError(f"table {path} line {line}", got=f"{len(row)} cells", expected=len(header))
-    return header, [(line, {k: v.strip() for k, v in zip(header, row)}) for line, row in lines]
+    return header
 
 
 def layout(path: str | Path) -> str:
@@ -95,7 +88,7 @@ def layout(path: str | Path) -> str:
     Raises:
       UserError: none of them.
     """
-    header, _ = read_rows(path)
+    header = read_header(path)
     for name, column in (("cases", "case_id"), ("means", "mean"), ("runs", "value")):
         if column in header:
             return name
@@ -131,6 +124,25 @@ def number(path: str | Path, line: int, column: str, text: str) -> float:
     return value
 
 
+def _rows(path: str | Path, header: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV as (line, cells by column), spaces around cells taken off."""
+    out = []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            next(reader)
+            for row in filter(None, reader):
+                if len(row) != len(header):
+                    where = f"table {path} line {reader.line_num}"
+                    raise UserError(where, got=f"{len(row)} cells", expected=len(header))
+                out.append((reader.line_num, {k: v.strip() for k, v in zip(header, row)}))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"table {path} can't be read ({error})", expected="a CSV file in UTF-8") from error
+    if not out:
+        raise UserError(f"table {path} has no rows")
+    return out
+
+
 def read_results(
     path: str | Path, *, scale: float = 1.0, experiments: Sequence[str] = (), std_ddof: int = 1
 ) -> list[Cell]:
@@ -146,13 +158,11 @@ def read_results(
       UserError: a missing or unknown column, text where a number belongs, a row without a name, a run or group that
         stands twice, an experiment that is not there, SDs without two runs.
     """
-    header, rows = read_rows(path)
-    if "mean" in header:
-        check_columns(path, header, MEAN_COLUMNS, MEAN_OPTIONAL)
-        cells = _read_means(path, rows, scale, std_ddof)
-    else:
-        check_columns(path, header, RUN_COLUMNS, RUN_OPTIONAL)
-        cells = _read_runs(path, rows, scale)
+    header = read_header(path)
+    means = "mean" in header
+    check_columns(path, header, *((MEAN_COLUMNS, MEAN_OPTIONAL) if means else (RUN_COLUMNS, RUN_OPTIONAL)))
+    rows = _rows(path, header)
+    cells = _read_means(path, rows, scale, std_ddof) if means else _read_runs(path, rows, scale)
     found = list(dict.fromkeys(cell.place.experiment for cell in cells))
     for name in experiments:
         if name not in found:
