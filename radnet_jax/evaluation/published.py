@@ -120,11 +120,12 @@ def time_to_convergence(values: Sequence[float], *, last: int = 10, tolerance: f
       tolerance: relative distance that counts as reached.
 
     Raises:
-      UserError: no values, or some that are not finite.
+      UserError: fewer values than `last`, or some that are not finite.
     """
     curve = np.asarray(values, np.float64)
-    if not len(curve) or not np.isfinite(curve).all():
-        raise UserError("time to convergence", got=f"{len(curve)} values", expected="finite values, one an epoch")
+    if len(curve) < last or not np.isfinite(curve).all():
+        got = f"{len(curve)} values, {int((~np.isfinite(curve)).sum())} of them not finite"
+        raise UserError("time to convergence", got=got, expected=f"at least {last} finite values, one an epoch")
     reference = curve[-last:].mean()
     reached = np.flatnonzero(np.abs(curve - reference) <= tolerance * abs(reference))
     return int(reached[0]) if len(reached) and reached[0] <= len(curve) - 5 else NOT_REACHED
