@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 import pytest
 
 REAL_DATA = Path(os.environ.get("RADNET_JAX_TEST_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+REFERENCE_TABLES = Path(os.environ.get("RADNET_JAX_TEST_TABLES", REAL_DATA.parent / "reference"))
 
 
 MAPPINGS = 20_000  # of memory, of the 65,530 that Linux gives a process: a compiled program takes tens, and is kept
@@ -50,3 +51,11 @@ def ct_dataset(tmp_path_factory) -> Path:
     write_ct(folder / "source", patients_per_region=6, slices=4, image_size=32)
     build("radnet", folder / "source", folder / "dataset", size=24, splits=("train", "val", "test"))
     return folder / "dataset"
+
+
+@pytest.fixture(scope="session")
+def reference_tables() -> Path:
+    """The folder of the published studies' result tables; the test is skipped, and says so, where it is absent."""
+    if not REFERENCE_TABLES.is_dir():
+        pytest.skip(f"no tables at {REFERENCE_TABLES}; RADNET_JAX_TEST_TABLES names another folder")
+    return REFERENCE_TABLES
