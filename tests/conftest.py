@@ -1,6 +1,5 @@
 """Shared set-up of the tests: 8 forced CPU devices and one compilation cache for all of them."""
 
-import gc
 import os
 from pathlib import Path
 import sys
@@ -17,20 +16,17 @@ REAL_DATA = Path(os.environ.get("RADNET_JAX_TEST_DATA", Path(__file__).parent.pa
 REFERENCE_TABLES = Path(os.environ.get("RADNET_JAX_TEST_TABLES", REAL_DATA.parent / "reference"))
 
 
-MAPPINGS = 20_000  # of memory, of the 65,530 that Linux gives a process: a compiled program takes tens, and is kept
-
-
 @pytest.fixture(autouse=True)
 def few_compiled_programs():
-    """Lets go of compiled programs now and then: a process without mappings left dies in the compiler."""
+    """Lets go of compiled programs now and then, as a study does."""
     yield
-    maps = Path("/proc/self/maps")
-    if "jax" in sys.modules and maps.is_file() and maps.read_bytes().count(b"\n") > MAPPINGS:
-        from tests import every_objective
+    if "jax" in sys.modules:
+        from radnet_jax import programs
 
-        every_objective.forget()
-        sys.modules["jax"].clear_caches()
-        gc.collect()
+        if programs.let_go():
+            from tests import every_objective
+
+            every_objective.forget()
 
 
 @pytest.fixture(scope="session")

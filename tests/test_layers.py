@@ -15,6 +15,7 @@ LAYERS = {
     "radnet_jax.trees": 0,
     "radnet_jax.rng": 0,
     "radnet_jax.goodput": 0,
+    "radnet_jax.programs": 0,
     "radnet_jax.xla_flags": 0,
     "radnet_jax.losses": 1,
     "radnet_jax.augment": 1,
