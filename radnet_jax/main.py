@@ -34,7 +34,12 @@ _NAMED_PARTS = ("backbone", "objective", "augment", "optimizer", "schedule")  # 
 _arguments: list[tuple[str, Any]] = []  # of this command line
 _EXIT_USER_ERROR = 2
 _EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start it again; clusters can tell it from a failure
-_RUNNERS = {"train": "radnet_jax.train", "probe": "radnet_jax.probe", "study": "radnet_jax.study"}  # by config.run
+_RUNNERS = {  # by config.run
+    "train": "radnet_jax.train",
+    "probe": "radnet_jax.probe",
+    "study": "radnet_jax.study",
+    "compare": "radnet_jax.evaluation.compare_run",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

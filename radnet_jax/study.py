@@ -19,7 +19,7 @@ from rich.console import Console
 
 from data_prep.build import build
 from data_prep.phantom import write_ct, write_leaves
-from radnet_jax import examples, probe, records, sharding, train
+from radnet_jax import examples, probe, programs, records, sharding, train
 from radnet_jax.data.card import DatasetCard
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger, report
@@ -66,6 +66,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             finished = ledger.is_finished(job.workdir)
             job.run()
             gc.collect()  # a finished run's arrays are freed before the next allocates its own
+            programs.let_go()
             done = f"{job.name}: finished before, skipped"
             outcome = done if finished else records.outcome(ledger.read_run(job.workdir).record)
             _say(began, f"[{number}/{len(jobs)}] {outcome}")

@@ -1,6 +1,5 @@
 """Shared set-up of the tests: 8 forced CPU devices and one compilation cache for all of them."""
 
-import gc
 import os
 from pathlib import Path
 import sys
@@ -14,22 +13,20 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 import pytest
 
 REAL_DATA = Path(os.environ.get("RADNET_JAX_TEST_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
-
-
-MAPPINGS = 20_000  # of memory, of the 65,530 that Linux gives a process: a compiled program takes tens, and is kept
+REFERENCE_TABLES = Path(os.environ.get("RADNET_JAX_TEST_TABLES", REAL_DATA.parent / "reference"))
 
 
 @pytest.fixture(autouse=True)
 def few_compiled_programs():
-    """Lets go of compiled programs now and then: a process without mappings left dies in the compiler."""
+    """Lets go of compiled programs now and then, as a study does."""
     yield
-    maps = Path("/proc/self/maps")
-    if "jax" in sys.modules and maps.is_file() and maps.read_bytes().count(b"\n") > MAPPINGS:
-        from tests import every_objective
+    if "jax" in sys.modules:
+        from radnet_jax import programs
 
-        every_objective.forget()
-        sys.modules["jax"].clear_caches()
-        gc.collect()
+        if programs.let_go():
+            from tests import every_objective
+
+            every_objective.forget()
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +47,11 @@ def ct_dataset(tmp_path_factory) -> Path:
     write_ct(folder / "source", patients_per_region=6, slices=4, image_size=32)
     build("radnet", folder / "source", folder / "dataset", size=24, splits=("train", "val", "test"))
     return folder / "dataset"
+
+
+@pytest.fixture(scope="session")
+def reference_tables() -> Path:
+    """The folder of the published studies' result tables; the test is skipped, and says so, where it is absent."""
+    if not REFERENCE_TABLES.is_dir():
+        pytest.skip(f"no tables at {REFERENCE_TABLES}; RADNET_JAX_TEST_TABLES names another folder")
+    return REFERENCE_TABLES

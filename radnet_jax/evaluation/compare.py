@@ -195,11 +195,11 @@ def compare(
     Raises:
       UserError: runs that `check_runs` refuses, no judged run, no test cases, an unknown metric, settings out of range.
     """
-    if not 0 < alpha < 1 or not 0 < margin < 1 or n_resamples < 100:
+    if not 0 < alpha < 1 or not 0 < margin < 1 or n_resamples < 100 or seed < 0:
         raise UserError(
             "settings of the comparison out of range",
-            got=f"alpha={alpha}, margin={margin}, n_resamples={n_resamples}",
-            expected="alpha and margin in (0, 1), n_resamples >= 100",
+            got=f"alpha={alpha}, margin={margin}, n_resamples={n_resamples}, seed={seed}",
+            expected="alpha and margin in (0, 1), n_resamples >= 100, seed >= 0",
         )
     judged = [r for r in runs if r.judged]
     if not judged:

@@ -33,7 +33,7 @@ RUN_FILE = "run.json"
 PREDICTIONS_FILE = "predictions.parquet"
 CURVES_FILE = "metrics.jsonl"
 FORMAT = 1
-KINDS = ("pretrain", "finetune", "linear_probe", "knn")
+KINDS = ("pretrain", "finetune", "linear_probe", "knn", "foreign")  # foreign: predictions of another program
 
 # fmt: off
 _KEYS = frozenset((

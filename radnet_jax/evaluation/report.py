@@ -30,6 +30,7 @@ _KINDS = {
     "finetune": "fine-tuning",
     "linear_probe": "linear probe",
     "knn": "nearest neighbours",
+    "foreign": "another program's",
 }
 _MAX_TOLD = 6  # comparisons on a card of the first screen; of more, those of the start with the highest mean
 _METRICS = {"accuracy": "accuracy", "auroc": "AUROC"}
@@ -107,7 +108,7 @@ def _context(
         "warnings": [*own, *warnings, *comparisons.notes],
         "parts": [_part(i, v, comparisons, look) for i, v in enumerate(comparisons.verdicts)],
         "cost": _cost(runs),
-        "devices": verdicts.join(sorted({r.topology["device_kind"] for r in runs})),
+        "devices": verdicts.join(sorted({r.topology["device_kind"] for r in _own(runs)}) or ["no device"]),
         "curves": _curves(runs, look),
         "examples": [{"caption": c, "data": base64.b64encode(Path(p).read_bytes()).decode()} for c, p in examples],
         "margin": f"{100 * comparisons.margin:g}",
@@ -259,14 +260,21 @@ def _seconds(seconds: float) -> str:
 
 def _cost(runs: Sequence[Run]) -> list[dict[str, Any]]:
     spent: dict[str, list[float]] = {}
-    for run in runs:
+    for run in _own(runs):
         spent.setdefault(_KINDS[run.kind], []).append(run.timings["total_s"] * run.topology["devices"])
     rows = [
         {"kind": kind, "n": len(s), "total": _seconds(sum(s)), "each": _seconds(sum(s) / len(s))}
         for kind, s in sorted(spent.items(), key=lambda item: list(_KINDS.values()).index(item[0]))
     ]
+    if not rows:
+        return []
     everything = [x for s in spent.values() for x in s]
     return [*rows, {"kind": "all", "n": len(everything), "total": _seconds(sum(everything)), "each": ""}]
+
+
+def _own(runs: Sequence[Run]) -> list[Run]:
+    """The runs whose machine and cost are known: not those of another program."""
+    return [r for r in runs if r.kind != "foreign"]
 
 
 def _curves(runs: Sequence[Run], look: Mapping[str, figures.Look]) -> list[dict[str, Any]]:
@@ -320,12 +328,15 @@ def _settings(c: Comparisons, runs: Sequence[Run]) -> list[tuple[str, str]]:
     for run in runs:
         for name, version in run.versions.items():
             versions.setdefault(name, set()).add(str(version))
-    topologies = {f"{_count(r.topology['devices'], 'device')} ({r.topology['device_kind']})" for r in runs}
+    topologies = {f"{_count(r.topology['devices'], 'device')} ({r.topology['device_kind']})" for r in _own(runs)}
     return [
         ("Comparison", f"alpha {c.alpha:g}, margin {c.margin:g}, {c.n_resamples:,} resamples, seed {c.seed}"),
         ("Code", "; ".join(told)),
-        ("Machine", "; ".join(sorted(topologies))),
-        ("Versions", ", ".join(f"{name} {' / '.join(sorted(v))}" for name, v in sorted(versions.items()))),
+        ("Machine", "; ".join(sorted(topologies)) or "not known"),
+        (
+            "Versions",
+            ", ".join(f"{name} {' / '.join(sorted(v))}" for name, v in sorted(versions.items())) or "not known",
+        ),
     ]
 
 
@@ -353,6 +364,6 @@ def _run(run: Run, out_dir: Path) -> dict[str, Any]:
         "kind": _KINDS[run.kind],
         "seed": run.seed,
         "value": value,
-        "seconds": _seconds(run.timings["total_s"]),
+        "seconds": "–" if run.kind == "foreign" else _seconds(run.timings["total_s"]),
         "run_id": run.run_id,
     }

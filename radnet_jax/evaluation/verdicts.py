@@ -24,6 +24,8 @@ REASONS = {
     "seed_varies_nothing": "the seed varies nothing in the result of either start",
     "fixed_runs_differ": "a start whose result no seed varies has several results",
     "no_val_metric": "the metric is undefined on val, where the variant is chosen",
+    "no_predictions": "the table has no predictions of cases",
+    "no_sd": "the table states no SD of a start",
 }
 
 
@@ -47,10 +49,16 @@ class TaskVerdict:
     clause: str
 
 
-def clause(*, checkpoints: bool, runs: bool) -> str:
-    """What a verdict is restricted to: the only checkpoint of a start, the only run of a start whose seed matters."""
-    only = [name for name, one in (("checkpoints", checkpoints), ("runs", runs)) if one]
-    return f"for these {' and '.join(only)}" if only else ""
+def clause(*, checkpoints: bool, runs: bool, cases: bool = False) -> str:
+    """What a verdict is restricted to.
+
+    Args:
+      checkpoints: a start has one checkpoint.
+      runs: a start whose seed matters has one run.
+      cases: nothing is known of single test cases, so other patients were not asked.
+    """
+    only = [name for name, one in (("checkpoints", checkpoints), ("runs", runs), ("test cases", cases)) if one]
+    return f"for these {join(only)}" if only else ""
 
 
 def points(difference: float) -> str:
@@ -110,6 +118,8 @@ def _decisive(row: Comparison) -> str:
     """
     if math.isnan(row.p_seeds):
         return ""
+    if math.isnan(row.p_patients):
+        return " over seeds, the only test"
     of = f" of {row.b if row.fixed == row.a else row.a}" if row.fixed else ""
     return f" over seeds{of}" if row.p_seeds > row.p_patients else " over patients"
 
@@ -125,7 +135,7 @@ def judge_task(groups: Sequence[Group], rows: Sequence[Comparison]) -> TaskVerdi
     leaders = tuple(g.start for g in ranked if g.start not in beaten)
     inside = [row for row in rows if row.a in leaders and row.b in leaders]
     wins = [row for row in rows if is_better(row)]
-    only = clause(**{name: any(name in row.clause for row in rows) for name in ("checkpoints", "runs")})
+    only = clause(**{name: any(name in row.clause for row in rows) for name in ("checkpoints", "runs", "cases")})
     suffix = f", {only}" if only else ""
     if len(ranked) == 1:
         headline = f"Only one start, {leaders[0]}: nothing to compare"
