@@ -120,6 +120,16 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
     return judged
 
 
+def _trace(config: ConfigDict, parts: Parts, objective: Objective, recipe: recipes.Recipe) -> None:
+    """Follows the shapes through networks and loss, which refuse sizes that they can't take, before a file is made."""
+    batch = _batch_shapes(config, parts, objective, recipe)
+    params, model_state, remembered = jax.eval_shape(objective.init, jax.random.key(0), batch)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    state = TrainState(step, params, model_state, remembered, (), {})
+    state = state.replace(objective_state=jax.eval_shape(objective.begin, state))
+    jax.eval_shape(objective.loss, params, state, batch, jax.random.key(0))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """What the functions below share of one run."""
@@ -171,9 +181,11 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     judged = check(config, parts)
     objective, recipe = make_objective(config, parts), make_recipe(config, parts)
     tx, schedule = make_tx(config)
-    workdir = check_workdir(workdir, need_bytes=0)
+    workdir = Path(workdir).resolve()
     if records.is_finished(config, parts, workdir):
         return workdir
+    _trace(config, parts, objective, recipe)
+    workdir = check_workdir(workdir, need_bytes=0)
     with lock(workdir), preemption.watch() as asked_to_stop:
         with goodput.spent_on("compile"):
             state = initial_state(config, parts, objective, tx, recipe)

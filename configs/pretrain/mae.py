@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
         dict(name="mae", mask_ratio=0.75, decoder_width=512, decoder_depth=8, decoder_heads=16),
         natural="mae",
         batch_size=4096,
-        epochs=800,
+        epochs=1600,
         warmup_epochs=40,
         optimizer=dict(name="adamw", weight_decay=0.05, b2=0.95),
         rate=1.5e-4,

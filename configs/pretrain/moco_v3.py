@@ -29,4 +29,5 @@ def get_config(arg: str = "") -> ConfigDict:
         rate=0.3,
         smoke=dict(momentum=0.9, hidden=128, dim=64),
     )
+    config.backbone.zero_init_last = True  # each residual branch starts at zero, as in the authors' code
     return config.lock()

@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
         batch_size=4096,
         epochs=300,
         warmup_epochs=40,
-        optimizer=dict(name="adamw", weight_decay=0.1, frozen=("backbone/patch_embed",)),
+        optimizer=dict(name="adamw", weight_decay=0.1, exclude=common.NOTHING, frozen=("backbone/patch_embed",)),
         rate=1.5e-4,
         backbone="vit_small",
         smoke=dict(momentum=0.9, hidden=128, dim=64),

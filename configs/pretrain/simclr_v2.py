@@ -32,4 +32,5 @@ def get_config(arg: str = "") -> ConfigDict:
         rate_power=0.5,
         smoke=dict(projector_hidden=128, projector_dim=64),
     )
+    config.backbone.zero_init_last = True  # each residual branch starts at zero, as in the authors' code
     return config.lock()

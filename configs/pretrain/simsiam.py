@@ -29,4 +29,5 @@ def get_config(arg: str = "") -> ConfigDict:
         rate=0.05,
         smoke=dict(dim=128, bottleneck=32),
     )
+    config.backbone.zero_init_last = True  # each residual branch starts at zero, as in the authors' code
     return config.lock()

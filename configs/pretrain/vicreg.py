@@ -33,4 +33,5 @@ def get_config(arg: str = "") -> ConfigDict:
         end_rate=0.002 / 8,
         smoke=dict(dim=64),
     )
+    config.backbone.zero_init_last = True  # each residual branch starts at zero, as in the authors' code
     return config.lock()

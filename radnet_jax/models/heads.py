@@ -9,6 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from radnet_jax.models.checks import check_positive
 from radnet_jax.models.norm import BatchNorm
 
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -48,6 +49,12 @@ class Projector(nn.Module):
     norm_epsilon: float = 1e-5
     groups: int = 1
     dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_positive("projector", layers=self.layers, dim=self.out)
+        if self.hidden:
+            check_positive("projector", hidden=self.hidden)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, features: Float[Array, "b d"], *, train: bool) -> Float[Array, "b e"]:
@@ -132,6 +139,10 @@ class UnitLinear(nn.Module):
     """
 
     out: int
+
+    def __post_init__(self) -> None:
+        check_positive("last layer", outputs=self.out)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"], *, train: bool = False) -> Float[Array, "b k"]:

@@ -40,9 +40,11 @@ def read(bank: Num[Array, "n ..."], index: Int[Array, " *b"]) -> Num[Array, "*b 
 def write(bank: Num[Array, "n ..."], index: Int[Array, " b"], values: Num[Array, "b ..."]) -> Num[Array, "n ..."]:
     """Returns the bank with the rows of these examples in place; a negative or too large index writes nothing.
 
-    The same example twice in a batch leaves one of its two rows.
+    Nor does a row that is not finite, so that a step that was stopped leaves no such mark. The same example twice in a
+    batch leaves one of its two rows.
     """
-    index = jnp.where(index < 0, len(bank), index)
+    sound = jnp.isfinite(values.astype(jnp.float32)).reshape(len(values), -1).all(axis=1)
+    index = jnp.where((index < 0) | ~sound, len(bank), index)
     values = _encoded(values.astype(jnp.bfloat16 if bank.dtype == _BITS else bank.dtype))
     return bank.at[index].set(values, mode="drop")
 
@@ -63,5 +65,5 @@ def check(name: str, num_examples: int, batch_size: int) -> None:
 
 def check_clusters(what: str, clusters: int, num_examples: int) -> None:
     """Refuses fewer clusters than two, and more than there are examples."""
-    if not 2 <= clusters <= num_examples:
+    if not isinstance(clusters, int) or not 2 <= clusters <= num_examples:
         raise UserError(what, got=clusters, expected=f"2 to {num_examples}, the examples of the train split")

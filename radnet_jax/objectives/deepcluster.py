@@ -177,6 +177,7 @@ def deepcluster(
     sinkhorn_iterations: int = 3,
     projector_hidden: int = 2048,
     projector_dim: int = 128,
+    groups: int = 1,
 ) -> DeepCluster:
     """Makes the objective; the defaults are the authors' for ImageNet."""
     if assignment not in ("kmeans", "sinkhorn"):
@@ -192,7 +193,7 @@ def deepcluster(
     bank.check_clusters("deepcluster: prototypes", prototypes, num_examples)
     return DeepCluster(
         backbone=backbone,
-        projector=Projector(layers=2, hidden=projector_hidden, out=projector_dim, last_norm=False),
+        projector=Projector(layers=2, hidden=projector_hidden, out=projector_dim, last_norm=False, groups=groups),
         prototypes=prototypes,
         clusterings=clusterings,
         temperature=temperature,

@@ -178,6 +178,12 @@ def dino(
     ):
         if not value > 0:
             raise UserError(f"dino: {name}", got=value, expected="more than 0")
+    if min(temperature_epochs, frozen_epochs) < 0:
+        raise UserError(
+            "dino: temperature_epochs, frozen_epochs",
+            got=f"{temperature_epochs}, {frozen_epochs}",
+            expected="0 or more",
+        )
     for name, value in (("momentum", momentum), ("centre_momentum", centre_momentum)):
         if not 0 <= value <= 1:
             raise UserError(f"dino: {name}", got=value, expected="0 to 1")

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from radnet_jax.errors import UserError
 from radnet_jax.losses.masked_pixels import masked_pixels, patchify
+from radnet_jax.models.checks import check_positive
 from radnet_jax.models.masked import MaskedDecoder
 from radnet_jax.models.vit import ViT
 from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
@@ -105,6 +106,7 @@ def mae(
         )
     if not 0 < mask_ratio < 1:
         raise UserError("mae: mask_ratio", got=mask_ratio, expected="more than 0, less than 1")
+    check_positive("mae", decoder_width=decoder_width, decoder_depth=decoder_depth, decoder_heads=decoder_heads)
     if decoder_width % 4 or decoder_width % decoder_heads:
         raise UserError("mae: decoder_width", got=decoder_width, expected=f"a multiple of 4 and {decoder_heads} heads")
     decoder = MaskedDecoder(
