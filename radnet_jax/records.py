@@ -18,7 +18,7 @@ from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators, ledger
 from radnet_jax.evaluation.ledger import Predictions
-from radnet_jax.evaluation.metrics import METRICS, task_kinds
+from radnet_jax.evaluation.metrics import METRICS, higher_is_better, task_kinds
 from radnet_jax.parts import Parts, plain
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "array-record", "numpy", "scipy")
@@ -141,11 +141,16 @@ def check_judged(config: ConfigDict, parts: Parts) -> list[Split]:
         return []
     task, metric = parts.split.card.task, config.primary_metric
     if task not in task_kinds(metric):
-        fitting = [name for name in METRICS.names() if task in task_kinds(name)]
+        fitting = [name for name in METRICS.names() if task in task_kinds(name) and higher_is_better(name)]
         raise UserError(
             f"primary_metric {metric!r} is not defined for a {task} task such as dataset {parts.split.card.name}",
             expected=" or ".join(fitting),
-            fix=f"--config.primary_metric={fitting[0]}" if fitting else "use a labelled dataset",
+            fix="choose it with --config.primary_metric" if fitting else "use a labelled dataset",
+        )
+    if not higher_is_better(metric):
+        raise UserError(
+            f"primary_metric {metric!r} is an error, and starts are ranked by what is better when higher",
+            fix="it stands in every run.json beside the primary metric",
         )
     return [open_split(config.data.dir, name) for name in config.data.judge]
 

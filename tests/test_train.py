@@ -256,6 +256,10 @@ def test_a_metric_that_does_not_fit_the_task_is_refused(ct_dataset, tmp_path):
     parts = assemble(config)
     with pytest.raises(UserError, match=r"'accuracy' is not defined for a multi_label task.*auroc"):
         records.check_judged(config, parts)
+    with config.unlocked():
+        config.primary_metric = "label_brier"
+    with pytest.raises(UserError, match="'label_brier' is an error"):
+        records.check_judged(config, parts)
 
 
 def test_a_missing_dataset_is_refused(tmp_path):

@@ -109,8 +109,10 @@ def reestimate_batch_stats(
     """Returns BatchNorm statistics averaged over batches of a whole split, as if the backbone had seen just it.
 
     A randomly initialised backbone has mean 0 and variance 1 in every BatchNorm, which is not what its inputs are;
-    features of a random network depend much on which of the two is used.
+    features of a random network depend much on which of the two is used. A backbone without BatchNorm has none.
     """
+    if not jax.tree.leaves(batch_stats):
+        return batch_stats
     step = _batch_stats_of(backbone, adapter, mesh)
     rows = _spread_rows(len(split), batch_size, mesh)
     total = None

@@ -108,7 +108,7 @@ def test_time_to_convergence_by_a_plain_loop():
 def test_time_to_convergence_of_a_broken_curve():
     with pytest.raises(UserError, match="got 20 values, 1 of them not finite"):
         time_to_convergence([*[0.1] * 19, float("nan")])
-    with pytest.raises(UserError, match="got 9 values, .*expected at least 10"):
+    with pytest.raises(UserError, match=r"got 9 values, .*expected at least 10"):
         time_to_convergence([0.1] * 9)
 
 

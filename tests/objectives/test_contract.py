@@ -20,9 +20,10 @@ from radnet_jax.step import MADE, compiled_prepare, compiled_step
 from tests import every_objective
 
 BATCH = 16
-# Loss after the last step on one batch, as a share of the first: where an objective can't do with less, and why.
-# DINO's holds the entropy of its targets, which centring raises from a sharp start.
-OVERFIT = {"dino": 1.2}
+# Where the loss on one batch can't fall far, as a queue is full of that batch's keys, the two views of each image must
+# find each other. DINO is judged in test_learning.py alone: its loss holds the entropy of the teacher, which rises as
+# the centre takes away what all images share, and sixteen images give the centre nothing else to hold on to.
+BY_NEIGHBOURS = ("moco_v1", "moco_v2", "pcl_v1", "pcl_v2")
 CONFIGS = every_objective.marked(quick=every_objective.one_for_each_objective())
 
 
@@ -102,6 +103,14 @@ class TestOneState:
         if chance is None:
             pytest.skip(f"{name} has no loss at chance")
         loss, aux = case.loss(0)
+        queue = case.states[0].objective_state.get("queue")
+        if isinstance(
+            queue, dict
+        ):  # of random directions at first: a network that learns nothing fills it with its keys
+            keys = jnp.tile(aux.embedding[:, 1], (len(queue["keys"]) // BATCH, 1))
+            remembered = case.states[0].objective_state | {"queue": queue | {"keys": keys}}
+            state = case.states[0].replace(objective_state=remembered)
+            loss, aux = jax.jit(case.objective.loss)(state.params, state, case.batches[0], jax.random.key(0))
         # Embeddings of a random network say little, but not nothing: 16 images at low temperatures spread the loss.
         assert chance * 0.5 < float(loss) < chance * 1.6
         if "loss_at_chance" in aux.metrics:
@@ -164,12 +173,24 @@ def test_a_stopped_run_goes_on_bit_for_bit(ct_dataset, tmp_path, name):
         np.testing.assert_array_equal(array, arrays[1][key], err_msg=key)
 
 
+def neighbours_found(case, state):
+    """Share of the images whose first view is nearest to its own second view."""
+    _, aux = jax.jit(case.objective.loss)(state.params, state, case.batches[0], jax.random.key(0))
+    z = np.asarray(aux.embedding, np.float64)
+    z /= np.linalg.norm(z, axis=-1, keepdims=True)
+    return np.mean((z[:, 0] @ z[:, 1].T).argmax(axis=1) == np.arange(len(z)))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", every_objective.NAMES)
+@pytest.mark.parametrize("name", [name for name in every_objective.NAMES if not name.startswith("dino")])
 def test_learns_a_batch_by_heart(ct_dataset, name):
     case = Case(name, ct_dataset, steps=0)
     state, losses = case.states[0], []
+    before = neighbours_found(case, state) if name in BY_NEIGHBOURS else None
     for number in range(60):
         state, metrics = case.step(state, case.batches[0], 0, number)
         losses.append(float(metrics["loss"]))
-    assert np.mean(losses[-5:]) < OVERFIT.get(name, 0.8) * np.mean(losses[:2])
+    if before is None:
+        assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:2])
+    else:
+        assert before < 0.6 < 0.95 < neighbours_found(case, state)

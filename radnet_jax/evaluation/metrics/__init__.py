@@ -20,8 +20,16 @@ T = TypeVar("T", bound=Callable[..., Any])
 REASONS = {
     "no_cases": "no labelled case",
     "one_class": "all labelled cases are of one class",
+    "no_positive": "no labelled case has the label",
     "nan_scores": "a score is not a number",
     "not_single_label": "the cases have not exactly one label each",
+    "not_probabilities": "a score lies outside 0 to 1",
+    "few_classes": "there are no more classes than guesses",
+    "both_empty": "truth and prediction are empty",
+    "empty_truth": "the truth is empty",
+    "empty_prediction": "the prediction is empty",
+    "one_empty": "in each case the truth or the prediction is empty",
+    "region_undefined": "a region is undefined, and the convention's mean needs all of them",
 }
 
 
@@ -34,12 +42,14 @@ class Metric:
       reason: why it is undefined, a key of REASONS; empty where it is defined.
       per_class: its value for each label, where it is a mean over labels; NaN for those left out.
       left_out: indices of the labels that the mean leaves out, because the metric is undefined for them.
+      cases: how many cases each label's value rests on, where that is not known from the labels (segmentation).
     """
 
     value: float
     reason: str = ""
     per_class: tuple[float, ...] = ()
     left_out: tuple[int, ...] = ()
+    cases: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if math.isnan(self.value) != bool(self.reason):
@@ -49,6 +59,8 @@ class Metric:
         out: dict[str, Any] = {"value": self.value, "reason": self.reason}
         if self.per_class:
             out |= {"per_class": list(self.per_class), "left_out": list(self.left_out)}
+        if self.cases:
+            out["cases"] = list(self.cases)
         return out
 
 
@@ -59,16 +71,19 @@ def undefined(reason: str, **more: Any) -> Metric:
     return Metric(math.nan, reason, **more)
 
 
-def declare(*, task_kinds: frozenset[str], entering: Callable[..., np.ndarray]) -> Callable[[T], T]:
+def declare(
+    *, task_kinds: frozenset[str], entering: Callable[..., np.ndarray], higher_is_better: bool = True
+) -> Callable[[T], T]:
     """Says of a metric what can't be seen from its values.
 
     Args:
       task_kinds: the kinds of task that it is defined for: "single_label", "multi_label".
       entering: (labels [n k], label_mask [n k] or None) -> bool [n], the cases that its value rests on.
+      higher_is_better: False for an error, which can't be a primary metric: those are maximised.
     """
 
     def add(function: T) -> T:
-        vars(function).update(task_kinds=task_kinds, entering=entering)
+        vars(function).update(task_kinds=task_kinds, entering=entering, higher_is_better=higher_is_better)
         return function
 
     return add
@@ -82,6 +97,16 @@ def task_kinds(name: str) -> frozenset[str]:
     """
     kinds: frozenset[str] = _declared(name, "task_kinds")
     return kinds
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether more of a metric is better; not so of an error of calibration.
+
+    Raises:
+      UserError: an unknown metric.
+    """
+    better: bool = _declared(name, "higher_is_better")
+    return better
 
 
 def entering(
