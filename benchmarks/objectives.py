@@ -68,7 +68,8 @@ def watched_passes(objective: Any, state: Any, batch: Any) -> list[Pass]:
     real = networks.apply
 
     def spy(modules: Any, params: Any, batch_stats: Any, x: Any, *, train: bool) -> Any:
-        trained = all(id(leaf) in online for name in modules for leaf in jax.tree.leaves(params[name]))
+        first = next(iter(modules))  # a later one may have been changed on the way, as DINO's frozen last layer
+        trained = all(id(leaf) in online for leaf in jax.tree.leaves(params[first]))
         passes.append(Pass(dict(modules), x.shape, trained, train))
         return real(modules, params, batch_stats, x, train=train)
 

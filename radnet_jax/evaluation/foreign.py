@@ -55,9 +55,11 @@ def import_predictions(path: str | Path, out_dir: str | Path, *, primary_metric:
     scores = [_SCORE + name for name in labels]
     check_columns(path, header, (*CASE_COLUMNS, *scores, *truth), (*_DEFAULTS, *FACTS))
     task_kind = "single_label" if one_of else "multi_label"
-    if task_kind not in metrics.task_kinds(primary_metric):
-        fit = [m for m in METRICS.names() if task_kind in metrics.task_kinds(m)]
-        raise UserError(f"metric {primary_metric!r} is not for {task_kind} predictions", expected=", ".join(fit))
+    fit = [m for m in METRICS.names() if task_kind in metrics.task_kinds(m) and metrics.higher_is_better(m)]
+    if primary_metric not in fit:
+        METRICS.get(primary_metric)  # an unknown one is told with the nearest
+        why = "an error" if not metrics.higher_is_better(primary_metric) else f"not for {task_kind} predictions"
+        raise UserError(f"primary metric {primary_metric!r} is {why}", expected=f"one of {', '.join(fit)}")
     columns = _read(path, header)
     for column in ("start", "seed"):
         empty = np.flatnonzero(columns[column] == "")

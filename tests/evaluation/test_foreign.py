@@ -137,6 +137,10 @@ def test_a_broken_table_is_refused_in_one_line(tmp_path, rows, message):
 def test_a_metric_for_other_labels_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"'accuracy' is not for multi_label predictions; expected .*auroc"):
         load(tmp_path, rows_of(), metric="accuracy")
+    with pytest.raises(UserError, match="'label_brier' is an error"):
+        load(tmp_path, rows_of(), metric="label_brier")
+    with pytest.raises(UserError, match='did you mean "auroc"'):
+        load(tmp_path, rows_of(), metric="aurok")
 
 
 def test_nan_scores_make_the_comparison_undefined_with_a_reason(tmp_path):

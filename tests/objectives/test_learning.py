@@ -39,7 +39,7 @@ def config(name, dataset, **changes):
 
 
 def last_row(config, workdir):
-    return ledger.read_run(train.run(config, workdir)).metrics[-1]
+    return ledger.read_run(train.run(config, workdir)).curves[-1]
 
 
 @pytest.fixture(scope="module")
