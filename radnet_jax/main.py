@@ -162,7 +162,10 @@ def _resolve(argv: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
     path, _, variant = str(resolve_config(config_arg)).partition(":")
     config = load_config(path, variant)
     left, arguments = [], []
-    for token in out:
+    tokens = iter(out)
+    for token in tokens:
+        if (match := re.fullmatch(r"--?config\.([\w.]+)", token)) and _is_argument(config, match[1]):
+            token = f"{token}={next(tokens, '')}"
         if (match := re.fullmatch(r"--?config\.([\w.]+)=(.*)", token)) and _is_argument(config, match[1]):
             arguments.append((match[1], _value(match[2])))
             continue

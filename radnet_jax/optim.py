@@ -58,6 +58,11 @@ def make_optimizer(
       grad_clip: largest global norm of the gradient; 0 for none.
       **kwargs: arguments of the optimiser itself, see `lars`, `adamw`, `sgd`.
     """
+    if not isinstance(grad_clip, int | float) or isinstance(grad_clip, bool) or grad_clip < 0:
+        raise UserError("optimizer: grad_clip", got=repr(grad_clip), expected="0 (none) or the largest norm")
+    for what, patterns in (("frozen", frozen), ("constant", constant)):
+        if isinstance(patterns, str):
+            raise UserError(f"optimizer: {what}", got=repr(patterns), expected=f"a tuple, ({patterns!r},)")
     known = {"mask": _not_matching(exclude), "total_steps": total_steps}
     tx = OPTIMIZERS.build(name, kwargs, schedule=schedule, **known)
     if constant:

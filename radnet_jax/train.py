@@ -121,7 +121,7 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
 
 
 def _trace(config: ConfigDict, parts: Parts, objective: Objective, recipe: recipes.Recipe) -> None:
-    """Follows the shapes through networks and loss, which refuse sizes that they can't take, before a file is made."""
+    """Follows the shapes through the loss, where sizes that can't be taken are refused, before a file is made."""
     batch = _batch_shapes(config, parts, objective, recipe)
     params, model_state, remembered = jax.eval_shape(objective.init, jax.random.key(0), batch)
     step: Any = jax.ShapeDtypeStruct((), jnp.int32)
@@ -338,6 +338,7 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
             if watch or done == total or done % config.log_every == 0:
                 writer.write(done, {**metrics, **observe(watched), **of_phases, "learning_rate": this.schedule(step)})
             if save:
+                writer.flush()  # a step that is saved is not done again: its row would be lost with this process
                 this.save(state, best)
             if stop and done < total:
                 this.checkpoints.wait()
@@ -380,11 +381,11 @@ def _stop_unless_finite(
     """Stops the run if loss or gradient of `step` were not finite; keeps the state before it, and its batch."""
     if bool(finite):
         return
+    file = nonfinite.save_batch(this.workdir, step, batch)  # first: what follows may run out of memory
     batches = sharding.put_batch(batch, this.parts.mesh)
     prepare_fn = compiled_prepare(this.requires, this.parts.adapter, this.recipe, this.parts.mesh)
     key = rng.stream(this.config.seed, "loss", step)
     names = nonfinite.first_leaves(this.objective, state, prepare_fn(batches, this.config.seed, step), key)
-    file = nonfinite.save_batch(this.workdir, step, batch)
     sound = not names or not names[0].startswith(nonfinite.OF_STATE)
     if sound and step not in this.checkpoints.steps():
         this.save(state, best)

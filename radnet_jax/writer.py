@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import json
+import os
 from pathlib import Path
 import time
 from typing import IO, Any
@@ -145,5 +146,7 @@ def _drop_after(path: Path, step: int) -> list[dict[str, Any]]:
                 dropped.append(row)
         except (json.JSONDecodeError, KeyError):
             continue
-    path.write_text("".join(line + "\n" for line in kept))
+    beside = path.with_suffix(".unfinished")
+    beside.write_text("".join(line + "\n" for line in kept))
+    os.replace(beside, path)
     return dropped

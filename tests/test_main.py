@@ -64,7 +64,7 @@ def test_a_wrong_command_exits_with_one_line(flags, message, tmp_path):
         ("backbone.dtype=bfloat16", "backbone.dtype", "bfloat16"),
         ("augment.blur=0", "augment.blur", 0),
         ("augment.crop=(0.2,1.0)", "augment.crop", (0.2, 1.0)),
-        ("backbone.zero_init_last=true", "backbone.zero_init_last", True),
+        ("optimizer.nesterov=true", "optimizer.nesterov", True),
         ("optimizer.frozen=('stem.*',)", "optimizer.frozen", ("stem.*",)),
     ],
 )
