@@ -89,7 +89,14 @@ FIELDS_OF_NO_OPERATION = {"affine", "resized_crop", "jitter", "local_views", "gr
 def test_every_operation_is_tested():
     tested = {name for fields in OPERATIONS.values() for name in fields} | FIELDS_OF_NO_OPERATION
     described = {f.name for f in dataclasses.fields(Recipe)}
-    details = {"crop_ratio", "sharpness_factor", "blur_radius", "local_size", "local_crop"}
+    details = {
+        "crop_ratio",
+        "sharpness_factor",
+        "blur_radius",
+        "local_size",
+        "local_crop",
+        "tile_crop",
+    }  # the tiles: test_tiles.py
     assert described - details == tested
 
 
