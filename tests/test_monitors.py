@@ -146,8 +146,8 @@ def test_a_network_that_collapses_is_told_of_and_one_that_learns_is_not(
 ):
     projector = Projector(layers=2, hidden=32, out=16, norm=False, last_norm=False)
     monkeypatch.setattr(train, "make_objective", lambda config, parts: objective(parts.backbone, projector, 0.5))
-    config = tiny.config("configs/pretrain/simclr.py", "smoke,size=24", ct_dataset, total_steps=30, log_every=3)
-    config = tiny.change(config, schedule=dict(name="constant", base_lr=1e-2), checkpoint=dict(every=30, keep=1))
+    config = tiny.config("configs/pretrain/simclr.py", "smoke,size=24", ct_dataset, total_steps=60, log_every=3)
+    config = tiny.change(config, schedule=dict(name="constant", base_lr=3e-3), checkpoint=dict(every=60, keep=1))
     with heard() as messages:
         train.run(config, tmp_path)
     last = ledger.read_curves(tmp_path)[-1]
