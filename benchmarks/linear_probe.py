@@ -40,7 +40,7 @@ def main() -> None:
     args = flags.parse_args()
     rng = np.random.default_rng(0)
     scale = (np.arange(1, args.d + 1) ** -0.5).astype(np.float32)
-    means = rng.standard_normal((args.k, args.d), dtype=np.float32) * scale * 0.5
+    means = rng.standard_normal((args.k, args.d), dtype=np.float32) * scale * 0.15
     eye = np.eye(args.k, dtype=np.float32)
     with tempfile.TemporaryDirectory() as folder:
         paths, classes = {}, {}

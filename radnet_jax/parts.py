@@ -21,9 +21,11 @@ import optax
 
 from radnet_jax import sharding
 from radnet_jax.augment import AUGMENTATIONS, recipes
+from radnet_jax.data.card import CARD_FILE
 from radnet_jax.data.dataset import Split
 from radnet_jax.data.labels import count_labels
 from radnet_jax.data.pipeline import steps_per_epoch
+from radnet_jax.data.storage import is_remote
 from radnet_jax.data.subsets import open_subset
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation.evaluators import VIEWS
@@ -76,6 +78,7 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
     """
     mesh = mesh or sharding.make_mesh(replica=config.mesh.replica if config.run == "train" else 1)
     check_names(config, mesh)
+    _check_built(config)
     split = open_subset(config.data.dir, config.data.split, **plain(config.data.subset))
     backbone_config = plain(config.backbone)
     start = planned or (find_start(config.init_from) if config.init_from else None)
@@ -93,6 +96,16 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
         model_input = ModelInput.from_json(plain(config.input))
     adapter = make_adapter(split.card.stored, model_input, plain(config.adapter) if config.adapter else None)
     return Parts(mesh, split, start, adapter, _make_backbone(config), backbone_config)
+
+
+def _check_built(config: ConfigDict) -> None:
+    """Refuses a folder without a dataset; where the config knows what builds it, the message says it."""
+    folder = str(config.data.dir)
+    fix = f"build it: {config.dataset_command}" if config.dataset_command else ""
+    if not folder:
+        raise UserError("config.data.dir is missing", expected="the folder of a built dataset", fix=fix)
+    if fix and not is_remote(folder) and not Path(folder, CARD_FILE).is_file():
+        raise UserError(f"no dataset in {folder}", expected=f"a folder with {CARD_FILE}", fix=fix)
 
 
 def _make_backbone(config: ConfigDict) -> Any:

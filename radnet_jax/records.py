@@ -226,6 +226,7 @@ def run_record(
     metrics: Mapping[str, Mapping[str, Any]],
     weights: str = "last",
     best: Mapping[str, Any] | None = None,
+    steps: int = 0,
 ) -> dict[str, Any]:
     """Returns what run.json holds.
 
@@ -236,6 +237,7 @@ def run_record(
       metrics: {weights: {split: {metric: value}}}; {} where nothing is judged.
       weights: whose metrics are the run's.
       best: step and value of the weights that a split selected.
+      steps: updates that were made.
     """
     card = parts.split.card
     tags = plain(config.tags)
@@ -253,6 +255,7 @@ def run_record(
         "timings": dict(timings),
         "adapter": parts.adapter.to_json(),
         "lineage": lineage(parts),
+        "steps": steps,
         "kind": tags.pop("kind"),
         **tags,
     }

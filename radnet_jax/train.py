@@ -239,6 +239,7 @@ def _run(config: ConfigDict, workdir: Path, told: Mapping[str, Any] | None = Non
             metrics=metrics,
             weights=config.judged_weights,
             best=best._asdict() if best else None,
+            steps=int(state.step),
         ) | dict(told or {})
         if jax.process_index() == 0:
             ledger.write_run(workdir, record, predictions=predictions)

@@ -67,8 +67,8 @@ def test_a_logistic_regression_of_that_strength_shrinks_as_much(multi_label):
     labels = np.eye(2)[label]
     mask = np.ones_like(labels)
     path = fit_ridge_path(x, labels, mask)
-    (free, held) = path.scores(x, (1e-6, 0.5))
-    strengths = [logistic_strength(s, labels, mask, multi_label=multi_label) for s in (1e-6, 0.5)]
+    (free, held) = path.scores(x, (1e-6, 0.1))
+    strengths = [logistic_strength(s, labels, mask, multi_label=multi_label) for s in (1e-6, 0.1)]
     probes = fit_linear_probes(x, labels, mask, multi_label=multi_label, strengths=tuple(strengths))
     scores = [logit(p.scores(x)[:, 1]) for p in probes]
     want = np.std(held[:, 1]) / np.std(free[:, 1])
@@ -77,7 +77,7 @@ def test_a_logistic_regression_of_that_strength_shrinks_as_much(multi_label):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [(lambda x, m: (x, 0 * m), "no labelled"), (lambda x, m: (x + np.inf, m), "not finite")]
+    ("change", "message"), [(lambda x, m: (x, 0 * m), "no labelled"), (lambda x, m: (x * np.nan, m), "not finite")]
 )
 def test_refusals(change, message):
     features, labels, _ = data()
