@@ -41,9 +41,12 @@ class Start:
 
 
 def find_start(init_from: str) -> Start:
-    """Finds the newest checkpoint of the workdir `init_from` and reads what it is."""
+    """Finds the newest checkpoint of the workdir `init_from`, or the best one of a run that is judged by that."""
     folder = checkpoint.latest_folder(init_from)
     meta = checkpoint.load_meta(folder)
+    if meta["config"].get("judged_weights") == "best" and meta.get("best"):  # neither stands in older ones
+        folder = folder.with_name(str(meta["best"]["step"]))
+        meta = checkpoint.load_meta(folder)
     weights = sorted((k, v) for k, v in meta["digest"].items() if k.startswith(_BACKBONE))
     digest = hashlib.sha256(repr(weights).encode()).hexdigest()[:8]
     return Start(
@@ -51,8 +54,13 @@ def find_start(init_from: str) -> Start:
         backbone=meta["config"]["backbone"],
         model_input=ModelInput.from_json(meta["model_input"]),
         folder=folder,
-        lineage=tuple((d["name"], d["fingerprint"]) for d in [*meta.get("lineage", ()), meta["dataset"]]),
+        lineage=tuple((d["name"], d["fingerprint"]) for d in _datasets(meta)),
     )
+
+
+def _datasets(meta: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """Returns the datasets of a checkpoint's start and its own; imported weights name none."""
+    return [*meta.get("lineage", ()), *([meta["dataset"]] if "dataset" in meta else [])]
 
 
 def check_backbone(start: Start, backbone: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Does the start know the test set? The audit that runs before a run, and the chain of datasets that a start comes from."""
+"""Does the start know the test set? The audit before a run, and the datasets that a start comes from."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ def others(tmp_path_factory):
 
 
 def config(dataset, **changes):
-    changes = dict(total_steps=2, sweep=dict(field="", values=()), tags=tiny.TAGS) | changes
+    changes = dict(total_steps=2, sweep=dict(field="", candidates=()), tags=tiny.TAGS) | changes
     return tiny.config("configs/finetune/body_region.py", "smoke,scratch,size=24", dataset, **changes)
 
 

@@ -113,7 +113,7 @@ def test_probes_of_label_budgets_share_one_pass_of_features(ct_dataset, tmp_path
 
 
 def test_few_shots_are_trained_on_alone_whatever_the_batch(ct_dataset, tmp_path):
-    none = dict(field="", values=())
+    none = dict(field="", candidates=())
     record = run(ct_dataset, tmp_path / "run", ",shots=1", sweep=none, total_steps=2).record
     assert record["dataset"]["train_records"] == 6  # fewer than a batch of 16
     assert record["protocol"] == "fine_tune_1_shots"
