@@ -147,7 +147,7 @@ def _smoke(config: ConfigDict) -> ConfigDict:
     config.log_every = 2
     config.select.every = 4
     config.checkpoint.every = 4
-    config.schedule.warmup_steps = 2
+    config.schedule.warmup_steps = 1
     config.sweep.update(candidates=config.sweep.candidates[:2], total_steps=4)
     return config
 

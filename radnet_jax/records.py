@@ -10,7 +10,7 @@ import platform
 from typing import Any
 
 from absl import logging
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -21,6 +21,7 @@ from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import evaluators, ledger
 from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.evaluation.metrics import METRICS, higher_is_better, task_kinds
+from radnet_jax.objectives import Objective
 from radnet_jax.parts import Parts, plain
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "array-record", "numpy", "scipy")
@@ -202,6 +203,22 @@ def open_judged(config: ConfigDict, name: str) -> Split:
             "config.data.judged_labels is for findings", got=f"a {split.card.task} task", fix="set it to ()"
         )
     return dataclasses.replace(split, judged=judged)
+
+
+def scores(
+    config: ConfigDict,
+    parts: Parts,
+    objective: Objective,
+    params: PyTree,
+    model_state: PyTree,
+    split: Split,
+    views: str,
+) -> Float[np.ndarray, "n k"]:
+    """Returns what `judge` takes of a split: probabilities by case, of the whole image or of crops (`views`)."""
+    predict = evaluators.predict_of(objective)
+    options: dict[str, Any] = dict(adapter=parts.adapter, batch_size=config.eval_batch_size, mesh=parts.mesh)
+    out = evaluators.predict_split(predict, params, model_state, split, views=views, **options)
+    return evaluators.scores_of(out["logits"], split.card)
 
 
 def judge(

@@ -75,15 +75,29 @@ def split(config: ConfigDict) -> Split | None:
     return open_judged(config, config.select.split) if config.select.every else None
 
 
-def value(config: ConfigDict, scores: Float[np.ndarray, "n k"], selecting: Split) -> tuple[float, dict[str, float]]:
-    """Returns what is selected by, higher is better (NaN, never better, where scores are not finite), and the metrics
-    that it is chosen from, by their names in the log."""
-    metric = _metric(config, scores, selecting).value
-    values = {f"{selecting.name}_{config.primary_metric}": metric}
-    if config.select_by == "primary_metric" and not config.plateau.patience and not config.plateau.stop:
-        return metric, values
-    loss = cross_entropy(scores, *selecting.all_labels(), task=selecting.card.task)
-    return metric if config.select_by == "primary_metric" else -loss, values | {f"{selecting.name}_loss": loss}
+def value(config: ConfigDict, scores: Float[np.ndarray, "n k"], selecting: Split) -> float:
+    """Returns the primary metric; NaN, which is never better, where scores are not finite."""
+    return _metric(config, scores, selecting).value
+
+
+def values(config: ConfigDict, scores: Float[np.ndarray, "n k"], selecting: Split) -> dict[str, float]:
+    """Returns the primary metric, and the loss where it is selected or waited for by it, by their names in the log."""
+    found = {f"{config.select.split}_{config.primary_metric}": value(config, scores, selecting)}
+    if _needs_loss(config):
+        loss = cross_entropy(scores, *selecting.all_labels(), task=selecting.card.task)
+        found[f"{config.select.split}_loss"] = loss
+    return found
+
+
+def _needs_loss(config: ConfigDict) -> bool:
+    return config.select_by == "loss" or bool(config.plateau.patience or config.plateau.stop)
+
+
+def goal(config: ConfigDict, found: dict[str, float]) -> float:
+    """Returns what is selected by, of `values`; higher is better."""
+    if config.select_by == "loss":
+        return -found[f"{config.select.split}_loss"]
+    return found[f"{config.select.split}_{config.primary_metric}"]
 
 
 def cross_entropy(

@@ -102,7 +102,7 @@ def choose(config: ConfigDict, parts: Parts, workdir: Path, train: Train) -> tup
             fix="try smaller values, or others",
         )
     chosen = max(scored, key=lambda t: t["score"])["value"]  # the first of equals: the smallest
-    if len(scored) > 1 and chosen in (trials[0]["value"], trials[-1]["value"]):
+    if len(scored) > 2 and chosen in (trials[0]["value"], trials[-1]["value"]):
         logging.warning("%s: the best %s=%g is an end of config.sweep.candidates", workdir, sweep.field, chosen)
     return with_value(config, chosen), {
         "field": sweep.field,

@@ -61,6 +61,7 @@ LAYERS = {
     "radnet_jax.preemption": 3,
     "radnet_jax.selection": 3,
     "radnet_jax.sweep": 3,
+    "radnet_jax.initial": 3,
     "radnet_jax.identity_audit": 3,
     "radnet_jax.step": 3,
     "radnet_jax.train": 4,

@@ -15,7 +15,8 @@ SWEEP = dict(field="schedule.base_lr", candidates=(1e-4, 3e-4, 1e-3), total_step
 
 def config(dataset, **changes):
     variant = "smoke,scratch,size=24"
-    changes = dict(total_steps=4, sweep=SWEEP, tags=tiny.TAGS) | changes
+    schedule = dict(name="warmup_cosine", base_lr=3e-4, warmup_steps=2)
+    changes = dict(total_steps=4, schedule=schedule, sweep=SWEEP, tags=tiny.TAGS) | changes
     return tiny.config("configs/finetune/body_region.py", variant, dataset, **changes)
 
 
