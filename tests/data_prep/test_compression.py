@@ -29,5 +29,5 @@ def test_compression(tmp_path):
     assert batches[0] == batches[1]
     with pytest.raises(UserError, match="compression"):
         build("radnet", source, tmp_path / "none", size=16, log=str)
-    with pytest.raises(UserError, match="compression: got gzip, expected zstd:1 or zstd:3 or none"):
+    with pytest.raises(UserError, match="compression; got gzip; expected zstd:1 or zstd:3 or none"):
         build("radnet", source, tmp_path / "gzip", size=16, log=str, compression="gzip")
