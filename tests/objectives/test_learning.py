@@ -68,19 +68,34 @@ def test_learns_from_generated_data(phantoms, random_accuracy, tmp_path, name):
     assert row.get("effective_rank", np.inf) > RANK
 
 
-@pytest.mark.parametrize("name", ["byol", "moco_v2", "pcl_v2"])
-def test_going_on_begins_with_the_start_in_both_networks(ct_dataset, tmp_path, name):
-    first = every_objective.config("simclr", ct_dataset, batch_size=16, total_steps=3)
+# Where the backbone that a run leaves behind stands in its checkpoint.
+KEPT = {
+    "simclr": ("params", "model_state/batch_stats"),
+    "dino_resnet50": ("objective_state/target/params", "objective_state/target/batch_stats"),
+}
+
+
+@pytest.mark.parametrize(
+    ("start", "name"), [("simclr", "byol"), ("simclr", "moco_v2"), ("simclr", "pcl_v2"), ("dino_resnet50", "byol")]
+)
+def test_going_on_begins_with_the_start_in_both_networks(ct_dataset, tmp_path, start, name):
+    first = every_objective.config(start, ct_dataset, batch_size=16, total_steps=3)
     arrays, _ = checkpoint.load_arrays(train.run(first, tmp_path / "first") / "checkpoints" / "3")
-    kept = {k.removeprefix("params/"): v for k, v in arrays.items() if k.startswith("params/backbone/")}
+    params, stats = (
+        {k.removeprefix(f"{folder}/"): v for k, v in arrays.items() if k.startswith(f"{folder}/backbone/")}
+        for folder in KEPT[start]
+    )
     second = every_objective.config(name, ct_dataset, init_from=str(tmp_path / "first"), input=None)
     parts = assemble(second)
     objective, recipe, (tx, _) = make_objective(second, parts), make_recipe(second, parts), make_tx(second)
     state = train.initial_state(second, parts, objective, tx, recipe)
-    for params in (state.params, state.objective_state["target"]["params"]):
-        found = {k: np.asarray(v) for k, v in trees.named_leaves({"backbone": params["backbone"]})}
+    target, online_stats = state.objective_state["target"], state.model_state["batch_stats"]
+    for kept, network in (
+        *((params, p) for p in (state.params, target["params"])),
+        *((stats, s) for s in (online_stats, target["batch_stats"])),
+    ):
+        found = {k: np.asarray(v) for k, v in trees.named_leaves({"backbone": network["backbone"]})}
         assert found.keys() == kept.keys()
         for key, value in kept.items():
             np.testing.assert_array_equal(found[key], value)
-    online, target = state.params["projector"], state.objective_state["target"]["params"]["projector"]
-    jax.tree.map(np.testing.assert_array_equal, online, target)
+    jax.tree.map(np.testing.assert_array_equal, state.params["projector"], target["params"]["projector"])
