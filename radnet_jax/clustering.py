@@ -75,7 +75,7 @@ def lloyd(
     A row's centroid is the nearest one, the first of equally near ones. A centroid without rows stays where it is.
 
     Args:
-      x: rows; of length one if `spherical`.
+      x: rows, or the bits of bfloat16 as a bank has them; of length one if `spherical`.
       valid: rows that have a part.
       centroids: to begin with; of length one if `spherical`.
       iterations: moves of the centroids.
