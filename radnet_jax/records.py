@@ -22,6 +22,7 @@ from radnet_jax.evaluation.metrics import METRICS, higher_is_better, task_kinds
 from radnet_jax.parts import Parts, plain
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "array-record", "numpy", "scipy")
+_USUAL = ("accuracy", "auroc")
 _WATCHING = ("log_every", "sinks", "profile", "knn")
 _OUTSIDE = ("name", "checkpoint", "tags", "mesh", "fsdp", "remat", *_WATCHING)  # say nothing about the result
 _PLACES = (("init_from",), ("data", "dir"), ("probe", "cache_dir"))  # what is there is named by fingerprints
@@ -145,7 +146,7 @@ def check_judged(config: ConfigDict, parts: Parts) -> list[Split]:
         raise UserError(
             f"primary_metric {metric!r} is not defined for a {task} task such as dataset {parts.split.card.name}",
             expected=" or ".join(fitting),
-            fix="choose it with --config.primary_metric" if fitting else "use a labelled dataset",
+            fix=f"set --config.primary_metric={_usual(fitting)}" if fitting else "use a labelled dataset",
         )
     if not higher_is_better(metric):
         raise UserError(
@@ -153,6 +154,11 @@ def check_judged(config: ConfigDict, parts: Parts) -> list[Split]:
             fix="it stands in every run.json beside the primary metric",
         )
     return [open_split(config.data.dir, name) for name in config.data.judge]
+
+
+def _usual(fitting: list[str]) -> str:
+    """The metric that a task is usually judged by, of those that are defined for it."""
+    return next((name for name in _USUAL if name in fitting), fitting[0])
 
 
 def judge(
