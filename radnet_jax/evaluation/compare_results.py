@@ -19,6 +19,7 @@ from radnet_jax.evaluation import verdicts
 from radnet_jax.evaluation.compare import LAST_STARTS, Comparison, Comparisons, Group
 from radnet_jax.evaluation.results import Cell, Place
 from radnet_jax.evaluation.statistics import correction, power, tests
+from radnet_jax.evaluation.summaries import summarise
 from radnet_jax.evaluation.verdicts import EQUIVALENT, NOT_ENOUGH, UNDEFINED
 
 EXPLORATORY = "exploratory"
@@ -69,7 +70,8 @@ def compare_results(
         told.append(dataclasses.replace(verdict, protocol=", ".join(filter(None, (place.experiment, place.variant)))))
     family = int((~np.isnan(p)).sum())
     notes = _notes(cells, chosen, rows, family)
-    return Comparisons(alpha, margin, 0, 0, family, tuple(groups), tuple(rows), tuple(told), notes)
+    summaries = summarise(groups, alpha=alpha)
+    return Comparisons(alpha, margin, 0, 0, family, tuple(groups), tuple(rows), tuple(told), notes, summaries)
 
 
 def explore(

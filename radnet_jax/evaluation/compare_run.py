@@ -14,7 +14,7 @@ from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import export, foreign, ledger, metrics, published, report, results
 from radnet_jax.evaluation.compare import Comparison, Comparisons, compare
 from radnet_jax.evaluation.compare_results import compare_results, explore
-from radnet_jax.evaluation.ledger import Run
+from radnet_jax.evaluation.ledger import Run, setting_of
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.results import Cell, Place
 from radnet_jax.parts import check_workdir
@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         settings = {key: config[key] for key in ("alpha", "margin", "n_resamples", "seed")}
         comparisons = compare(judged, **settings)
         compared = {(g.task, g.protocol, g.start, g.variant) for g in comparisons.groups if g.compared}
-        cells = _other_metrics([r for r in judged if (r.task, r.protocol, r.start, r.variant) in compared])
+        cells = _other_metrics([r for r in judged if (r.task, setting_of(r), r.start, r.variant) in compared])
         by_role = {"exploratory": explore(cells, alpha=config.alpha, margin=config.margin)}
         page = report.write_report(workdir / "report", title=config.name, comparisons=comparisons, runs=found)
         _say(f"report: {page}")
@@ -123,7 +123,7 @@ def _other_metrics(runs: Sequence[Run]) -> list[Cell]:
         p = run.predictions.of("test")
         for name in METRICS.names():
             if name != run.primary_metric and run.task_kind in metrics.task_kinds(name):
-                place = Place(run.protocol, run.task, "", name)
+                place = Place(setting_of(run), run.task, "", name)
                 value = METRICS.get(name)(p.scores, p.labels, p.label_mask).value
                 values.setdefault((place, run.start), {})[run.run_id] = value
     return [Cell(place, start, tuple(v.values()), tuple(v)) for (place, start), v in values.items()]

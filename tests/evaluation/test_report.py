@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from radnet_jax.errors import UserError
-from radnet_jax.evaluation import figures, ledger
+from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.compare import compare
-from radnet_jax.evaluation.report import write_report
+from radnet_jax.evaluation.report import style, write_report
 from tests.evaluation.simulated import Cases, record, study
 
 EVIL = '<img src=x onerror="alert(1)">&"'
@@ -139,7 +139,8 @@ def test_the_verdict_and_its_numbers_stand_there(made):
 
 def test_images_have_words(made):
     page = Page(made[0].read_text())
-    assert len(page.images) == 1 + 2 * 2 + 2  # the example, two figures for each task x protocol, two of curves
+    # The example; eight figures of fine-tuning (ranks too), seven of the probe; loss and convergence, twice.
+    assert len(page.images) == 1 + 8 + 7 + 2 * 2
     assert all(image.get("alt") or image.get("aria-label") for image in page.images)
     assert page.headings[0] == 1
     assert page.headings.count(1) == 1
@@ -164,7 +165,7 @@ def test_comparisons_json_holds_every_pair(made):
 def test_no_patient_stands_in_the_report(made):
     path, _, runs = made
     patients = set(runs[-1].predictions.patient) | set(runs[-1].predictions.case_id)
-    for file in path.parent.iterdir():
+    for file in (p for p in path.parent.rglob("*") if p.is_file()):
         text = file.read_text()
         assert not any(p in text for p in patients)
 
@@ -195,10 +196,10 @@ def test_undefined_metrics_are_drawn_as_nothing_and_said(tmp_path):
 
 
 def test_each_start_keeps_its_colour():
-    look = figures.looks(["scratch", "natural", "ct", "ct"])
-    assert look == figures.looks(["ct", "natural", "scratch"])
+    look = style.looks(["scratch", "natural", "ct", "ct"])
+    assert look == style.looks(["ct", "natural", "scratch"])
     assert len({s.colour for s in look.values()}) == len({s.marker for s in look.values()}) == 3
-    many = figures.looks([f"start{i}" for i in range(12)])
+    many = style.looks([f"start{i}" for i in range(12)])
     assert len({(s.colour, s.marker) for s in many.values()}) == 12
 
 
