@@ -13,7 +13,7 @@ from rich.console import Console
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import export, foreign, ledger, metrics, published, report, results
 from radnet_jax.evaluation.compare import Comparison, Comparisons, compare
-from radnet_jax.evaluation.compare_results import compare_results, explore
+from radnet_jax.evaluation.compare_results import compare_results, explore, for_page
 from radnet_jax.evaluation.ledger import Run, setting_of
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.results import Cell, Place
@@ -35,11 +35,13 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     workdir = check_workdir(workdir, need_bytes=2**24)
     if kind in ("runs", "means"):
         comparisons, by_role = _compare_table(config)
+        found: Sequence[Run] = []
+        shown = for_page(comparisons)
     else:
         if kind == "cases":
             metric = config.primary_metric[0]
             judged = foreign.import_predictions(config.table, workdir / "runs", primary_metric=metric)
-            found: Sequence[Run] = judged
+            found = judged
         else:
             found = ledger.read_runs(config.runs)
             judged = [r for r in found if r.judged]
@@ -50,8 +52,9 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         compared = {(g.task, g.protocol, g.start, g.variant) for g in comparisons.groups if g.compared}
         cells = _other_metrics([r for r in judged if (r.task, setting_of(r), r.start, r.variant) in compared])
         by_role = {"exploratory": explore(cells, alpha=config.alpha, margin=config.margin)}
-        page = report.write_report(workdir / "report", title=config.name, comparisons=comparisons, runs=found)
-        _say(f"report: {page}")
+        shown = comparisons
+    page = report.write_report(workdir / "report", title=config.name, comparisons=shown, runs=found)
+    _say(f"report: {page}")
     export.write_json(workdir / "comparisons.json", comparisons, **by_role)
     export.write_latex(workdir / "comparisons.tex", comparisons)
     path = export.write_csv(workdir / "comparisons.csv", {"primary": comparisons.rows, **by_role})

@@ -1,8 +1,8 @@
 """Starts over several tasks, or over the seeds of one: mean ranks, interquartile mean, probability of improvement.
 
 These stand beside the verdicts and decide none of them. Over tasks, a start's value on a task is its mean over runs,
-and the tasks are taken for a sample of those that one could meet. Within one task the runs of one seed are a block: starts
-share split and order of data there, so ranks by seed are a Friedman test over seeds, for these patients.
+and the tasks are taken for a sample of those that one could meet. Within one task the runs of one seed are a block:
+starts share split and order of data there, so ranks by seed are a Friedman test over seeds, for these patients.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Summary:
 
 
 def summarise(groups: Sequence[Group], *, alpha: float, seed: int = 0) -> tuple[Summary, ...]:
-    """Summaries of each protocol over its tasks, where there are several, and of each task x protocol over its seeds."""
+    """Summaries of each protocol over its tasks, where there are several, and of each of its tasks over the seeds."""
     compared = [g for g in groups if g.compared]
     out = []
     for protocol in dict.fromkeys(g.protocol for g in compared):

@@ -128,6 +128,7 @@ class Browser:
             )
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
+        self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(shot["data"]))
 

@@ -15,7 +15,8 @@ from radnet_jax.evaluation.report.style import Gallery, Look, label
 from radnet_jax.evaluation.summaries import Summary
 from radnet_jax.evaluation.verdicts import EQUIVALENT, REASONS, UNDEFINED, TaskVerdict, evidence, is_better, points
 
-_MAX_TOLD = 6  # comparisons on a card of the first screen; of more, those of the start with the highest mean
+_MAX_TOLD = 6  # comparisons on a card of the first screen; of more,
+_MAX_OF_MANY = 3  # so many of the start with the highest mean
 _MAX_MEANS = 6  # starts on it
 _MAX_FOREST = 10  # pairs in the forest plot; of more, those of the start with the highest mean
 
@@ -50,9 +51,11 @@ def part(
     told = sorted(rows, key=lambda r: (not is_better(r), -abs(r.delta)))
     if len(told) > _MAX_TOLD:
         # The nearest rivals of the best start first: they decide the headline.
-        told = sorted(of_best, key=lambda r: abs(r.delta))
+        told = sorted(of_best, key=lambda r: abs(r.delta))[:_MAX_OF_MANY]
     restricted = f", {verdict.clause}" if verdict.clause else ""
-    forest = rows if len(rows) <= _MAX_FOREST else sorted(of_best, key=lambda r: -abs(r.delta))
+    best = verdict.leaders[0] if len(rows) > _MAX_FOREST else ""
+    forest = [r if r.a == best else figures.turned(r) for r in of_best] if best else rows
+    forest = sorted(forest, key=lambda r: r.delta) if best else forest
     members = details.judged(compared, runs)
     starts = [g.start for g in compared]
     return {
@@ -63,6 +66,7 @@ def part(
         "headline": words.capital(verdict.headline.removesuffix(restricted)),
         "clause": words.capital(verdict.clause)
         and f"{words.capital(verdict.clause)} only: {_why_only(verdict.clause)}",
+        "over": "patients" if groups[0].n_cases else "seeds",
         "n_cases": groups[0].n_cases,
         "n_patients": groups[0].n_patients,
         "groups": [_group(g) for g in groups],
@@ -70,13 +74,13 @@ def part(
         "more_means": len(compared) - len(compared[:_MAX_MEANS]),
         "has_variants": not all(g.compared for g in groups),
         "pairs": [_pair(r) for r in rows],
-        "told": [_told(r) for r in told[:_MAX_TOLD]],
-        "more": len(rows) - len(told[:_MAX_TOLD]),
+        "told": [_told(r) for r in told],
+        "more": len(rows) - len(told),
         "detectable": _detectable(rows),
         "cost": provenance.cost_of(groups, runs),
         "starts": gallery.show(f"{name} starts", figures.starts_figure(groups, look)),
-        "forest": gallery.show(f"{name} differences", figures.forest_figure(forest, look)) if forest else None,
-        "forest_of": verdict.leaders[0] if len(forest) < len(rows) else "",
+        "forest": gallery.show(f"{name} differences", figures.forest_figure(forest, look, of=best)) if forest else None,
+        "forest_of": best,
         "bars": gallery.show(f"{name} bars", figures.bars_figure(compared, look)),
         "relative": gallery.show(f"{name} relative", figures.relative_figure(rows, starts)),
         "p": gallery.show(f"{name} p", figures.p_figure(rows, starts, c.alpha)),
@@ -109,7 +113,9 @@ def _remarks(groups: Sequence[Group], rows: Sequence[Comparison]) -> list[str]:
         )
     out += [f"{label(g)}: undefined, {REASONS[g.reason]}." for g in groups if g.reason]
     out += [
-        f"{label(g)}: no interval, {REASONS[g.interval_reason]}." for g in groups if g.interval_reason and not g.reason
+        f"{label(g)}: no interval, {REASONS[g.interval_reason]}."
+        for g in groups
+        if g.interval_reason not in ("", "no_predictions") and not g.reason
     ]
     return out
 
@@ -119,7 +125,7 @@ def _detectable(rows: Sequence[Comparison]) -> str:
     values = [100 * r.smallest_detectable for r in rows if not math.isnan(r.smallest_detectable)]
     if not values:
         return ""
-    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    low, high = (f"{v:.1f}" if v < 100 else "over 100" for v in (min(values), max(values)))
     return f"{low} points" if low == high else f"{low} to {high} points"
 
 
@@ -175,7 +181,7 @@ def _pair(r: Comparison) -> dict[str, Any]:
         "p_seeds": words.p(r.p_seeds),
         "p_patients": words.p(r.p_patients),
         "p_corrected": words.p(r.p_corrected),
-        "detectable": words.number(r.smallest_detectable),
+        "detectable": "> 100" if r.smallest_detectable >= 1 else words.number(r.smallest_detectable),
         "verdict": r.verdict,
     } | _mark(r)
 

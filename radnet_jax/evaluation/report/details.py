@@ -26,6 +26,7 @@ from radnet_jax.evaluation.statistics.delong import delong_interval_of_mean
 Pixels = Callable[[str, Sequence[str]], Sequence[bytes]]
 """(task, case ids of its test split) -> each case as a PNG, as the model sees it."""
 
+SEGMENTATION = "segmentation"
 _N_RESAMPLES = 1_000
 _MAX_LINES = 4  # starts in one diagram
 _MAX_WORST = 8
@@ -46,11 +47,11 @@ class Judged:
 
 
 def judged(groups: Sequence[Group], runs: Mapping[str, Run]) -> list[Judged]:
-    """The compared groups that have predictions of classes or findings, in the order given."""
+    """The compared groups that have predictions, in the order given."""
     out = []
     for g in groups:
         own = [runs[i] for i in g.runs if i in runs]
-        if g.compared and own and own[0].task_kind in ("single_label", "multi_label"):
+        if g.compared and own:
             tests = tuple(r.predictions.of("test") for r in own)
             out.append(Judged(g, tests, tuple(own[0].label_names), own[0].task_kind))
     return out
@@ -66,10 +67,15 @@ def in_diagrams(members: Sequence[Judged]) -> list[Judged]:
 
 
 def class_tables(members: Sequence[Judged]) -> list[dict[str, Any]]:
-    """A row for each start, a column for each label: AUROC with its interval over patients, and sensitivity."""
+    """A row for each start, a column for each label: AUROC with its interval over patients, and sensitivity.
+
+    Of a segmentation, whose scores are the Dice of each case and label: its mean over cases.
+    """
     if not members:
         return []
     first = members[0]
+    if first.task_kind == SEGMENTATION:
+        return [_dice_table(members)]
     truth = first.tests[0]
     _, positive, known = known_entries(truth.scores, truth.labels, truth.label_mask)
     columns = [
@@ -96,6 +102,38 @@ def class_tables(members: Sequence[Judged]) -> list[dict[str, Any]]:
     return tables
 
 
+def _dice_table(members: Sequence[Judged]) -> dict[str, Any]:
+    """Cases in which truth and prediction are both empty have no Dice and are not counted."""
+    rows = []
+    for m in members:
+        values = np.array([[_mean_of_defined(column) for column in np.asarray(s, np.float64).T] for s in m.scores])
+        rows.append({"group": m.group, "cells": _over_runs(m, values)})
+    truth = members[0].tests[0]
+    columns = [
+        {"name": name, "n": f"in {int(np.sum(np.asarray(truth.labels)[:, j] > 0)):,} of {len(truth):,}"}
+        for j, name in enumerate(members[0].label_names)
+    ]
+    note = "mean over the cases where truth or prediction is not empty, then over runs; ± SD over seeds"
+    return {"caption": "Dice × 100 of each label", "note": note, "rows": rows, "columns": columns}
+
+
+def _mean_of_defined(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else math.nan
+
+
+def _over_runs(m: Judged, values: np.ndarray) -> list[dict[str, str]]:
+    """Mean over runs and SD over seeds of each column of values [runs columns]."""
+    several = len(values) > 1 and m.group.seed_varies
+    return [
+        {
+            "value": words.number(float(v.mean())),
+            "more": f"± {words.number(float(v.std(ddof=1)))}" if several and not np.isnan(v).any() else "",
+        }
+        for v in values.T
+    ]
+
+
 def _areas(m: Judged) -> list[dict[str, str]]:
     truth, cells = m.tests[0], []
     for j in range(len(m.label_names)):
@@ -113,17 +151,13 @@ def _guessed(m: Judged) -> list[dict[str, str]]:
     each = [METRICS.get("balanced_accuracy")(t.scores, t.labels, t.label_mask).per_class for t in m.tests]
     if not all(len(e) == len(m.label_names) for e in each):
         return [{"value": "–", "more": ""} for _ in m.label_names]
-    values = np.array(each)
-    several = len(values) > 1 and m.group.seed_varies
-    return [
-        {"value": words.number(float(v.mean())), "more": f"± {words.number(float(v.std(ddof=1)))}" if several else ""}
-        for v in values.T
-    ]
+    return _over_runs(m, np.array(each))
 
 
 def calibration(members: Sequence[Judged], look: Mapping[str, Look], gallery: Gallery, name: str) -> dict[str, Any]:
-    """The reliability diagram of the best starts with their calibration errors, or why there is none."""
+    """The reliability diagram of the best starts with their calibration errors; of a segmentation there is none."""
     drawn, legend = {}, []
+    members = [m for m in members if m.task_kind != SEGMENTATION]
     for m in in_diagrams(members):
         if any(np.isnan(s).any() for s in m.scores):
             continue
@@ -133,7 +167,7 @@ def calibration(members: Sequence[Judged], look: Mapping[str, Look], gallery: Ga
             metric = "ece"
             said = [s.max(axis=1)[:, None] for s in m.scores]
             right = [is_correct(s, truth.labels, truth.label_mask)[0][:, None] for s in m.scores]
-            known = known.all(axis=1, keepdims=True)
+            known = np.asarray(known.all(axis=1))[:, None]
         else:
             metric, said, right = "label_ece", m.scores, [np.asarray(truth.labels) > 0] * len(m.scores)
         if not known.any():
@@ -159,6 +193,7 @@ def calibration(members: Sequence[Judged], look: Mapping[str, Look], gallery: Ga
 def roc(members: Sequence[Judged], look: Mapping[str, Look], gallery: Gallery, name: str) -> dict[str, Any]:
     """ROC curves of the best starts, the mean over labels and runs, or nothing where no label has both classes."""
     drawn, legend, labels = {}, [], 0
+    members = [m for m in members if m.task_kind != SEGMENTATION]
     for m in in_diagrams(members):
         truth = m.tests[0]
         curve = diagrams.mean_roc(m.scores, truth.labels, groups=truth.patient, label_mask=truth.label_mask)
@@ -194,15 +229,9 @@ def other_metrics(members: Sequence[Judged]) -> dict[str, Any]:
     ]
     rows, used = [], set()
     for m in members:
-        cells = {}
-        for name in names:
-            values = [METRICS.get(name)(t.scores, t.labels, t.label_mask).value for t in m.tests]
-            mean = float(np.mean(values))
-            several = len(values) > 1 and m.group.seed_varies and not math.isnan(mean)
-            spread = f"± {words.number(float(np.std(values, ddof=1)))}" if several else ""
-            cells[name] = {"value": words.number(mean), "more": spread}
-            used |= set() if math.isnan(mean) else {name}
-        rows.append((m.group, cells))
+        values = [[METRICS.get(n)(t.scores, t.labels, t.label_mask).value for n in names] for t in m.tests]
+        rows.append((m.group, dict(zip(names, _over_runs(m, np.array(values).reshape(-1, len(names)))))))
+        used |= {n for n, of_runs in zip(names, zip(*values)) if not np.isnan(of_runs).any()}
     kept = [n for n in names if n in used]
     return {
         "columns": [
@@ -216,13 +245,20 @@ def other_metrics(members: Sequence[Judged]) -> dict[str, Any]:
 def worst_cases(m: Judged, pixels: Pixels | None) -> dict[str, Any]:
     """The test cases that a start gets most confidently wrong, by the mean of its runs' probabilities.
 
-    No case id stands there: a case is named by its place in the order of the ids, which the predictions have too.
+    Of a segmentation: the cases and labels with the lowest Dice, where there is something to find. No case id stands
+    there: a case is named by its place in the order of the ids, which the predictions have too.
     """
     truth = m.tests[0]
     scores = np.mean([np.asarray(s, np.float64) for s in m.scores], axis=0)
     _, positive, known = known_entries(scores, truth.labels, truth.label_mask)
     found: list[dict[str, Any]] = []
-    if m.task_kind == "single_label":
+    if m.task_kind == SEGMENTATION:
+        dice = np.where(known & positive & ~np.isnan(scores), scores, np.inf)
+        order = np.argsort(dice, axis=None, kind="stable")[:_MAX_WORST]
+        for i, j in zip(*(part.tolist() for part in np.unravel_index(order, dice.shape))):
+            if np.isfinite(dice[i, j]):
+                found.append({"row": i, "truth": m.label_names[j], "said": f"Dice {dice[i, j]:.2f}", "of_truth": ""})
+    elif m.task_kind == "single_label":
         guess, actual = np.where(np.isnan(scores), -1.0, scores).argmax(axis=1), positive.argmax(axis=1)
         wrong = np.flatnonzero(known.all(axis=1) & (guess != actual) & ~np.isnan(scores).any(axis=1))
         for i in wrong[np.argsort(-scores[wrong, guess[wrong]], kind="stable")][:_MAX_WORST].tolist():
@@ -253,4 +289,11 @@ def worst_cases(m: Judged, pixels: Pixels | None) -> dict[str, Any]:
         {**case, "place": case["row"] + 1, "image": base64.b64encode(image).decode() if image else ""}
         for case, image in zip(found, images or [b""] * len(found), strict=True)
     ]
-    return {"cases": cases, "n": len(truth), "start": m.group.start, "label": label(m.group), "images": bool(images)}
+    return {
+        "cases": cases,
+        "n": len(truth),
+        "found_how": "lowest Dice" if m.task_kind == SEGMENTATION else "",
+        "start": m.group.start,
+        "label": label(m.group),
+        "images": bool(images),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import math
 
 from matplotlib.axes import Axes
@@ -42,7 +43,8 @@ def starts_figure(groups: Sequence[Group], look: Mapping[str, Look]) -> Drawing:
         for y, g in enumerate(drawn):
             style = look[g.start]
             fade = 1.0 if g.compared else 0.45
-            up = y - 0.16 + np.linspace(-0.07, 0.07, g.n) if g.n > 1 else [y - 0.16]
+            n = len(g.values)  # none where a table has means only
+            up = y - 0.16 + np.linspace(-0.07, 0.07, n) if n > 1 else [y - 0.16] * n
             axes.plot(100 * np.array(g.values), up, style.marker, color=style.colour, ms=4.5, alpha=0.7 * fade, mew=0)
             if not math.isnan(g.low):
                 axes.plot([100 * g.low, 100 * g.high], [y + 0.14] * 2, color=style.colour, lw=2.4, alpha=fade)
@@ -53,8 +55,14 @@ def starts_figure(groups: Sequence[Group], look: Mapping[str, Look]) -> Drawing:
         return Drawing(figure, f"Mean and 95 % interval over patients of each start: {alt}")
 
 
-def forest_figure(rows: Sequence[Comparison], look: Mapping[str, Look]) -> Drawing:
-    """Differences between starts, in points: 95 % interval thick, interval at the corrected level thin."""
+def forest_figure(rows: Sequence[Comparison], look: Mapping[str, Look], *, of: str = "") -> Drawing:
+    """Differences between starts, in points: 95 % interval thick, interval at the corrected level thin.
+
+    Args:
+      rows: the pairs, in the order drawn.
+      look: of the starts.
+      of: the start that is `a` in all of them: then the rows are named by the other one.
+    """
     drawn = [r for r in rows if r.verdict != UNDEFINED]
     with styled():
         figure, axes = row_axes(len(drawn), 0.5 if len(drawn) <= 8 else 0.36)
@@ -79,13 +87,20 @@ def forest_figure(rows: Sequence[Comparison], look: Mapping[str, Look]) -> Drawi
                 mec=PAPER if better else colour,
                 mew=1.4,
             )
-        name_rows(axes, [_pair_name(r) for r in drawn])
-        axes.set_xlabel("difference, points")
+        name_rows(axes, [short(r.b) if of else _pair_name(r) for r in drawn])
+        axes.set_xlabel(f"{plain(short(of))} minus the start, points" if of else "difference, points")
         alt = "; ".join(
             f"{r.a} minus {r.b} {100 * r.delta:+.1f} ({100 * r.low:.1f} to {100 * r.high:.1f}), {r.verdict}"
             for r in drawn
         )
         return Drawing(figure, f"Differences between starts with intervals at the corrected level: {alt}")
+
+
+def turned(r: Comparison) -> Comparison:
+    """The comparison seen from the other side, as far as the forest plot draws it."""
+    return dataclasses.replace(
+        r, a=r.b, b=r.a, delta=-r.delta, low=-r.high, high=-r.low, low_95=-r.high_95, high_95=-r.low_95
+    )
 
 
 def _pair_name(r: Comparison) -> str:
@@ -160,7 +175,7 @@ def _matrix(cells: Mapping[tuple[str, str], float], starts: Sequence[str], colou
                 continue
             y, x = starts.index(a), starts.index(b)
             fill, alpha = colour(value)
-            axes.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, color=fill, alpha=alpha, lw=0))
+            axes.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, color=fill, alpha=alpha, lw=0, clip_on=False))
             axes.text(x, y, text(value), ha="center", va="center", fontsize=8.5 if k <= 8 else 7.5)
         names = [plain(short(s, _SHORT)) for s in starts]
         axes.set_xticks(range(k), names, rotation=0 if k <= 3 else 45, ha="center" if k <= 3 else "left")

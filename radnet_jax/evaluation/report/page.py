@@ -43,7 +43,8 @@ def write_report(
       out_dir: made if need be.
       title: name of the study.
       comparisons: what `compare` returned for these runs.
-      runs: all runs of the study, pretraining too: curves, cost, datasets and provenance come from them.
+      runs: all runs of the study, pretraining too: curves, cost, datasets and provenance come from them. None for
+        comparisons of a table without cases: what needs runs is then left out.
       examples: (caption, PNG) of the data as the model sees them; empty to leave every patient's pixels out.
       pixels: gives the images of single test cases, for those that the best start gets most wrong; None to leave every
         patient's pixels out.
@@ -91,8 +92,7 @@ def _context(
     warnings: Sequence[str],
     gallery: Gallery,
 ) -> dict[str, Any]:
-    starts = [r.start for r in runs if r.record.get("start")]
-    look = looks([*starts, *(g.start for g in c.groups)])
+    look = looks([g.start for g in c.groups], [r.start for r in runs if r.record.get("start")])
     css = importlib.resources.files("radnet_jax.evaluation").joinpath("templates", "report.css").read_text("utf-8")
     generated = sorted({r.dataset["name"] for r in runs if r.dataset.get("generated")})
     own = (
@@ -133,9 +133,10 @@ def _context(
 def _summary(c: Comparisons, runs: Sequence[Run]) -> str:
     n_starts = len({g.start for g in c.groups})
     n_tasks, n_protocols = len({g.task for g in c.groups}), len({g.protocol for g in c.groups})
+    n_runs = len(runs) or sum(g.n for g in c.groups)
     return (
         f"Which pretraining is best, by how much, how sure? {words.count(n_starts, 'start')}, "
-        f"{words.count(n_tasks, 'task')}, {words.count(n_protocols, 'protocol')}, {words.count(len(runs), 'run')}; "
+        f"{words.count(n_tasks, 'task')}, {words.count(n_protocols, 'protocol')}, {words.count(n_runs, 'run')}; "
         f"{words.count(c.family_size, 'comparison')} corrected together at a family-wise error of {100 * c.alpha:g} %."
     )
 
@@ -181,6 +182,7 @@ def _efficiency(c: Comparisons, look: Mapping[str, Look], gallery: Gallery) -> l
     for (task, protocol), groups in found.items():
         if len({g.fraction for g in groups}) > 1:
             title = f"{task}, {words.protocol(protocol)}"
+            groups.sort(key=lambda g: (g.fraction, g.start))
             figure = gallery.show(f"{task} {protocol} label efficiency", lines.efficiency_figure(groups, look))
             out.append({"title": title, "figure": figure})
     return out

@@ -105,11 +105,12 @@ class Gallery:
         return Shown(Markup(inline), path, drawing.figure.get_figwidth() > 1.3 * WIDTH)
 
 
-def looks(starts: Sequence[str]) -> dict[str, Look]:
-    """A fixed colour and marker for each start."""
+def looks(starts: Sequence[str], also: Sequence[str] = ()) -> dict[str, Look]:
+    """A fixed colour and marker for each start, and for pretrainings that no start is named after."""
     others = sorted(set(starts) - set(LAST_STARTS))
+    others += sorted(set(also) - set(starts) - set(LAST_STARTS))
     out = {s: Look(PALETTE[i % 6], MARKERS[(i + i // 6) % 6], f"s{i % 6}") for i, s in enumerate(others)}
-    return out | {s: Look(*REFERENCE, "ref") for s in LAST_STARTS if s in starts}
+    return out | {s: Look(*REFERENCE, "ref") for s in LAST_STARTS if s in (*starts, *also)}
 
 
 def label(group: Group) -> str:
@@ -148,9 +149,10 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 def _svg(drawing: Drawing, name: str) -> tuple[str, str]:
     """The figure for the page (own ids, colours as CSS variables, no prolog) and for a file."""
     buffer = io.StringIO()
-    drawing.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with styled():  # text stays text
+        drawing.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|\s*<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     size = re.search(r'viewBox="([^"]+)"', text)
     assert size is not None
     alt = html.escape(drawing.alt)

@@ -116,8 +116,8 @@ def ece(
 ) -> Weighted:
     scores, truth, known = known_entries(scores, labels, label_mask)
     right = np.equal(scores.argmax(axis=1), truth.argmax(axis=1))
-    highest = scores.max(axis=1, keepdims=True)
-    return _gaps(highest, right[:, None], known.all(axis=1, keepdims=True), group, n_groups)
+    cases = np.asarray(known.all(axis=1))
+    return _gaps(scores.max(axis=1)[:, None], right[:, None], cases[:, None], group, n_groups)
 
 
 def label_ece(
