@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 
@@ -162,9 +162,13 @@ def p_figure(rows: Sequence[Comparison], starts: Sequence[str], alpha: float) ->
     return Drawing(figure, f"Corrected p of each pair: {below} of {len(defined)} are below {alpha:g}")
 
 
-def _matrix(cells: Mapping[tuple[str, str], float], starts: Sequence[str], colour: object, text: object) -> Figure:
-    assert callable(colour)
-    assert callable(text)
+def _matrix(
+    cells: Mapping[tuple[str, str], float],
+    starts: Sequence[str],
+    colour: Callable[[float], tuple[str, float]],
+    text: Callable[[float], str],
+) -> Figure:
+    """A cell for each pair, with its number; `colour` gives the fill and its opacity."""
     k = len(starts)
     with styled():
         cell = min(0.62, max(0.4, (WIDTH - 1.2) / k))

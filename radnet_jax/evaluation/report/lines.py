@@ -16,29 +16,51 @@ from radnet_jax.evaluation.report import words
 from radnet_jax.evaluation.report.style import PAPER, SOFT, WIDTH, Drawing, Look, plain, short, styled
 from radnet_jax.evaluation.statistics.diagrams import GRID, Reliability, RocCurve
 
+_MAX_TOGETHER = 8  # starts in one figure of losses
 _POINTS = 250  # of a curve: what a line of this width can show
 
 
 def loss_figure(
     lines: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], look: Mapping[str, Look], *, what: str
 ) -> Drawing:
-    """Training loss by step, a line a run, in the colour of its start; the start's name stands at the lines' end."""
+    """Training loss by step, a line a run, in the colour of its start; the start's name stands at the lines' end.
+
+    More starts than lines in one figure can tell apart have a small panel each, with a scale of its own.
+    """
+    curves: dict[str, list[np.ndarray]] = {}
+    for start, curve in lines:
+        xy = np.array([(p["step"], p["loss"]) for p in curve if p.get("loss") is not None], float).reshape(-1, 2)
+        xy = xy[np.isfinite(xy).all(axis=1)]
+        if len(xy):
+            curves.setdefault(start, []).append(xy[:: max(1, len(xy) // _POINTS)])
+    alt = f"{what}: training loss by step of {', '.join(curves) or 'no run'}"
     with styled(lines=True):
-        names = {start for start, _ in lines}
-        figure, axes = _axes(max(2.7, 0.9 + 0.2 * len(names)))
-        ends: dict[str, list[tuple[float, float]]] = {}
-        for start, curve in lines:
-            xy = np.array([(p["step"], p["loss"]) for p in curve if p.get("loss") is not None], float)
-            xy = xy[np.isfinite(xy).all(axis=1)] if len(xy) else xy
-            if not len(xy):
-                continue
-            xy = xy[:: max(1, len(xy) // _POINTS)]
-            axes.plot(*xy.T, color=look[start].colour, lw=1.4, alpha=0.75)
-            ends.setdefault(start, []).append(tuple(xy[-1]))
-        _name_ends(axes, ends, look)
+        if len(curves) > _MAX_TOGETHER:
+            return Drawing(_loss_panels(curves, look), alt)
+        figure, axes = _axes(2.7)
+        for start, members in curves.items():
+            for xy in members:
+                axes.plot(*xy.T, color=look[start].colour, lw=1.4, alpha=0.75)
+        _name_ends(axes, {s: [(float(xy[-1, 0]), float(xy[-1, 1])) for xy in m] for s, m in curves.items()}, look)
         axes.set_xlabel("step")
         axes.set_ylabel("training loss")
-        return Drawing(figure, f"{what}: training loss by step of {', '.join(ends) or 'no run'}")
+        return Drawing(figure, alt)
+
+
+def _loss_panels(curves: Mapping[str, Sequence[np.ndarray]], look: Mapping[str, Look]) -> Figure:
+    rows = math.ceil(len(curves) / 3)
+    figure = Figure(figsize=(WIDTH, 1.05 * rows), layout="constrained")
+    panels = figure.subplots(rows, 3, squeeze=False).flat
+    for panel, (start, members) in zip(panels, curves.items()):
+        for xy in members:
+            panel.plot(*xy.T, color=look[start].colour, lw=1.1, alpha=0.8)
+        panel.set_title(plain(short(start, 22)), fontsize=7.5, pad=2, loc="left")
+        panel.tick_params(labelsize=7)
+        panel.locator_params(nbins=3)
+        panel.grid(True)
+    for panel in panels:  # those that are left over
+        panel.set_visible(False)
+    return figure
 
 
 def efficiency_figure(groups: Sequence[Group], look: Mapping[str, Look]) -> Drawing:
