@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -46,6 +47,40 @@ def write(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
         _write(path, np.concatenate([_row(t) for t in tiles], axis=0))
         shown.append((f"Task {name}, from top to bottom: {', '.join(rows)}", path))
     return shown
+
+
+def of_cases(config: ConfigDict, workdir: Path, task: str, case_ids: Sequence[str]) -> list[bytes]:
+    """Test cases of a task of the study as the model sees them, each as a PNG; the outline of a mask in red.
+
+    Args:
+      config: of the study.
+      workdir: its folder.
+      task: its name in the study.
+      case_ids: of the test split, in the order wanted.
+    """
+    spec = config.tasks[task]
+    split = open_split(workdir / "datasets" / spec.dataset, "test")
+    adapter = make_adapter(split.card.stored, ModelInput.from_json(plain(spec.input)))
+    row_of = {case: i for i, case in enumerate(split.manifest()["case_id"].to_pylist())}
+    indices = [row_of[case] for case in case_ids]
+    tiles = _tiles(center(_images(split, indices), adapter), adapter)
+    out = []
+    for tile, index in zip(tiles, indices, strict=True):
+        mask = split[index].get("segmentation")
+        out.append(_png(tile if mask is None else _outlined(tile, mask)))
+    return out
+
+
+def _outlined(tile: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "i j"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The tile with the border of what is neither background nor unknown; both show the whole image."""
+    h, w = tile.shape[:2]
+    inside = cv2.resize(((mask > 0) & (mask < 255)).astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST)
+    border = inside - cv2.erode(inside, np.ones((3, 3), np.uint8))
+    return np.where(border[:, :, None] > 0, np.array([230, 60, 40], np.uint8), tile)
+
+
+def _png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    return cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
 
 
 def _views(split: Split, adapter: Adapter, config: ConfigDict, indices: list[int]) -> UInt8[np.ndarray, "h w 3"]:

@@ -90,7 +90,13 @@ def write_report(config: ConfigDict, workdir: Path, jobs: Sequence[Job]) -> Path
     comparisons = compare([r for r in runs if r.judged], **plain(config.compare))
     shown = examples.write(config, workdir) if config.report.images else []
     return report.write_report(
-        workdir / "report", title=config.name, comparisons=comparisons, runs=runs, examples=shown, warnings=warnings
+        workdir / "report",
+        title=config.name,
+        comparisons=comparisons,
+        runs=runs,
+        examples=shown,
+        pixels=functools.partial(examples.of_cases, config, workdir) if config.report.images else None,
+        warnings=warnings,
     )
 
 

@@ -45,6 +45,7 @@ LAYERS = {
     "radnet_jax.evaluation.foreign": 3,
     "radnet_jax.evaluation.export": 3,
     "radnet_jax.evaluation.compare_run": 5,
+    "radnet_jax.evaluation.summaries": 3,
     "radnet_jax.evaluation.verdicts": 3,
     "radnet_jax.checkpoint": 3,
     "radnet_jax.sinks": 3,
@@ -68,7 +69,6 @@ LAYERS = {
     "radnet_jax.codecs": 5,
     "radnet_jax.doctor": 5,
     "radnet_jax.evaluation.report": 5,
-    "radnet_jax.evaluation.figures": 5,
     "radnet_jax.main": 6,
 }
 NO_JAX = ("data_prep", "radnet_jax.data", "radnet_jax.evaluation.metrics", "radnet_jax.evaluation.statistics")
