@@ -10,8 +10,9 @@ import numpy as np
 
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError, nearest
+from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.evaluation.metrics import METRICS, Metric
-from radnet_jax.parts import Parts
+from radnet_jax.parts import Parts, make_objective
 
 WEIGHTS = ("last", "average", "best")
 
@@ -43,6 +44,8 @@ def check(config: ConfigDict, parts: Parts) -> None:
         )
     if config.select.split == "test":
         raise UserError("config.select.split is the test split", expected="val, or another that no result rests on")
+    if make_objective(config, parts).judged == "masks":
+        return  # what there is to find is not known before the masks are read
     labels, _ = selecting.all_labels()
     reason = _metric(config, np.random.default_rng(0).random(labels.shape), selecting).reason
     if reason:
@@ -57,8 +60,10 @@ def split(config: ConfigDict) -> Split | None:
     return open_split(config.data.dir, config.select.split) if config.select.every else None
 
 
-def value(config: ConfigDict, scores: Float[np.ndarray, "n k"], selecting: Split) -> float:
-    """Returns the primary metric; NaN, which is never better, where scores are not finite."""
+def value(config: ConfigDict, scores: Float[np.ndarray, "n k"] | Predictions, selecting: Split) -> float:
+    """Returns the primary metric of scores, or of judged masks; NaN, which is never better, where it is undefined."""
+    if isinstance(scores, Predictions):
+        return METRICS.get(config.primary_metric)(scores.scores, scores.labels, scores.label_mask).value
     return _metric(config, scores, selecting).value
 
 

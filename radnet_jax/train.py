@@ -36,7 +36,7 @@ from radnet_jax.checkpoint import Checkpoints
 from radnet_jax.data.dataset import Split
 from radnet_jax.data.pipeline import train_batches
 from radnet_jax.errors import Preempted, UserError
-from radnet_jax.evaluation import evaluators, ledger
+from radnet_jax.evaluation import ledger
 from radnet_jax.goodput import Goodput, in_words, shares
 from radnet_jax.objectives import Objective
 from radnet_jax.parts import Parts, assemble, check_room, check_workdir, lock, make_objective, make_recipe, make_tx
@@ -254,16 +254,7 @@ def _judge(
 
 def _scores(this: _Run, params: Any, model_state: Any, split: Split) -> Any:
     params, model_state = sharding.replicate((params, model_state), this.parts.mesh)
-    out = evaluators.predict_split(
-        evaluators.predict_of(this.objective),
-        params,
-        model_state,
-        split,
-        adapter=this.parts.adapter,
-        batch_size=this.config.eval_batch_size,
-        mesh=this.parts.mesh,
-    )
-    return evaluators.scores_of(out["logits"], split.card)
+    return records.scores(this.config, this.parts, this.objective, params, model_state, split)
 
 
 def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[TrainState, selection.Best | None]:

@@ -23,7 +23,7 @@ _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 class UPerNet(nn.Module):
     """From a backbone's four maps to logits of each pixel, of the finest map's stride: 4 for every backbone.
 
-    Section 3.1 and figure 4 of the paper, the segmentation head alone: the coarsest map with averages over 1, 2, 3 and 6
+    Section 3.1 and figure 4 of the paper, its segmentation head: the coarsest map with averages over 1, 2, 3 and 6
     bins of each side, brought to `width` channels; a top-down pyramid in which each level adds the coarser level, the
     coarser ones included; a 3x3 convolution for each level; all levels enlarged to the finest, joined, convolved, and
     the logits enlarged to the image (bilinear).

@@ -60,10 +60,12 @@ class Objective(Protocol):
       weight: what a part of a batch weighs in the loss of the whole (the number of terms of its mean); None where the
         loss needs the whole batch at once, as contrastive ones do.
       phases: work between steps.
+      judged: what a run of it is judged by, "labels" of the images or "masks".
     """
 
     requires: frozenset[str]
     heads: str
+    judged: str
     weight: Callable[[Batch], Float[Array, ""]] | None
     phases: tuple[Phase, ...]
 
@@ -97,7 +99,10 @@ class Objective(Protocol):
         ...
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        """Returns "features" [b d], and "logits" [b k] where there is a head; the network in eval mode."""
+        """Returns "features" [b d], and "logits" where there is a head; the network in eval mode.
+
+        Logits are [b k]; of an objective that is judged by masks [b h w k], one for each value of the mask.
+        """
         ...
 
 
@@ -106,6 +111,7 @@ class Defaults:
 
     weight: Callable[[Batch], Float[Array, ""]] | None = None
     phases: tuple[Phase, ...] = ()
+    judged: str = "labels"
 
     def begin(self, state: TrainState) -> PyTree:
         return state.objective_state

@@ -64,12 +64,12 @@ def test_a_stem_for_small_images_needs_fewer_blocks():
 
 def test_what_is_refused():
     maps = maps_of(small("vit_tiny"), (32, 32))
-    with pytest.raises(UserError, match="maps of several strides.*upernet"):
+    with pytest.raises(UserError, match=r"maps of several strides.*upernet"):
         shapes(make("btl"), maps, (32, 32))
     maps = maps_of(small("resnet10"), (64, 64))
-    with pytest.raises(UserError, match="too few widths.*5"):
+    with pytest.raises(UserError, match=r"too few widths.*5"):
         shapes(make("btl", widths=(8, 8)), maps, (64, 64))
-    with pytest.raises(UserError, match="follow.*multiples of 32"):
+    with pytest.raises(UserError, match=r"follow.*multiples of 32"):
         shapes(make("btl"), maps, (100, 64))
     with pytest.raises(UserError, match="unknown kind of U-Net"):
         make("btl", kind="rednet")
