@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import io
 import pickle
 import struct
+from typing import ClassVar
 import zipfile
 
 import ml_dtypes
@@ -40,8 +41,8 @@ class Storage:
 
 
 class _Pickler(pickle._Pickler):
-    dispatch = dict(pickle._Pickler.dispatch)
-    extra: tuple = ()
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+    extra = ()
 
     def save_name(self, value):
         self.write(f"c{value.module}\n{value.name}\n".encode())
@@ -73,7 +74,9 @@ def pickled(value, extra=()):
 def _tensors(value, storages):
     """Replaces arrays by calls that build tensors, whose storages are collected."""
     if isinstance(value, np.ndarray):
-        base = value.base if isinstance(value.base, np.ndarray) and value.base.dtype == value.dtype else None
+        base = value.base if isinstance(value.base, np.ndarray) and value.base.flags.c_contiguous else None
+        value = value if base is not None and base.dtype == value.dtype else np.array(value, order="C")
+        base = value.base
         flat = (value if base is None else base).reshape(-1)
         offset = 0 if base is None else (value.__array_interface__["data"][0] - flat.ctypes.data) // value.itemsize
         storage = storages.setdefault(flat.ctypes.data, Storage(str(len(storages)), flat))

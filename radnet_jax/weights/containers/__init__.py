@@ -1,4 +1,4 @@
-"""Reads files of weights of any kind to NumPy arrays, without PyTorch, TensorFlow or Haiku, and runs nothing of them."""
+"""Reads files of weights of any kind to NumPy arrays; needs no program that wrote them and runs nothing of them."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _SHORTEST = 64  # bytes of a lane: to join lanes costs more than their bytes
 
 
 @functools.cache
-def _table() -> UInt32[np.ndarray, "256"]:
+def _table() -> UInt32[np.ndarray, " n"]:
     """What a register holds after one byte of zeros, by its last byte."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):

@@ -8,7 +8,7 @@ import io
 import math
 from pathlib import Path
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -127,7 +127,9 @@ GLOBALS: dict[str, Any] = {
 
 
 class _Unpickler(pickle._Unpickler):  # in Python, not in C: a table of its opcodes can be cut, and it sizes no memo
-    dispatch = {k: v for k, v in pickle._Unpickler.dispatch.items() if bytes([k]) not in _FORBIDDEN}
+    dispatch: ClassVar[dict[int, Any]] = {
+        k: v for k, v in pickle._Unpickler.dispatch.items() if bytes([k]) not in _FORBIDDEN
+    }
 
     def __init__(self, file: io.BufferedIOBase, names: Mapping[str, Any], persistent: Callable[[Any], Any] | None):
         super().__init__(file, encoding="latin1")
