@@ -43,14 +43,12 @@ class Layout:
       leaves: what is appended to their module, by our leaf.
       whole: their names of weights that are of no module, by our path.
       native: kernels lie as ours (HWIO, inputs before outputs), perhaps with more or fewer dimensions.
-      prefix: what their classifier's state dict has in front of the backbone's names.
     """
 
     rules: Callable[[Collection[str]], Sequence[Rule]]
     leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: TORCH_LEAVES)
     whole: Mapping[str, str] = dataclasses.field(default_factory=dict)
     native: bool = False
-    prefix: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

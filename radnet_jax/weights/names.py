@@ -1,4 +1,7 @@
-"""The layouts: what torchvision, timm, Hugging Face and the authors' own code call the weights of each family."""
+"""The layouts: what torchvision, timm, Hugging Face and the authors' own code call the weights of each family.
+
+Hugging Face's are those of transformers 5, of the models without a head.
+"""
 
 from __future__ import annotations
 
@@ -81,13 +84,14 @@ _VIT_PARTS = {
     "mlp/linear1": ".mlp.fc1",
     "mlp/linear2": ".mlp.fc2",
 }
+_QKV = tuple(f".attention.{x}_proj" for x in "qkv")
 _HF_VIT_PARTS = {
     "norm1": ".layernorm_before",
     "norm2": ".layernorm_after",
-    "qkv": [f".attention.attention.{x}" for x in ("query", "key", "value")],
-    "out": ".attention.output.dense",
-    "mlp/linear1": ".intermediate.dense",
-    "mlp/linear2": ".output.dense",
+    "qkv": _QKV,
+    "out": ".attention.o_proj",
+    "mlp/linear1": ".mlp.fc1",
+    "mlp/linear2": ".mlp.fc2",
 }
 _JAX_VIT_PARTS = {
     "norm1": "/LayerNorm_0",
@@ -164,11 +168,11 @@ def _hugging_face_swin(modules: Collection[str]) -> Sequence[Rule]:
     parts = {
         "norm1": ".layernorm_before",
         "norm2": ".layernorm_after",
-        "attention": ".attention.self",
-        "attention/qkv": [f".attention.self.{x}" for x in ("query", "key", "value")],
-        "attention/out": ".attention.output.dense",
-        "mlp/linear1": ".intermediate.dense",
-        "mlp/linear2": ".output.dense",
+        "attention": ".attention.relative_position_bias",
+        "attention/qkv": _QKV,
+        "attention/out": ".attention.o_proj",
+        "mlp/linear1": ".mlp.fc1",
+        "mlp/linear2": ".mlp.fc2",
     }
     names = {"norm": "norm", "linear": "reduction"}
     return [
@@ -228,7 +232,6 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
                 "encoder.stages.{1}.layers.{2}",
                 _HF_RESNET_PARTS,
             ),
-            prefix="resnet.",
         ),
         "tensorflow": Layout(
             _tensorflow_resnet,
@@ -249,9 +252,8 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
             _vit("patch_embed.proj", "blocks.{}", _VIT_PARTS, "fc_norm"), whole=_TIMM_TOKENS
         ),  # timm's with the mean of the patches
         "hugging_face": Layout(
-            _vit("embeddings.patch_embeddings.projection", "encoder.layer.{}", _HF_VIT_PARTS, "layernorm"),
+            _vit("embeddings.patch_embeddings.projection", "layers.{}", _HF_VIT_PARTS, "layernorm"),
             whole={"cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings"},
-            prefix="vit.",
         ),
         "jax": Layout(
             _vit("embedding", "Transformer/encoderblock_{}", _JAX_VIT_PARTS, "Transformer/encoder_norm"),
@@ -309,7 +311,6 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
                 ("final_norm", "layernorm"),
             ),
             leaves={**TORCH_LEAVES, "layer_scale/scale": ".layer_scale_parameter"},
-            prefix="convnext.",
         ),
     },
     "swin": {
@@ -346,7 +347,7 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
                 "norm",
             )
         ),
-        "hugging_face": Layout(_hugging_face_swin, prefix="swin."),
+        "hugging_face": Layout(_hugging_face_swin),
     },
     "mobilenet": {"torchvision": Layout(_mobilenet)},
     "densenet": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,27 +24,42 @@ def norm_of(conv: str) -> str:
 def rescale(arrays: Mapping[str, np.ndarray], section: Mapping[str, Any], *, to: str) -> dict[str, np.ndarray]:
     """Returns weights whose kernels have the norm that they begin with at random; the function stays the same.
 
-    A BatchNorm divides by the deviation of what it sees. With a kernel a * w its input is a * x, so with the statistics
-    a * m and a^2 * (v + e) - e, where e is its epsilon, it returns what it did: (a x - a m) / sqrt(a^2 (v + e)). This
-    is exact in eval mode. In training, where the batch's own statistics are taken, e counts a^2 times as much or as
-    little against the variance as before.
-
     The norm that a fresh kernel has (He et al. 2015, fan out) is sqrt(2 * number of its values / fan out).
 
     Args:
       arrays: by name, "params/..." and "batch_stats/...".
       section: the backbone section.
-      to: "initial".
+      to: "initial", or "none".
 
     Raises:
-      UserError: an unknown target; a backbone where this can't be shown (a LayerNorm's epsilon can't be made up for, a
-        DenseNet's maps are normalised in several places); a kernel of zeros; a factor so small that a variance would
-        have to be negative.
+      UserError: an unknown target, and what `multiply` refuses.
     """
     if to not in TARGETS:
         raise UserError(f"unknown config.rescale {to!r}{nearest(to, TARGETS)}", expected=" or ".join(TARGETS))
     if to == "none":
         return dict(arrays)
+    return multiply(arrays, section, lambda kernel: _fresh_norm(kernel) / max(float(np.linalg.norm(kernel)), 1e-30))
+
+
+def multiply(
+    arrays: Mapping[str, np.ndarray], section: Mapping[str, Any], factor_of: Callable[[np.ndarray], float]
+) -> dict[str, np.ndarray]:
+    """Returns weights with each kernel in front of a BatchNorm multiplied, and the function the same.
+
+    A BatchNorm divides by the deviation of what it sees. With a kernel a * w its input is a * x, so with the statistics
+    a * m and a^2 * (v + e) - e, where e is its epsilon, it returns what it did: (a x - a m) / sqrt(a^2 (v + e)). This
+    is exact in eval mode. In training, where the batch's own statistics are taken, e counts a^2 times as much or as
+    little against the variance as before.
+
+    Args:
+      arrays: by name, "params/..." and "batch_stats/...".
+      section: the backbone section.
+      factor_of: of a kernel.
+
+    Raises:
+      UserError: a backbone where this can't be shown (a LayerNorm's epsilon can't be made up for, a DenseNet's maps are
+        normalised in several places); a kernel of zeros; a factor so small that a variance would have to be negative.
+    """
     name = section["name"]
     if names.family_of(name) not in _PROVABLE:
         raise UserError(
@@ -59,7 +74,7 @@ def rescale(arrays: Mapping[str, np.ndarray], section: Mapping[str, Any], *, to:
         mean, var = (f"batch_stats/{norm_of(conv)}/{part}" for part in ("mean", "var"))
         if not key.endswith("/kernel") or mean not in arrays:
             continue
-        factor = _fresh_norm(kernel) / max(float(np.linalg.norm(kernel)), 1e-30)
+        factor = factor_of(kernel)
         scaled = factor**2 * (arrays[var].astype(np.float64) + epsilon) - epsilon
         if not np.isfinite(factor) or factor > 1e20 or scaled.min() < _SMALLEST_VARIANCE:
             raise UserError(
