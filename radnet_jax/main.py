@@ -39,6 +39,9 @@ _RUNNERS = {  # by config.run
     "probe": "radnet_jax.probe",
     "study": "radnet_jax.study",
     "compare": "radnet_jax.evaluation.compare_run",
+    "import": "radnet_jax.weights.importing",
+    "export": "radnet_jax.weights.exporting",
+    "embed": "radnet_jax.weights.embedding",
 }
 
 

@@ -56,6 +56,7 @@ LAYERS = {
     "radnet_jax.online": 3,
     "radnet_jax.profiling": 3,
     "radnet_jax.starts": 3,
+    "radnet_jax.weights": 3,
     "radnet_jax.parts": 3,
     "radnet_jax.records": 3,
     "radnet_jax.nonfinite": 3,
