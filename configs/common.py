@@ -132,7 +132,10 @@ def base() -> ConfigDict:
         dict(
             dir="",  # folder of a built dataset
             split="train",
+            subset=dict(fraction=1.0, shots=0),  # of train: of the patients, or so many records of each class
             judge=(),  # splits that the run is judged on; () for pretraining
+            missing_classes="refuse",  # refuse | allow: what is done about a class that no training record has
+            judged_labels=(),  # those that results are about; () for all
         )
     )
     config.input = placeholder(ConfigDict)  # what the model sees; None with init_from, whose checkpoint says it
@@ -141,8 +144,13 @@ def base() -> ConfigDict:
     config.init_from = ""  # workdir of a pretraining run; "" starts at random
     config.primary_metric = "accuracy"
     config.eval_batch_size = 256
+    # Datasets that the start was trained on, and what is done where one shares patients or images with a judged split.
+    config.audit = ConfigDict(dict(sources=(), on_leak="refuse"))  # refuse | warn
+    config.dataset_command = ""  # what builds the dataset: for the message where it is missing
     # Where the run stands in a study; says nothing about the result.
-    config.tags = ConfigDict(dict(kind="pretrain", task="", protocol="", start="", variant="", seed_varies=True))
+    config.tags = ConfigDict(
+        dict(kind="pretrain", task="", protocol="", start="", variant="", fraction=1.0, seed_varies=True)
+    )
     config.log_every = 50
     config.checkpoint = ConfigDict(dict(every=1000, keep=2))
     return config
@@ -160,7 +168,13 @@ def train() -> ConfigDict:
     config.accumulate = 1  # parts of a batch that are computed in turn; for losses that are means over examples
     config.average = 0.0  # momentum of a running average of the weights; 0 keeps none
     config.select = ConfigDict(dict(every=0, split="val"))  # every so many steps the primary metric is taken there
+    config.select_by = "primary_metric"  # primary_metric | loss (on the split that selects)
+    # After so many selections without a lower loss the rate falls by `factor`, and the run ends; 0 for never.
+    config.plateau = ConfigDict(dict(patience=0, factor=0.5, threshold=1e-4, stop=0))
     config.judged_weights = "last"  # last | average | best (of those steps)
+    config.views = ConfigDict(dict(select="whole", judge="whole"))  # whole | center_crop | ten_crop, in evaluation
+    # A field such as schedule.base_lr, values that are tried with shorter runs, and how long these are; "" tries none.
+    config.sweep = ConfigDict(dict(field="", values=(), total_steps=0))
     config.online_probe = False  # a linear probe beside a pretraining, on labels that the pretraining does not see
     config.knn = ConfigDict(dict(every=0, split="val", examples=5000))  # every so many steps, on so many of each
     config.sinks = ()  # beside metrics.jsonl: tensorboard, wandb
@@ -284,7 +298,8 @@ def probe() -> ConfigDict:
         dict(
             name="linear_probe",  # linear_probe | knn
             batch_stats="start",  # start; for a random backbone initial | reestimated
-            strengths=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # L2 penalties of linear_probe, chosen on val
+            classifier="logistic",  # of linear_probe: logistic | ridge | logistic_at_ridge; see radnet_jax.probe
+            strengths=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # L2 penalties of "logistic", chosen on val
             neighbours=20,  # of knn
             temperature=0.07,  # of knn
             cache_dir="",  # features are kept here for other probes; "" keeps none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+import dataclasses
 import importlib.metadata
 from pathlib import Path
 import platform
@@ -15,7 +16,8 @@ import numpy as np
 
 from radnet_jax import sharding, xla_flags
 from radnet_jax.data.dataset import Split, open_split
-from radnet_jax.errors import UserError
+from radnet_jax.data.labels import count_labels
+from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import evaluators, ledger
 from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.evaluation.metrics import METRICS, higher_is_better, task_kinds
@@ -23,7 +25,17 @@ from radnet_jax.parts import Parts, plain
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "array-record", "numpy", "scipy")
 _WATCHING = ("log_every", "sinks", "profile", "knn")
-_OUTSIDE = ("name", "checkpoint", "tags", "mesh", "fsdp", "remat", *_WATCHING)  # say nothing about the result
+_OUTSIDE = (
+    "name",
+    "checkpoint",
+    "tags",
+    "mesh",
+    "fsdp",
+    "remat",
+    "audit",
+    "dataset_command",
+    *_WATCHING,
+)  # say nothing about the result
 _PLACES = (("init_from",), ("data", "dir"), ("probe", "cache_dir"))  # what is there is named by fingerprints
 
 
@@ -83,9 +95,15 @@ def checkpoint_meta(config: ConfigDict, parts: Parts) -> dict[str, Any]:
         "checkpoint": parts.start.id if parts.start else None,
         "model_input": parts.model_input.to_json(),
         "dataset": {"name": card.name, "fingerprint": card.fingerprint},
+        "lineage": lineage(parts),
         "topology": sharding.topology(parts.mesh),
         "code": ledger.code_version(),
     }
+
+
+def lineage(parts: Parts) -> list[dict[str, str]]:
+    """Returns the datasets that the start was trained on, oldest first."""
+    return [{"name": n, "fingerprint": f} for n, f in (parts.start.lineage if parts.start else ())]
 
 
 def check_same_run(record: Mapping[str, Any], config: ConfigDict, parts: Parts, workdir: Path, what: str) -> None:
@@ -135,6 +153,20 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def check_classes(config: ConfigDict, parts: Parts) -> None:
+    """Refuses a train split without labels, or one that has no record of a class."""
+    counts = count_labels(parts.split)
+    if not any(counts.known):
+        raise UserError(
+            f"split {parts.split.name!r} of dataset {parts.split.card.name} has no labels", fix="use a labelled dataset"
+        )
+    choice = config.data.missing_classes
+    if choice not in ("refuse", "allow"):
+        raise UserError("config.data.missing_classes", got=repr(choice), expected="refuse or allow")
+    if choice == "refuse":
+        counts.check(" of ".join(filter(None, (parts.split.part, f"split {parts.split.name!r}"))))
+
+
 def check_judged(config: ConfigDict, parts: Parts) -> list[Split]:
     """Returns the splits that the run is judged on ([] for pretraining); refuses metrics that do not fit the task."""
     if not config.data.judge:
@@ -152,7 +184,24 @@ def check_judged(config: ConfigDict, parts: Parts) -> list[Split]:
             f"primary_metric {metric!r} is an error, and starts are ranked by what is better when higher",
             fix="it stands in every run.json beside the primary metric",
         )
-    return [open_split(config.data.dir, name) for name in config.data.judge]
+    return [open_judged(config, name) for name in config.data.judge]
+
+
+def open_judged(config: ConfigDict, name: str) -> Split:
+    """Opens a split that a run is judged on, or selected by, where only `data.judged_labels` are known."""
+    split = open_split(config.data.dir, name)
+    judged = tuple(config.data.judged_labels)
+    for label in judged:
+        if label not in split.card.labels:
+            raise UserError(
+                f"config.data.judged_labels: unknown label {label!r}{nearest(label, split.card.labels)}",
+                expected=f"some of {', '.join(split.card.labels)}",
+            )
+    if judged and split.card.task != "multi_label":
+        raise UserError(
+            "config.data.judged_labels is for findings", got=f"a {split.card.task} task", fix="set it to ()"
+        )
+    return dataclasses.replace(split, judged=judged)
 
 
 def judge(
@@ -177,6 +226,7 @@ def run_record(
     metrics: Mapping[str, Mapping[str, Any]],
     weights: str = "last",
     best: Mapping[str, Any] | None = None,
+    steps: int = 0,
 ) -> dict[str, Any]:
     """Returns what run.json holds.
 
@@ -187,6 +237,7 @@ def run_record(
       metrics: {weights: {split: {metric: value}}}; {} where nothing is judged.
       weights: whose metrics are the run's.
       best: step and value of the weights that a split selected.
+      steps: updates that were made.
     """
     card = parts.split.card
     tags = plain(config.tags)
@@ -197,12 +248,14 @@ def run_record(
         "checkpoint": parts.start.id if parts.start else None,
         "config": public_config(config),
         "dataset": {"name": card.name, "fingerprint": card.fingerprint, "splits": dict(card.splits)}
-        | {"generated": card.generated},
+        | {"generated": card.generated, "train_records": len(parts.split)},
         "code": ledger.code_version(),
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"python": platform.python_version()},
         "topology": sharding.topology(parts.mesh),
         "timings": dict(timings),
         "adapter": parts.adapter.to_json(),
+        "lineage": lineage(parts),
+        "steps": steps,
         "kind": tags.pop("kind"),
         **tags,
     }

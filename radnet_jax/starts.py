@@ -30,12 +30,14 @@ class Start:
       backbone: backbone section of its config.
       model_input: what its input is.
       folder: the checkpoint; None for a start that a study has planned and not trained yet.
+      lineage: (name, fingerprint) of the datasets that it was trained on, and what it came from, oldest first.
     """
 
     id: str
     backbone: Mapping[str, Any]
     model_input: ModelInput
     folder: Path | None
+    lineage: tuple[tuple[str, str], ...] = ()
 
 
 def find_start(init_from: str) -> Start:
@@ -49,6 +51,7 @@ def find_start(init_from: str) -> Start:
         backbone=meta["config"]["backbone"],
         model_input=ModelInput.from_json(meta["model_input"]),
         folder=folder,
+        lineage=tuple((d["name"], d["fingerprint"]) for d in [*meta.get("lineage", ()), meta["dataset"]]),
     )
 
 
