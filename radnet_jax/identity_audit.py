@@ -63,7 +63,7 @@ def run(config: ConfigDict, parts: Parts, workdir: Path) -> dict[str, Any] | Non
     what = [parts.split.card.fingerprint, *sorted(splits), *map(_fingerprint, config.audit.sources)]
     made = json.loads(path.read_text()) if path.is_file() else {}
     if made.get("what") != what:
-        found = {}
+        found: dict[str, Any] = {}
         for source in config.audit.sources:
             name, told = _of_source(source, config.data.dir, splits)
             found[name if name not in found else f"{name} {len(found)}"] = told

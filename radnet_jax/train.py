@@ -93,6 +93,7 @@ class _Run:
     checkpoints: Checkpoints
     asked_to_stop: Callable[[int], bool]
     goodput: Goodput
+    phases: Phases
 
     @property
     def probe(self) -> online.LinearProbe | None:
@@ -109,6 +110,7 @@ class _Run:
             check_room(self.workdir, trees.size_bytes(state) + _ROOM)
             meta = records.checkpoint_meta(self.config, self.parts)
             meta |= {"seconds": self.goodput.seconds(), "best": best._asdict() if best else None}
+            meta |= {"phases": self.phases.values(), "kept": self.objective.kept}
             self.checkpoints.save(int(state.step), state, meta, keep_too=best.step if best else None)
 
 
@@ -163,7 +165,9 @@ def _run(config: ConfigDict, workdir: Path, told: Mapping[str, Any] | None = Non
             source = f"checkpoint {start}" if restored else (config.init_from or "random initialisation")
             logging.info("%s: starting from %s", workdir, source)
             goodput.add(meta["seconds"])
-            this = _Run(config, parts, objective, tx, schedule, recipe, workdir, checkpoints, asked_to_stop, goodput)
+            phases = Phases(config, parts, objective, meta.get("phases", {}))  # older checkpoints have none
+            shared = (config, parts, objective, tx, schedule, recipe, workdir, checkpoints, asked_to_stop, goodput)
+            this = _Run(*shared, phases)
             with goodput.spent_on("steps"):
                 state, best = _loop(this, state, best)
             with goodput.spent_on("save"):
@@ -248,18 +252,17 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
         logging.warning("%s: data.synthetic: one batch in every step, good for nothing but its speed", this.workdir)
     selecting = selection.split(config)
     neighbours = online.Neighbours(config, this.parts, this.objective)
-    phases = Phases(config, this.parts, this.objective)
+    phases = this.phases
     profile = profiling.Profile(config, this.workdir)
     writer = _writer(this, start)
     previous: tuple[int, dict[str, np.ndarray], Array] | None = None  # step, batch, whether the step was finite
-    of_phases: dict[str, Array] = {}
     try:
         for step in range(start, total):
             if phases.due(step):
                 if previous is not None:
                     _stop_unless_finite(this, state, best, *previous)
                 with this.goodput.spent_on("phases"):
-                    state, of_phases = phases.run(state, step)
+                    state, _ = phases.run(state, step)
             batch = this.goodput.next(batches)
             batch = {k: batch[k] for k in wanted}
             if on_device is None or not config.data.synthetic:
@@ -295,7 +298,7 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
                 save |= (ended := selection.stopped(config, state))
             if watch or done == total or done % config.log_every == 0:
                 rate = selection.learning_rate(this.schedule, step, state)
-                writer.write(done, {**metrics, **observe(watched), **of_phases, "learning_rate": rate})
+                writer.write(done, {**metrics, **observe(watched), **phases.metrics, "learning_rate": rate})
             if save:
                 writer.flush()  # a step that is saved is not done again: its row would be lost with this process
                 this.save(state, best)
@@ -332,12 +335,7 @@ def _writer(this: _Run, start: int) -> Writer:
 
 
 def _stop_unless_finite(
-    this: _Run,
-    state: TrainState,
-    best: selection.Best | None,
-    step: int,
-    batch: dict[str, np.ndarray],
-    finite: Array,
+    this: _Run, state: TrainState, best: selection.Best | None, step: int, batch: dict[str, np.ndarray], finite: Array
 ) -> None:
     """Stops the run if loss or gradient of `step` were not finite; keeps the state before it, and its batch."""
     if bool(finite):
