@@ -20,12 +20,15 @@ from configs import common
 PROTOCOLS = ("corrected", "published")
 # Mean and standard deviation of the [0, 1] values.
 _LEVELS = {"CT": (0.35, 0.25), "XR": (0.5, 0.25), "MR": (0.15, 0.2), "US": (0.3, 0.2), "fundus": (0.4, 0.25)}
+MODALITIES = (*_LEVELS, "photo")
 
 
 def model_input(modality: str, size: int, *, hu: bool = False, unscaled: bool = False) -> ConfigDict:
     """Three channels of 8-bit images, or of CT in one wide window; `unscaled` leaves them in [0, 1]."""
     if hu:
         return common.ct_input(size)
+    if modality == "photo":
+        return common.photo_input(size)
     mean, std = (0.0, 1.0) if unscaled else _LEVELS[modality]
     return ConfigDict(
         dict(

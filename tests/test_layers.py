@@ -71,6 +71,7 @@ LAYERS = {
     "radnet_jax.train": 4,
     "radnet_jax.probe": 4,
     "radnet_jax.examples": 4,
+    "radnet_jax.overlays": 4,
     "radnet_jax.show": 4,
     "radnet_jax.study": 5,
     "radnet_jax.codecs": 5,
