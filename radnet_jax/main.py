@@ -39,6 +39,7 @@ _RUNNERS = {  # by config.run
     "probe": "radnet_jax.probe",
     "study": "radnet_jax.study.run",
     "compare": "radnet_jax.evaluation.compare_run",
+    "predict": "radnet_jax.predict",
 }
 
 

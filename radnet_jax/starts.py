@@ -18,7 +18,7 @@ from radnet_jax.preprocessing import ModelInput
 _BACKBONE = ("params/backbone/", "model_state/batch_stats/backbone/")
 _WEIGHTS = ("params/", "model_state/")
 # Say how it is computed and trained; with `pool` a ViT has the same weights and other features, as the config asks.
-_NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last", "layer_scale", "pool")
+NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last", "layer_scale", "pool")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def find_start(init_from: str) -> Start:
 
 def check_backbone(start: Start, backbone: Mapping[str, Any]) -> None:
     """Refuses a start whose backbone is not the one that the config asks for."""
-    names = sorted({*start.backbone, *backbone}.difference(_NOT_ARCHITECTURE))
+    names = sorted({*start.backbone, *backbone}.difference(NOT_ARCHITECTURE))
     differing = [k for k in names if start.backbone.get(k) != backbone.get(k)]
     if differing:
         raise UserError(

@@ -84,8 +84,8 @@ def test_works_from_another_folder(tmp_path):
 def test_every_config_is_locked_and_says_what_it_runs(path):
     module_has_config = "def get_config" in (ROOT / path).read_text()
     if not module_has_config:
-        assert path.endswith(("__init__.py", "common.py", "small.py"))
+        assert path.endswith(("__init__.py", "common.py", "small.py", "parts.py"))
         return
     config = main.load_config(ROOT / path)
     assert config.is_locked
-    assert config.run in ("train", "probe", "study", "compare")
+    assert config.run in ("train", "probe", "study", "compare", "predict")

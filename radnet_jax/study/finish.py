@@ -16,7 +16,7 @@ from radnet_jax.evaluation.compare import compare
 from radnet_jax.parts import plain
 from radnet_jax.preprocessing import ModelInput
 from radnet_jax.study.check import model_input_of
-from radnet_jax.study.expand import Run, dataset_dir, pretraining_jobs
+from radnet_jax.study.expand import Run, Validation, dataset_dir, pretraining_jobs
 from radnet_jax.study.spec import Study
 
 REPORT = "report"
@@ -30,7 +30,7 @@ class Report:
     name = "report"
     needs = ()
 
-    def __init__(self, study: Study, workdir: Path, runs: Sequence[Run]):
+    def __init__(self, study: Study, workdir: Path, runs: Sequence[Run | Validation]):
         self._study, self._workdir, self._runs = study, workdir, runs
         self.place = workdir / REPORT
 
@@ -57,7 +57,7 @@ class Report:
         return f"report: {self.place / report.REPORT_FILE}"
 
 
-def write(study: Study, workdir: Path, jobs: Sequence[Run], folder: Path) -> Path:
+def write(study: Study, workdir: Path, jobs: Sequence[Run | Validation], folder: Path) -> Path:
     """Compares the runs of the jobs and writes the report; returns its path. Other runs in the workdir are named."""
     config = study.config
     folders = {job.place for job in jobs}
