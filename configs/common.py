@@ -107,6 +107,21 @@ def photo_input(size: int) -> ConfigDict:
     )
 
 
+def each_image_input(size: int, modality: str) -> ConfigDict:
+    """Each image scaled from its own minimum to its own maximum, as the published RadNet study had it: HU are lost."""
+    return ConfigDict(
+        dict(
+            modality=modality,
+            channels=3,
+            size=(size, size),
+            windows=(),
+            value_range="image",
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
+        )
+    )
+
+
 # What the images are: the model input of a network that starts from scratch, and the names of the augmentation recipes.
 DOMAINS = {
     "ct": dict(input=ct_input, pretrain="ct", fine_tune="finetune_ct"),
@@ -174,7 +189,7 @@ def train() -> ConfigDict:
     config.judged_weights = "last"  # last | average | best (of those steps)
     config.views = ConfigDict(dict(select="whole", judge="whole"))  # whole | center_crop | ten_crop, in evaluation
     # A field such as schedule.base_lr, values that are tried with shorter runs, and how long these are; "" tries none.
-    config.sweep = ConfigDict(dict(field="", values=(), total_steps=0))
+    config.sweep = ConfigDict(dict(field="", candidates=(), total_steps=0))
     config.online_probe = False  # a linear probe beside a pretraining, on labels that the pretraining does not see
     config.knn = ConfigDict(dict(every=0, split="val", examples=5000))  # every so many steps, on so many of each
     config.sinks = ()  # beside metrics.jsonl: tensorboard, wandb

@@ -107,7 +107,7 @@ def task(
     config.objective = ConfigDict(dict(name="classification"))
     config.optimizer = ConfigDict(dict(name="adamw", weight_decay=0.01, grad_clip=1.0))
     config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=rates[len(rates) // 2], warmup_steps=steps // 20))
-    config.sweep = ConfigDict(dict(field="schedule.base_lr", values=rates, total_steps=max(steps // 10, 1)))
+    config.sweep = ConfigDict(dict(field="schedule.base_lr", candidates=rates, total_steps=max(steps // 10, 1)))
     config.average = 0.999
     config.select.every = max(steps // 20, 1)
     config.judged_weights = "best"
@@ -141,20 +141,20 @@ def _probe(config: ConfigDict, variant: ConfigDict) -> ConfigDict:
 def _smoke(config: ConfigDict) -> ConfigDict:
     config.backbone = ConfigDict(dict(name="resnet18", base_width=16))
     config.data.missing_classes = "allow"  # miniatures have a few images
-    config.batch_size = 8
+    config.batch_size = 4
     config.eval_batch_size = 16
     config.total_steps = 8
     config.log_every = 2
     config.select.every = 4
     config.checkpoint.every = 4
-    config.schedule.warmup_steps = 2
-    config.sweep.update(values=config.sweep.values[:2], total_steps=4)
+    config.schedule.warmup_steps = 1
+    config.sweep.update(candidates=config.sweep.candidates[:2], total_steps=4)
     return config
 
 
 def no_sweep(config: ConfigDict) -> None:
     """One common learning rate, as the published studies had."""
-    config.sweep = ConfigDict(dict(field="", values=(), total_steps=0))
+    config.sweep = ConfigDict(dict(field="", candidates=(), total_steps=0))
 
 
 def radnet(
@@ -178,8 +178,8 @@ def radnet(
     BatchNorm, which start at zero, stay there (`frozen`). `protocol=published_linear` is its "linear evaluation", where
     scales and offsets of the encoder's BatchNorm layers trained too.
 
-    Not reproduced: each slice scaled from its own minimum to its maximum (here the start's windows), float16, images
-    that can't be read replaced by others, the batch in which a checkpoint's first epoch was cached.
+    Each image is scaled from its own minimum to its maximum, from scratch and where the start's input says so
+    (`common.each_image_input`). Not reproduced: float16, and images that can't be read replaced by others.
     """
     no_sweep(config)
     config.name = f"{config.tags.task} {variant.protocol}"
@@ -188,7 +188,7 @@ def radnet(
     config.objective = ConfigDict(dict(name="classification", head_bias=False, **objective))
     config.optimizer = ConfigDict(dict(name=optimizer, weight_decay=weight_decay, exclude=common.NOTHING))
     frozen = ((r"backbone/.*bias$",) if optimizer == "lars" else ()) + (
-        (r"backbone/.*kernel$",) if variant.protocol == "published_linear" else ()
+        (r"backbone/.*kernel$",) if variant.protocol.endswith("_linear") else ()
     )
     if frozen:
         config.optimizer.frozen = frozen
@@ -196,8 +196,10 @@ def radnet(
     config.average = 0.0
     config.judged_weights = "last"
     if variant.scratch:
-        config.input.size = (variant.size or (64 if variant.smoke else 256),) * 2
+        side = variant.size or (64 if variant.smoke else 256)
+        config.input = common.each_image_input(side, config.input.modality)
     if variant.smoke:
+        config.groups = 2
         return
     config.batch_size = batch_size
     steps_per_epoch = max(int(images * variant.fraction) // batch_size, 1)

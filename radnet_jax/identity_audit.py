@@ -23,23 +23,16 @@ ON_LEAK = ("refuse", "warn")
 TRAIN = "train"
 
 
-def check(config: ConfigDict, parts: Parts) -> None:
-    """Refuses an audit that can't be made; says which datasets of the start's chain no audit was asked for."""
+def check(config: ConfigDict) -> None:
+    """Refuses an audit that can't be made."""
     if config.audit.on_leak not in ON_LEAK:
         raise UserError(
             f"config.audit.on_leak{nearest(config.audit.on_leak, ON_LEAK)}",
             got=repr(config.audit.on_leak),
             expected=" or ".join(ON_LEAK),
         )
-    asked = {_fingerprint(source) for source in config.audit.sources} | {parts.split.card.fingerprint}
-    unknown = [name for name, fingerprint in (parts.start.lineage if parts.start else ()) if fingerprint not in asked]
-    if unknown and config.data.judge:
-        logging.warning(
-            "the start was trained on %s, and whether they share images with %s was not looked at: "
-            "--config.audit.sources names their folders",
-            " and ".join(unknown),
-            parts.split.card.name,
-        )
+    for source in config.audit.sources:
+        _fingerprint(source)
 
 
 def _fingerprint(source: str) -> str:
@@ -58,7 +51,10 @@ def run(config: ConfigDict, parts: Parts, workdir: Path) -> dict[str, Any] | Non
     Raises:
       UserError: shared patients, files or images, with `on_leak="refuse"`.
     """
-    if not config.audit.sources or not config.data.judge:
+    if not config.data.judge:
+        return None
+    _tell_unknown(config, parts)
+    if not config.audit.sources:
         return None
     splits = {*config.data.judge}
     if config.run == "train" and config.select.every:
@@ -67,10 +63,10 @@ def run(config: ConfigDict, parts: Parts, workdir: Path) -> dict[str, Any] | Non
     what = [parts.split.card.fingerprint, *sorted(splits), *map(_fingerprint, config.audit.sources)]
     made = json.loads(path.read_text()) if path.is_file() else {}
     if made.get("what") != what:
-        found = {}
+        found: dict[str, Any] = {}
         for source in config.audit.sources:
             name, told = _of_source(source, config.data.dir, splits)
-            found[name if name not in found else source] = told
+            found[name if name not in found else f"{name} {len(found)}"] = told
         clean = not any(counts for told in found.values() for counts in told["shared"].values())
         made = {"what": what, "found": {"clean": clean, "sources": found}}
         if jax.process_index() == 0:
@@ -79,6 +75,19 @@ def run(config: ConfigDict, parts: Parts, workdir: Path) -> dict[str, Any] | Non
     _tell(config, parts, made["found"])
     found = made["found"]
     return dict(found)
+
+
+def _tell_unknown(config: ConfigDict, parts: Parts) -> None:
+    """Says which datasets of the start's chain no audit was asked for."""
+    asked = {_fingerprint(source) for source in config.audit.sources} | {parts.split.card.fingerprint}
+    lineage = parts.start.lineage if parts.start else ()
+    if unknown := [name for name, fingerprint in lineage if fingerprint not in asked]:
+        logging.warning(
+            "the start was trained on %s: whether %s shares patients or images with it was not looked at, "
+            "--config.audit.sources names the folders",
+            " and ".join(unknown),
+            parts.split.card.name,
+        )
 
 
 def _of_source(source: str, target: str, splits: set[str]) -> tuple[str, dict[str, Any]]:

@@ -40,6 +40,9 @@ _RUNNERS = {  # by config.run
     "study": "radnet_jax.study.run",
     "compare": "radnet_jax.evaluation.compare_run",
     "predict": "radnet_jax.predict",
+    "import": "radnet_jax.weights.importing",
+    "export": "radnet_jax.weights.exporting",
+    "embed": "radnet_jax.weights.embedding",
 }
 
 

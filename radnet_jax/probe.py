@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import os
@@ -57,7 +57,7 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
             "probe.batch_stats does not fit the start", got=probe.batch_stats, expected=" or ".join(expected)
         )
     records.check_classes(config, parts)
-    identity_audit.check(config, parts)
+    identity_audit.check(config)
     if probe.name == "linear_probe" and "val" not in config.data.judge:
         raise UserError("the linear probe chooses its regularisation on val", fix='have "val" in config.data.judge')
     if probe.classifier not in CLASSIFIERS:
@@ -100,8 +100,8 @@ def _linear_probe(
     """The strength with the highest primary metric on val; of equals, the strongest penalty.
 
     `probe.classifier`: "logistic" regression fitted at each of `probe.strengths`; "ridge" regression over its whole
-    path (37 strengths, 1e-6 to 1e3, from one decomposition; its scores are no probabilities); or "logistic_at_ridge",
-    logistic regression fitted once, as strongly penalised as the best ridge regression.
+    path (37 strengths, 1e-6 to 1e3, from one decomposition; its probabilities are not calibrated); or
+    "logistic_at_ridge", logistic regression fitted once, as strongly penalised as the best ridge regression.
     """
     task, classifier = parts.split.card.task, config.probe.classifier
     labels, mask = parts.split.all_labels()
@@ -120,10 +120,15 @@ def _linear_probe(
         return {split: fitted[best].scores(features[split]) for split in judged}, _chosen(strengths, best, on_val)
     strengths = ridge.STRENGTHS[::-1]
     path = ridge.fit_ridge_path(train, labels, mask)
-    best, on_val = _best(config, val, strengths, path.scores(features[val], strengths))
+
+    def ridges(split: Split, strengths: Sequence[float]) -> Iterator[np.ndarray]:
+        for scores in path.scores(features[split], strengths):
+            yield ridge.squashed(scores, multi_label=task == "multi_label")
+
+    best, on_val = _best(config, val, strengths, ridges(val, strengths))
     chosen = _chosen(strengths, best, on_val)
     if classifier == "ridge":
-        return {s: next(path.scores(features[s], strengths[best : best + 1])) for s in judged}, chosen
+        return {s: next(ridges(s, strengths[best : best + 1])) for s in judged}, chosen
     strength = ridge.logistic_strength(strengths[best], labels, mask, multi_label=task == "multi_label")
     (only,) = logistic([strength])
     return {split: only.scores(features[split]) for split in judged}, chosen | {"logistic_strength": strength}

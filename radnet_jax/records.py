@@ -10,7 +10,7 @@ import platform
 from typing import Any
 
 from absl import logging
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -18,12 +18,15 @@ from radnet_jax import sharding, xla_flags
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.data.labels import count_labels
 from radnet_jax.errors import UserError, nearest
-from radnet_jax.evaluation import evaluators, ledger
+from radnet_jax.evaluation import evaluators, ledger, segmentation
 from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.evaluation.metrics import METRICS, higher_is_better, task_kinds
-from radnet_jax.parts import Parts, plain
+from radnet_jax.objectives import Objective
+from radnet_jax.parts import Parts, make_objective, plain
+from radnet_jax.registry import check_arguments
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "array-record", "numpy", "scipy")
+_USUAL = ("accuracy", "auroc")
 _WATCHING = ("log_every", "sinks", "profile", "knn")
 _OUTSIDE = (
     "name",
@@ -171,13 +174,13 @@ def check_judged(config: ConfigDict, parts: Parts) -> list[Split]:
     """Returns the splits that the run is judged on ([] for pretraining); refuses metrics that do not fit the task."""
     if not config.data.judge:
         return []
-    task, metric = parts.split.card.task, config.primary_metric
+    (task, _), metric = judged_task(config, parts), config.primary_metric
     if task not in task_kinds(metric):
         fitting = [name for name in METRICS.names() if task in task_kinds(name) and higher_is_better(name)]
         raise UserError(
             f"primary_metric {metric!r} is not defined for a {task} task such as dataset {parts.split.card.name}",
             expected=" or ".join(fitting),
-            fix="choose it with --config.primary_metric" if fitting else "use a labelled dataset",
+            fix=f"set --config.primary_metric={_usual(fitting)}" if fitting else "use a labelled dataset",
         )
     if not higher_is_better(metric):
         raise UserError(
@@ -204,16 +207,76 @@ def open_judged(config: ConfigDict, name: str) -> Split:
     return dataclasses.replace(split, judged=judged)
 
 
+def _usual(fitting: list[str]) -> str:
+    """The metric that a task is usually judged by, of those that are defined for it."""
+    return next((name for name in _USUAL if name in fitting), fitting[0])
+
+
+def mask_rules(config: ConfigDict, parts: Parts) -> segmentation.Rules | None:
+    """Returns how the run's masks are judged; None for a run that is judged by labels, or not at all."""
+    if config.run != "train" or make_objective(config, parts).judged != "masks":
+        return None
+    if "masks" not in config:
+        raise UserError("config.masks is missing", expected="how masks are judged, as configs/finetune/lits.py has it")
+    if crops := [views for views in plain(config.views).values() if views != "whole"]:
+        raise UserError("config.views: masks are judged on whole images", got=", ".join(crops), expected="whole")
+    section = plain(config.masks)
+    check_arguments("config.masks", segmentation.Rules, section)
+    return segmentation.Rules(**section)
+
+
+def judged_task(config: ConfigDict, parts: Parts) -> tuple[str, tuple[str, ...]]:
+    """Returns the kind of task that a run is judged on, and the names of its labels or regions."""
+    rules, card = mask_rules(config, parts), parts.split.card
+    return (card.task, card.labels) if rules is None else (segmentation.TASK, tuple(rules.of(card)))
+
+
+def scores(
+    config: ConfigDict,
+    parts: Parts,
+    objective: Objective,
+    params: PyTree,
+    model_state: PyTree,
+    split: Split,
+    views: str,
+) -> Float[np.ndarray, "n k"] | Predictions:
+    """Returns what `judge` takes of a split: probabilities by case, of the whole image or of crops (`views`), or its
+    judged masks.
+    """
+    predict = evaluators.predict_of(objective)
+    options: dict[str, Any] = dict(adapter=parts.adapter, batch_size=config.eval_batch_size, mesh=parts.mesh)
+    rules = mask_rules(config, parts)
+    if rules is not None:
+        return segmentation.predict_masks(predict, params, model_state, split, rules=rules, **options)
+    out = evaluators.predict_split(predict, params, model_state, split, views=views, **options)
+    return evaluators.scores_of(out["logits"], split.card)
+
+
 def judge(
-    scores: Mapping[Split, Float[np.ndarray, "n k"]],
+    scores: Mapping[Split, Float[np.ndarray, "n k"] | Predictions],
 ) -> tuple[Predictions, dict[str, dict[str, Any]]]:
-    """Returns the predictions of a run and every metric that is defined for its task, on each whole split."""
-    predictions = evaluators.predictions_of(dict(scores))
+    """Returns the predictions of a run and every metric that is defined for its task, on each whole split.
+
+    Of a run that is judged by masks, `scores` are the predictions of each split already.
+    """
+    masks = [p for p in scores.values() if isinstance(p, Predictions)]
+    if masks:
+        found = {p.split[0]: segmentation.metrics_of(p) for p in masks}
+        for p in masks:
+            found[p.split[0]] |= {
+                name: METRICS.get(name)(p.scores, p.labels, p.label_mask)
+                for name in METRICS.names()
+                if segmentation.TASK in task_kinds(name)
+            }
+        return ledger.together(masks), found
+    predictions = evaluators.predictions_of({k: v for k, v in scores.items() if not isinstance(v, Predictions)})
     metrics = {}
     for split in scores:
         part = predictions.of(split.name)
         metrics[split.name] = {
-            name: METRICS.get(name)(part.scores, part.labels, part.label_mask) for name in METRICS.names()
+            name: METRICS.get(name)(part.scores, part.labels, part.label_mask)
+            for name in METRICS.names()
+            if segmentation.TASK not in task_kinds(name)
         }
     return predictions, metrics
 
@@ -260,14 +323,15 @@ def run_record(
         **tags,
     }
     if config.data.judge:
+        task, names = judged_task(config, parts)
         record |= {
             "primary_metric": config.primary_metric,
             "weights": weights,
             "metrics": metrics[weights],
             "metrics_of_weights": dict(metrics),
             "best": best,
-            "label_names": list(card.labels),
-            "task_kind": card.task,
+            "label_names": list(names),
+            "task_kind": task,
         }
     return record
 

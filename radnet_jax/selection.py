@@ -14,8 +14,9 @@ import optax
 from radnet_jax import sharding
 from radnet_jax.data.dataset import Split
 from radnet_jax.errors import UserError, nearest
+from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.evaluation.metrics import METRICS, Metric
-from radnet_jax.parts import Parts
+from radnet_jax.parts import Parts, make_objective
 from radnet_jax.records import open_judged
 from radnet_jax.state import TrainState
 
@@ -61,6 +62,10 @@ def check(config: ConfigDict, parts: Parts) -> None:
         )
     if config.select.split == "test":
         raise UserError("config.select.split is the test split", expected="val, or another that no result rests on")
+    if make_objective(config, parts).judged == "masks":
+        if _needs_loss(config):
+            raise UserError("masks are selected by their metric", got="a loss", fix="set select_by and plateau anew")
+        return  # what there is to find is not known before the masks are read
     labels, _ = selecting.all_labels()
     reason = _metric(config, np.random.default_rng(0).random(labels.shape), selecting).reason
     if reason:
@@ -75,15 +80,31 @@ def split(config: ConfigDict) -> Split | None:
     return open_judged(config, config.select.split) if config.select.every else None
 
 
-def value(config: ConfigDict, scores: Float[np.ndarray, "n k"], selecting: Split) -> tuple[float, dict[str, float]]:
-    """Returns what is selected by, higher is better (NaN, never better, where scores are not finite), and the metrics
-    that it is chosen from, by their names in the log."""
-    metric = _metric(config, scores, selecting).value
-    values = {f"{selecting.name}_{config.primary_metric}": metric}
-    if config.select_by == "primary_metric" and not config.plateau.patience and not config.plateau.stop:
-        return metric, values
-    loss = cross_entropy(scores, *selecting.all_labels(), task=selecting.card.task)
-    return metric if config.select_by == "primary_metric" else -loss, values | {f"{selecting.name}_loss": loss}
+def value(config: ConfigDict, scores: Float[np.ndarray, "n k"] | Predictions, selecting: Split) -> float:
+    """Returns the primary metric of scores, or of judged masks; NaN, which is never better, where it is undefined."""
+    if isinstance(scores, Predictions):
+        return METRICS.get(config.primary_metric)(scores.scores, scores.labels, scores.label_mask).value
+    return _metric(config, scores, selecting).value
+
+
+def values(config: ConfigDict, scores: Float[np.ndarray, "n k"] | Predictions, selecting: Split) -> dict[str, float]:
+    """Returns the primary metric, and the loss where it is selected or waited for by it, by their names in the log."""
+    found = {f"{config.select.split}_{config.primary_metric}": value(config, scores, selecting)}
+    if _needs_loss(config) and not isinstance(scores, Predictions):
+        loss = cross_entropy(scores, *selecting.all_labels(), task=selecting.card.task)
+        found[f"{config.select.split}_loss"] = loss
+    return found
+
+
+def _needs_loss(config: ConfigDict) -> bool:
+    return config.select_by == "loss" or bool(config.plateau.patience or config.plateau.stop)
+
+
+def goal(config: ConfigDict, found: dict[str, float]) -> float:
+    """Returns what is selected by, of `values`; higher is better."""
+    if config.select_by == "loss":
+        return -found[f"{config.select.split}_loss"]
+    return found[f"{config.select.split}_{config.primary_metric}"]
 
 
 def cross_entropy(

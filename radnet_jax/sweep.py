@@ -33,9 +33,9 @@ def check(config: ConfigDict, check_run: Callable[[ConfigDict], Any]) -> None:
     sweep = config.sweep
     if not sweep.field:
         return
-    values = tuple(sweep.values)
+    values = tuple(sweep.candidates)
     if len(set(values)) < 2 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        raise UserError("config.sweep.values", got=values, expected="two or more different numbers")
+        raise UserError("config.sweep.candidates", got=values, expected="two or more different numbers")
     if config.select.split not in config.data.judge:
         raise UserError(
             "config.sweep chooses on the split that selects, which must be judged",
@@ -50,7 +50,7 @@ def check(config: ConfigDict, check_run: Callable[[ConfigDict], Any]) -> None:
     if not isinstance(section, dict) or not isinstance(section.get(name), int | float):
         raise UserError("config.sweep.field", got=repr(sweep.field), expected="a number, such as schedule.base_lr")
     if min(values) <= 0 and sweep.field == "schedule.base_lr":
-        raise UserError("config.sweep.values", got=values, expected="learning rates above 0")
+        raise UserError("config.sweep.candidates", got=values, expected="learning rates above 0")
     check_run(_trial(config, values[0]))
 
 
@@ -74,7 +74,7 @@ def choose(config: ConfigDict, parts: Parts, workdir: Path, train: Train) -> tup
     if not sweep.field:
         return config, None
     if ledger.is_finished(workdir):
-        done = ledger.read_run(workdir).record.get("sweep") or {"chosen": sweep.values[0]}
+        done = ledger.read_run(workdir).record.get("sweep") or {"chosen": sweep.candidates[0]}
         return with_value(config, done["chosen"]), done
     what = plain(records.signature(config, parts))
     path = workdir / TRIALS_FILE
@@ -85,25 +85,25 @@ def choose(config: ConfigDict, parts: Parts, workdir: Path, train: Train) -> tup
             fix="use a new --workdir, or go back to the old settings",
         )
     results: dict[str, Any] = made["results"]
-    for number, value in enumerate(sweep.values):
+    for number, value in enumerate(sweep.candidates):
         if repr(value) in results:
             continue
         folder = workdir / "trials" / str(number)
-        logging.info("%s: trial %d of %d, %s=%g", workdir, number + 1, len(sweep.values), sweep.field, value)
+        logging.info("%s: trial %d of %d, %s=%g", workdir, number + 1, len(sweep.candidates), sweep.field, value)
         results[repr(value)] = _score(_trial(config, value), folder, train)
         if jax.process_index() == 0:
             _write(path, {"what": what, "results": results})
             shutil.rmtree(folder, ignore_errors=True)
-    trials = [{"value": value, **results[repr(value)]} for value in sorted(sweep.values)]
+    trials = [{"value": value, **results[repr(value)]} for value in sorted(sweep.candidates)]
     scored = [t for t in trials if t["score"] is not None]
     if not scored:
         raise UserError(
-            f"no value of config.sweep.values gave a result ({trials[0]['reason']})",
+            f"no value of config.sweep.candidates gave a result ({trials[0]['reason']})",
             fix="try smaller values, or others",
         )
     chosen = max(scored, key=lambda t: t["score"])["value"]  # the first of equals: the smallest
-    if len(scored) > 1 and chosen in (trials[0]["value"], trials[-1]["value"]):
-        logging.warning("%s: the best %s=%g is an end of config.sweep.values", workdir, sweep.field, chosen)
+    if len(scored) > 2 and chosen in (trials[0]["value"], trials[-1]["value"]):
+        logging.warning("%s: the best %s=%g is an end of config.sweep.candidates", workdir, sweep.field, chosen)
     return with_value(config, chosen), {
         "field": sweep.field,
         "chosen": chosen,

@@ -1,4 +1,4 @@
-"""Does the start know the test set? The audit that runs before a run, and the chain of datasets that a start comes from."""
+"""Does the start know the test set? The audit before a run, and the datasets that a start comes from."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ def others(tmp_path_factory):
 
 
 def config(dataset, **changes):
-    changes = dict(total_steps=2, sweep=dict(field="", values=()), tags=tiny.TAGS) | changes
+    changes = dict(total_steps=2, sweep=dict(field="", candidates=()), tags=tiny.TAGS) | changes
     return tiny.config("configs/finetune/body_region.py", "smoke,scratch,size=24", dataset, **changes)
 
 
@@ -80,9 +80,9 @@ def test_the_own_training_split_is_a_source_too(ct_dataset, tmp_path):
 
 def test_a_chain_says_what_it_was_trained_on_and_what_was_not_audited(ct_dataset, others, tmp_path, caplog):
     pretrain = ("configs/pretrain/supervised.py", "smoke,size=24")
-    first = tiny.config(*pretrain, others, total_steps=2)
+    first = tiny.config(*pretrain, others, total_steps=3)
     train.run(first, tmp_path / "first")
-    second = tiny.config(pretrain[0], "smoke,go_on", ct_dataset, total_steps=2, init_from=str(tmp_path / "first"))
+    second = tiny.config(pretrain[0], "smoke,go_on", ct_dataset, total_steps=3, init_from=str(tmp_path / "first"))
     train.run(second, tmp_path / "second")
     lineage = starts.find_start(str(tmp_path / "second")).lineage
     cards = [open_split(d, "train").card for d in (others, ct_dataset)]

@@ -14,7 +14,7 @@ LOSSES = [1.0, 0.9, 0.89995, 0.95, 0.91, 0.92, 0.89994, 0.5, 0.6, 0.7, 0.6, 0.65
 
 
 def config(dataset="", **changes):
-    asked = dict(total_steps=6, schedule=dict(name="constant", base_lr=1e-3), sweep=dict(field="", values=()))
+    asked = dict(total_steps=6, schedule=dict(name="constant", base_lr=1e-3), sweep=dict(field="", candidates=()))
     asked |= dict(select=dict(every=1, split="val"), tags=tiny.TAGS, average=0.0) | changes
     return tiny.config("configs/finetune/body_region.py", "smoke,scratch,size=24", dataset, **asked)
 

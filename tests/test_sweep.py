@@ -10,12 +10,13 @@ from radnet_jax.evaluation import ledger
 from radnet_jax.parts import assemble
 from tests import tiny
 
-SWEEP = dict(field="schedule.base_lr", values=(1e-4, 3e-4, 1e-3), total_steps=2)
+SWEEP = dict(field="schedule.base_lr", candidates=(1e-4, 3e-4, 1e-3), total_steps=2)
 
 
 def config(dataset, **changes):
     variant = "smoke,scratch,size=24"
-    changes = dict(total_steps=4, sweep=SWEEP, tags=tiny.TAGS) | changes
+    schedule = dict(name="warmup_cosine", base_lr=3e-4, warmup_steps=2)
+    changes = dict(total_steps=4, schedule=schedule, sweep=SWEEP, tags=tiny.TAGS) | changes
     return tiny.config("configs/finetune/body_region.py", variant, dataset, **changes)
 
 
@@ -47,12 +48,12 @@ def choose(dataset, workdir, trials, **changes):
     [((0.5, 0.7, 0.6), 3e-4), ((0.7, 0.7, 0.6), 1e-4), ((None, 0.1, None), 3e-4), ((0.1, 0.2, float("nan")), 3e-4)],
 )
 def test_the_best_on_val_is_chosen_of_equals_the_smallest(ct_dataset, tmp_path, values, chosen):
-    trials = Trials(dict(zip(SWEEP["values"], values, strict=True)))
+    trials = Trials(dict(zip(SWEEP["candidates"], values, strict=True)))
     resolved, told = choose(ct_dataset, tmp_path, trials)
     assert resolved.schedule.base_lr == told["chosen"] == chosen
     assert resolved.total_steps == 4
     assert trials.ran == [1e-4, 3e-4, 1e-3]
-    assert [t["value"] for t in told["trials"]] == list(SWEEP["values"])
+    assert [t["value"] for t in told["trials"]] == list(SWEEP["candidates"])
     assert [t["score"] for t in told["trials"]] == [None if v is None or v != v else v for v in values]
 
 
@@ -77,16 +78,16 @@ def test_what_is_done_is_not_done_again_and_stands_for_this_run_only(ct_dataset,
 
 
 def test_no_value_that_works_is_told(ct_dataset, tmp_path):
-    with pytest.raises(UserError, match=r"no value of config.sweep.values.*not finite.*smaller values"):
-        choose(ct_dataset, tmp_path, Trials(dict.fromkeys(SWEEP["values"])))
+    with pytest.raises(UserError, match=r"no value of config.sweep.candidates.*not finite.*smaller values"):
+        choose(ct_dataset, tmp_path, Trials(dict.fromkeys(SWEEP["candidates"])))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(sweep=SWEEP | dict(values=(1e-3,))), "two or more different numbers"),
-        (dict(sweep=SWEEP | dict(values=(1e-3, 1e-3))), "two or more different numbers"),
-        (dict(sweep=SWEEP | dict(values=(0.0, 1e-3))), "above 0"),
+        (dict(sweep=SWEEP | dict(candidates=(1e-3,))), "two or more different numbers"),
+        (dict(sweep=SWEEP | dict(candidates=(1e-3, 1e-3))), "two or more different numbers"),
+        (dict(sweep=SWEEP | dict(candidates=(0.0, 1e-3))), "above 0"),
         (dict(sweep=SWEEP | dict(field="schedule.base_rate")), "config.sweep.field.*schedule.base_lr"),
         (dict(sweep=SWEEP | dict(field="backbone.name")), "config.sweep.field"),
         (dict(sweep=SWEEP | dict(total_steps=5)), "1 to config.total_steps=4"),
@@ -100,7 +101,7 @@ def test_a_sweep_that_can_not_be_run_is_refused(ct_dataset, changes, message):
 
 
 def test_a_run_sweeps_then_trains_and_logs_all_weights(ct_dataset, tmp_path):
-    asked = config(ct_dataset, sweep=SWEEP | dict(values=(1e-4, 1e-3)))
+    asked = config(ct_dataset, sweep=SWEEP | dict(candidates=(1e-4, 1e-3)))
     train.run(asked, tmp_path)
     run = ledger.read_run(tmp_path)
     told = run.record["sweep"]

@@ -24,7 +24,7 @@ from radnet_jax.preprocessing import Adapter
 Predict = Callable[[PyTree, PyTree, dict[str, Array]], dict[str, Array]]
 """(params, model_state, batch with "image") -> outputs by name, each [b ...]."""
 
-_NO_FACT = (
+NO_FACT = (
     "split", "index", "case_id", "patient", "series", "slice", "position", "source", "phash", "rows", "columns",
     "row_spacing", "column_spacing", "thickness", "label", "labels", "label_mask",
 )  # fmt: skip
@@ -179,7 +179,7 @@ def predictions_of(scores: dict[Split, Float[np.ndarray, "n k"]]) -> Predictions
         split_labels, split_mask = split.all_labels()
         labels.append(split_labels)
         masks.append(split_mask)
-    facts = [c for c in tables[0].column_names if c not in _NO_FACT]
+    facts = [c for c in tables[0].column_names if c not in NO_FACT]
 
     def column(name: str) -> list[Any]:
         return [value for table in tables for value in table[name].to_pylist()]

@@ -11,6 +11,7 @@ import dataclasses
 
 from jaxtyping import Float
 import numpy as np
+from scipy.special import expit, softmax
 
 from radnet_jax.errors import UserError
 
@@ -125,6 +126,12 @@ def _fit(features: np.ndarray, labels: np.ndarray, members: np.ndarray, known: n
 
 def _targets(labels: np.ndarray, rows: np.ndarray, members: np.ndarray) -> np.ndarray:
     return 2.0 * np.asarray(labels[np.ix_(rows, members)], np.float64) - 1.0
+
+
+def squashed(scores: Float[np.ndarray, "n k"], *, multi_label: bool) -> Float[np.ndarray, "n k"]:
+    """Returns scores as numbers from 0 to 1, as predictions are kept: a softmax, or a sigmoid by finding, of twice the
+    score. They rank as the scores do and are not calibrated."""
+    return expit(2 * scores) if multi_label else softmax(2 * scores, axis=-1)
 
 
 def logistic_strength(

@@ -133,7 +133,10 @@ def _examples(run: Run) -> int:
     """Examples that a run goes over: with repetition in training, those of all its splits in a probe; 0: unknown."""
     config = run.config
     if config.run == "train":
-        return int(config.total_steps * config.batch_size)
+        steps = config.total_steps
+        if config.sweep.field:
+            steps += len(config.sweep.candidates) * config.sweep.total_steps
+        return int(steps * config.batch_size)
     if not (Path(config.data.dir) / CARD_FILE).is_file():
         return 0
     splits = read_card(config.data.dir).splits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import functools
 import hashlib
 import json
 import os
@@ -71,16 +72,29 @@ def write(study: Study, workdir: Path, jobs: Sequence[Run | Validation], folder:
     comparisons = compare([r for r in runs if r.judged], **plain(config.compare))
     shown = _examples(study, workdir) if config.report.images else []
     return report.write_report(
-        folder, title=config.name, comparisons=comparisons, runs=runs, examples=shown, warnings=warnings
+        folder,
+        title=config.name,
+        comparisons=comparisons,
+        runs=runs,
+        examples=shown,
+        pixels=functools.partial(examples.of_cases, _tasks(study, workdir)) if config.report.images else None,
+        warnings=warnings,
     )
+
+
+def _tasks(study: Study, workdir: Path) -> dict[str, tuple[str, ModelInput]]:
+    """By task, and task at another site, the folder of its dataset, and what a network from scratch sees."""
+    tasks = {}
+    for name, task in study.tasks.items():
+        where = {name: task.dataset} | {f"{name} at {site}": spec["dataset"] for site, spec in task.external.items()}
+        for label, dataset in where.items():
+            tasks[label] = (str(dataset_dir(study, workdir, dataset)), ModelInput.from_json(plain(task.input)))
+    return tasks
 
 
 def _examples(study: Study, workdir: Path) -> list[tuple[str, Path]]:
     """Pictures of the data as the models see them; pretrainings that differ in their seed see the same."""
     first = {run.config.tags.start: run.config for run in reversed(list(pretraining_jobs(study, workdir)))}
     pretraining = {name: (first[name], model_input_of(study, name)) for name in study.pretraining}
-    tasks = {
-        name: (str(dataset_dir(study, workdir, task.dataset)), ModelInput.from_json(plain(task.input)))
-        for name, task in study.tasks.items()
-    }
+    tasks = {name: where for name, where in _tasks(study, workdir).items() if name in study.tasks}
     return examples.write(workdir / "examples", pretraining, tasks)
