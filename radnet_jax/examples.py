@@ -15,6 +15,7 @@ import numpy as np
 from radnet_jax import rng
 from radnet_jax.augment import AUGMENTATIONS
 from radnet_jax.augment.views import center, make_views
+from radnet_jax.data.card import read_card
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.parts import plain
 from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
@@ -59,21 +60,23 @@ def write(
 
 
 def of_cases(tasks: Mapping[str, tuple[str, ModelInput]], task: str, case_ids: Sequence[str]) -> list[bytes]:
-    """Test cases of a task of a study as the model sees them, each as a PNG; the outline of a mask in red.
+    """Judged cases of a task of a study as the model sees them, each as a PNG; the outline of a mask in red.
 
     Args:
       tasks: as for `write`.
       task: its name in the study.
-      case_ids: of the test split, in the order wanted.
+      case_ids: in the order wanted; of the test split, or of any split of another site's dataset.
     """
     dataset, model_input = tasks[task]
-    split = open_split(dataset, "test")
-    adapter = make_adapter(split.card.stored, model_input)
-    row_of = {case: i for i, case in enumerate(split.manifest()["case_id"].to_pylist())}
-    indices = [row_of[case] for case in case_ids]
-    tiles = _tiles(center(_images(split, indices), adapter), adapter)
+    places: dict[str, tuple[Split, int]] = {}
+    for name, records in reversed(read_card(dataset).splits.items()):
+        if records:
+            split = open_split(dataset, name)
+            places |= {case: (split, i) for i, case in enumerate(split.manifest()["case_id"].to_pylist())}
     out = []
-    for tile, index in zip(tiles, indices, strict=True):
+    for split, index in (places[case] for case in case_ids):
+        adapter = make_adapter(split.card.stored, model_input)
+        (tile,) = _tiles(center(_images(split, [index]), adapter), adapter)
         mask = split[index].get("segmentation")
         out.append(_png(tile if mask is None else _outlined(tile, mask)))
     return out

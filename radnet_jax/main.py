@@ -39,6 +39,7 @@ _RUNNERS = {  # by config.run
     "probe": "radnet_jax.probe",
     "study": "radnet_jax.study.run",
     "compare": "radnet_jax.evaluation.compare_run",
+    "predict": "radnet_jax.predict",
     "import": "radnet_jax.weights.importing",
     "export": "radnet_jax.weights.exporting",
     "embed": "radnet_jax.weights.embedding",

@@ -25,7 +25,7 @@ _BACKBONE = {
 }
 _WEIGHTS = ("params/", "model_state/", "objective_state/target/")
 # Say how it is computed and trained; with `pool` a ViT has the same weights and other features, as the config asks.
-_NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last", "layer_scale", "pool")
+NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last", "layer_scale", "pool")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def check_backbone(start: Start, backbone: Mapping[str, Any]) -> None:
     theirs, ours = start.backbone, backbone
     if theirs["name"] == ours["name"]:
         theirs, ours = _written_out(theirs), _written_out(ours)
-    names = sorted({*theirs, *ours}.difference(_NOT_ARCHITECTURE))
+    names = sorted({*theirs, *ours}.difference(NOT_ARCHITECTURE))
     differing = [k for k in names if theirs.get(k) != ours.get(k)]
     if differing:
         raise UserError(

@@ -199,3 +199,50 @@ def test_a_start_may_have_a_pretraining_for_each_task(tmp_path):
     del config["starts"]["own"]["pretraining"]["again"]
     with pytest.raises(UserError, match="one for each of again, body_region"):
         study.run(ConfigDict(config).lock(), tmp_path)
+
+
+def number_of(name, workdir):
+    return [job.name for job in study.all_runs(spec.read(tiny_config()), workdir)].index(name)
+
+
+def test_one_job_is_run_after_what_it_needs(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "study")
+    workdir, name = tmp_path / "study", "body_region fine_tune ct seed 1"
+    lost = [workdir / "runs" / "pretraining" / "ct", workdir / "runs" / name.replace(" ", "-")]
+    other = workdir / "runs" / "body_region-fine_tune-ct-seed-0"
+    before = (lost[1] / "predictions.parquet").read_bytes()
+    for folder in (*lost, other):
+        shutil.rmtree(folder)
+    study.run(tiny_config(job=number_of(name, workdir)), workdir)
+    assert (lost[1] / "predictions.parquet").read_bytes() == before
+    assert not other.exists()
+    assert not list((workdir / "attempts").iterdir())
+
+
+def test_a_failed_job_is_told_and_can_be_tried_again(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished[0], tmp_path / "study")
+    workdir = tmp_path / "study"
+    shutil.rmtree(workdir / "runs" / "body_region-fine_tune-ct-seed-1")
+
+    def broken(config, folder):
+        raise KeyError("DOE^JANE")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(expand.RUNNERS["train"], "run", broken)
+        with pytest.raises(UserError, match=r"1 job\(s\) have failed.*seed 1: KeyError.*--config.retry=True") as told:
+            study.run(tiny_config(), workdir)
+    assert "DOE" not in str(told.value)
+    with pytest.raises(UserError, match="have failed"):
+        study.run(tiny_config(), workdir)  # not tried again unasked
+    study.run(tiny_config(retry=True), workdir)
+    assert (workdir / "runs" / "body_region-fine_tune-ct-seed-1" / "run.json").is_file()
+
+
+def test_a_list_changes_nothing(finished, tmp_path, capsys):
+    study.run(tiny_config(list=True), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert "pretrain ct" in capsys.readouterr().out
+    study.run(tiny_config(list=True), finished[0])
+    told = capsys.readouterr().out
+    assert " 0 left" in told
+    assert told.count("finished") == told.count("seed") + 2
