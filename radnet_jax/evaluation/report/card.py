@@ -47,13 +47,14 @@ def part(
     groups.sort(key=lambda g: (not g.compared, math.isnan(g.mean), -g.mean))
     compared = [g for g in groups if g.compared]
     name = f"{verdict.task} {verdict.protocol}"
-    of_best = [r for r in rows if verdict.leaders[0] in (r.a, r.b)]
+    anchor = _anchor(verdict, rows)
+    of_best = [r for r in rows if anchor in (r.a, r.b)]
     told = sorted(rows, key=lambda r: (not is_better(r), -abs(r.delta)))
     if len(told) > _MAX_TOLD:
         # The nearest rivals of the best start first: they decide the headline.
         told = sorted(of_best, key=lambda r: abs(r.delta))[:_MAX_OF_MANY]
     restricted = f", {verdict.clause}" if verdict.clause else ""
-    best = verdict.leaders[0] if len(rows) > _MAX_FOREST else ""
+    best = anchor if len(rows) > _MAX_FOREST else ""
     forest = [r if r.a == best else figures.turned(r) for r in of_best] if best else rows
     forest = sorted(forest, key=lambda r: r.delta) if best else forest
     members = details.judged(compared, runs)
@@ -92,6 +93,12 @@ def part(
         "worst": details.worst_cases(members[0], pixels) if members else {},
         "remarks": _remarks(groups, rows),
     }
+
+
+def _anchor(verdict: TaskVerdict, rows: Sequence[Comparison]) -> str:
+    """The start that many pairs are told from: the one with the highest mean, or the only one compared with."""
+    common = set.intersection(*({r.a, r.b} for r in rows)) if rows else set()
+    return verdict.leaders[0] if not common or verdict.leaders[0] in common else min(common)
 
 
 def _with_labels(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:

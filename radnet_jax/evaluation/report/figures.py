@@ -51,8 +51,11 @@ def starts_figure(groups: Sequence[Group], look: Mapping[str, Look]) -> Drawing:
             axes.plot(100 * g.mean, y + 0.14, style.marker, color=style.colour, ms=9, mec=PAPER, mew=1.2, alpha=fade)
         name_rows(axes, [short(label(g)).replace(" · ", "\n") + ("" if g.compared else " *") for g in drawn])
         axes.set_xlabel(f"{words.metric(drawn[0].metric)} × 100 on test" if drawn else "")
-        alt = "; ".join(f"{label(g)} {words.number(g.mean)} ({words.interval(g.low, g.high)})" for g in drawn)
-        return Drawing(figure, f"Mean and 95 % interval over patients of each start: {alt}")
+        known = any(not math.isnan(g.low) for g in drawn)
+        alt = "; ".join(
+            f"{label(g)} {words.number(g.mean)}{f' ({words.interval(g.low, g.high)})' if known else ''}" for g in drawn
+        )
+        return Drawing(figure, f"Mean{' and 95 % interval over patients' if known else ''} of each start: {alt}")
 
 
 def forest_figure(rows: Sequence[Comparison], look: Mapping[str, Look], *, of: str = "") -> Drawing:
