@@ -4,8 +4,9 @@ Variants: `protocol=corrected | published` (the published ones with their number
 random weights, otherwise `--config.init_from` names a checkpoint, which says what it expects to see (with `crossing` it
 may be of another domain, and its backbone sees these images); `frozen` trains the decoder alone, on a backbone in eval
 mode that stays as it is; `windows` shows the network windows of its input's size at the stored scale instead of whole
-images; `size=N` is the side of the input (from scratch), `backbone=NAME`, `decoder=unet | upernet` ("": U-Net where the
-backbone has a map of stride 2), `smoke` a small network and few steps for a laptop.
+images, at the scale of `size=N` in records of `stored=N` pixels a side; `size=N` is the side of the input (from
+scratch; of a checkpoint it is known, and only `windows` has to be told), `backbone=NAME`, `decoder=unet | upernet` ("":
+U-Net where the backbone has a map of stride 2), `smoke` a small network and few steps for a laptop.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common
+from radnet_jax.errors import UserError
 
 PROTOCOLS = ("corrected", "published")
 # Mean and standard deviation of the [0, 1] values.
@@ -46,7 +48,14 @@ def model_input(modality: str, size: int, *, hu: bool = False, unscaled: bool = 
 def variant(arg: str, **more: object) -> ConfigDict:
     """Reads the variants that all tasks have, and `more` of one task."""
     defaults: dict[str, object] = dict(
-        protocol="corrected", scratch=False, crossing=False, frozen=False, windows=False, size=0, smoke=False
+        protocol="corrected",
+        scratch=False,
+        crossing=False,
+        frozen=False,
+        windows=False,
+        size=0,
+        stored=0,
+        smoke=False,
     )
     got = common.parse_arg(arg, **defaults, backbone="resnet50", decoder="", **more)
     common.choice("protocol", got.protocol, PROTOCOLS)
@@ -112,7 +121,7 @@ def corrected(
     decoder = got.decoder or ("upernet" if got.backbone.startswith(("vit", "swin", "convnext")) else "unet")
     config.augment = ConfigDict(dict(name="finetune_segmentation"))
     if got.windows:
-        config.augment.update(_window_crop(side, size))
+        config.augment.update(_window_crop(side, got.stored or size))
     config.objective = ConfigDict(
         dict(name="segmentation", decoder=dict(name=decoder), loss="dice_cross_entropy", frozen=got.frozen)
     )
@@ -131,6 +140,8 @@ def corrected(
 
 def _window_crop(side: int, stored: int) -> dict[str, Any]:
     """Crops of the window's size: nothing is resized."""
+    if side > stored:
+        raise UserError("windows are larger than the images", got=f"size={side}, stored={stored}", fix="give stored=N")
     share = (side / stored) ** 2
     return dict(crop=(share, share), crop_ratio=(1.0, 1.0))
 
@@ -241,7 +252,8 @@ def btl(
 def finish(got: ConfigDict, config: ConfigDict) -> ConfigDict:
     """Makes the config small where it is asked to, and locks it."""
     if got.smoke:
-        config.backbone = ConfigDict(dict(name="resnet18", base_width=16))
+        if got.backbone == "resnet50":
+            config.backbone = ConfigDict(dict(name="resnet18", base_width=16))
         config.objective.decoder.update(
             {"width": 8} if config.objective.decoder.name == "upernet" else {"widths": (16, 12, 8, 8, 4)}
         )
