@@ -134,7 +134,10 @@ def _free_name(path: Path) -> Path:
 
 
 def _digest_of(state: PyTree) -> dict[str, int]:
-    names = [name for name, _ in trees.named_leaves(state)]
+    leaves = trees.named_leaves(state)
+    if all(isinstance(leaf, np.ndarray) for _, leaf in leaves):  # nothing is to be compiled for arrays of the host
+        return {name: trees.host_digest(leaf) for name, leaf in leaves}
+    names = [name for name, _ in leaves]
     return dict(zip(names, np.asarray(_digest(state)).tolist(), strict=True))
 
 

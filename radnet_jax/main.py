@@ -37,8 +37,12 @@ _EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start it again; clusters can 
 _RUNNERS = {  # by config.run
     "train": "radnet_jax.train",
     "probe": "radnet_jax.probe",
-    "study": "radnet_jax.study",
+    "study": "radnet_jax.study.run",
     "compare": "radnet_jax.evaluation.compare_run",
+    "predict": "radnet_jax.predict",
+    "import": "radnet_jax.weights.importing",
+    "export": "radnet_jax.weights.exporting",
+    "embed": "radnet_jax.weights.embedding",
 }
 
 

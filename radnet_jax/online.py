@@ -22,7 +22,7 @@ from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators, probes
 from radnet_jax.evaluation.metrics import METRICS, task_kinds
 from radnet_jax.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
-from radnet_jax.objectives import Objective
+from radnet_jax.objectives import Objective, kept_network
 from radnet_jax.parts import Parts
 from radnet_jax.state import TrainState
 
@@ -175,7 +175,7 @@ class Neighbours:
         }
 
     def _outputs(self, state: TrainState, sample: _Sample) -> dict[str, np.ndarray]:
-        params, model_state = sharding.replicate((state.params, state.model_state), self._parts.mesh)
+        params, model_state = sharding.replicate(kept_network(self._objective, state), self._parts.mesh)
         return evaluators.predict_split(
             evaluators.predict_of(self._objective),
             params,

@@ -61,6 +61,11 @@ class Registry:
         """Returns the names of the arguments of the factory called `name`."""
         return list(inspect.signature(self.get(name)).parameters)
 
+    def defaults(self, name: str) -> dict[str, Any]:
+        """Returns the arguments of the factory called `name` that need not be given, with what they are then."""
+        parameters = inspect.signature(self.get(name)).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
     def build(self, name: str, kwargs: Mapping[str, Any] | None = None, **extra: Any) -> Any:
         """Calls the factory with a config section as keyword arguments; an unknown or missing argument is refused.
 

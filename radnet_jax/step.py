@@ -66,6 +66,8 @@ def train_step(
     loss, aux, gradients = _gradients(objective, state, batch, key, accumulate, mesh if fsdp else None, fsdp)
     norm = optax.tree.norm(gradients)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    if "plateau" in state.aux:  # a factor of the learning rate, outside the moments as in torch (LARS has it inside)
+        updates = jax.tree.map(lambda u: u * state.aux["plateau"]["factor"], updates)
     new = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),

@@ -94,15 +94,15 @@ def check_runs(runs: Sequence[Run]) -> None:
     """Refuses a table of runs that can't be compared.
 
     Raises:
-      UserError: the same run id or the same (task, protocol, start, variant, seed, checkpoint) twice, predictions that
-        `check_predictions` refuses, or two runs of a task that differ in primary metric, labels, case ids, patients or
-        truth.
+      UserError: the same run id or the same (task, protocol, start, variant, seed, checkpoint, share of the labels)
+        twice, predictions that `check_predictions` refuses, or two runs of a task that differ in primary metric,
+        labels, case ids, patients or truth.
     """
     seen: dict[object, Run] = {}
     for run in runs:
         keys: list[object] = [run.run_id]
         if run.judged:
-            keys.append((run.task, run.protocol, run.start, run.variant, run.seed, run.checkpoint))
+            keys.append((run.task, run.protocol, run.start, run.variant, run.seed, run.checkpoint, run.fraction))
         for key in keys:
             if key in seen:
                 raise UserError(

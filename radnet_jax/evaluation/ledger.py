@@ -122,6 +122,12 @@ class Run:
         """Whether the run has predictions (every kind but pretraining)."""
         return self.record["kind"] != "pretrain"
 
+    @property
+    def fraction(self) -> float:
+        """Share of the training labels that the run saw, `tags.fraction` of its config; 1 in runs older than that."""
+        tags = self.record["config"].get("tags") or {}
+        return float(tags.get("fraction", 1.0))
+
     @functools.cached_property
     def predictions(self) -> Predictions:
         return _read_predictions(self.folder / PREDICTIONS_FILE, self.record["label_names"])
@@ -129,6 +135,11 @@ class Run:
     @functools.cached_property
     def curves(self) -> list[dict[str, Any]]:
         return read_curves(self.folder)
+
+
+def setting_of(run: Run) -> str:
+    """The protocol of a run with its share of the labels, where that is not all: runs of one setting are compared."""
+    return run.protocol if run.fraction == 1 else f"{run.protocol}, {100 * run.fraction:.3g} % of labels"
 
 
 def run_id(config: Any, dataset_fingerprint: str, code: Mapping[str, Any]) -> str:

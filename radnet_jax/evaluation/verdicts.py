@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from radnet_jax.evaluation import metrics
-from radnet_jax.evaluation.statistics import bootstrap, tests
+from radnet_jax.evaluation.statistics import bootstrap, exact, tests
 
 if TYPE_CHECKING:
     from radnet_jax.evaluation.compare import Comparison, Group
@@ -125,7 +125,8 @@ def _decisive(row: Comparison) -> str:
 
 
 def _detectable(row: Comparison) -> str:
-    return f"; smallest detectable difference {100 * row.smallest_detectable:.1f} points"
+    found = row.smallest_detectable
+    return f"; smallest detectable difference {f'{100 * found:.1f}' if found < 1 else 'over 100'} points"
 
 
 def judge_task(groups: Sequence[Group], rows: Sequence[Comparison]) -> TaskVerdict:
@@ -166,13 +167,14 @@ def _all_beaten(leaders: Sequence[str], beaten: set[str], wins: Sequence[Compari
 def notes(
     groups: Sequence[Group], rows: Sequence[Comparison], family: int, alpha: float, n_resamples: int
 ) -> tuple[str, ...]:
-    """What a reader must know: a level out of reach, few patients, labels left out, undefined comparisons."""
+    """What a reader must know: levels out of reach, few patients, labels left out, undefined comparisons."""
     out = []
     if family and 2 / (n_resamples + 1) >= alpha / family:
         out.append(
             f"{n_resamples} resamples can't reach the corrected level {alpha / family:.2g} of {family} comparisons: "
             f"raise n_resamples to {math.ceil(2 * family / alpha)} or more."
         )
+    out += out_of_reach(rows, alpha, family)
     for task, first in {g.task: g for g in reversed(groups)}.items():
         if first.n_patients < MIN_PATIENTS:
             out.append(
@@ -187,3 +189,21 @@ def notes(
     if undefined:
         out.append(f"Undefined comparisons are not counted in the family of {family}.")
     return tuple(out)
+
+
+def out_of_reach(rows: Sequence[Comparison], alpha: float, family: int) -> list[str]:
+    """That no exact test over these seeds could confirm a verdict: Welch's test then leans on its normal law."""
+    level = alpha / max(family, 1)
+    least = {
+        (row.n_a, row.n_b): exact.least_permutation_p(row.n_a, row.n_b)
+        for row in rows
+        if not math.isnan(row.p_seeds) and not row.fixed
+    }
+    short = {sizes: p for sizes, p in least.items() if p >= level}
+    if not short:
+        return []
+    (a, b), p = min(short.items(), key=lambda item: item[1])
+    return [
+        f"Of {a} runs against {b} an exact permutation test gives no p below {p:.2g}, so it can't reach the corrected "
+        f"level {level:.2g}: over seeds the verdicts rest on Welch's test, which takes the runs for normal."
+    ]

@@ -26,14 +26,14 @@ BLOCKS = {
     152: (3, 8, 36, 3),
 }
 STEMS = ("conv7", "conv3")
-PADDINGS = ("torch", "same")
+PADDINGS = ("torch", "same", "fixed")
 REMATS = ("none", "stages", "blocks")
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def _conv(features: int, kernel: int, strides: int, padding: str, dtype: Any, name: str) -> nn.Conv:
     # "SAME" pads 0 before and 1 after at stride 2 and even size, torch 1 before and 0 after: the public weights of
-    # torchvision need the explicit form.
+    # torchvision need the explicit form, and so do SimCLR's ("fixed"), which pool by "SAME".
     side = (kernel - 1) // 2
     return nn.Conv(
         features,
@@ -90,7 +90,8 @@ class ResNet(nn.Module):
       stem: "conv7" (7x7, stride 2, then 3x3 max pooling, stride 2) or "conv3" (3x3, stride 1, no pooling: the form that
         SimCLR, appendix B.9, uses for images of 32 px; 16 times the work of "conv7" at the same size).
       zero_init_last: start each residual branch at zero (Goyal et al. 2017, section 5.1).
-      padding: "torch" (symmetric; the public weights' form) or "same" (TensorFlow's).
+      padding: "torch" (symmetric; the public weights' form), "same" (Haiku's) or "fixed" (of TensorFlow's ResNets:
+        convolutions symmetric, the pooling "same").
       norm_momentum: share of the old running statistics that is kept at each step (torch's momentum is 1 minus this).
       norm_epsilon: added to the variance.
       groups: parts of the batch with BatchNorm statistics of their own; see `norm.BatchNorm`.
