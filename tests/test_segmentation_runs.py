@@ -221,7 +221,7 @@ def test_every_task_runs_end_to_end(datasets, task, variant, tmp_path):
     dataset = built(datasets, DATASETS[task], "lits_png" if png else "")
     words = f"smoke,size={SIZE},{variant}" + (",structure=lungs" if task == "scr" else "")
     # The miniatures have fewer images than there are devices here.
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(tiny.ROOT)}
     command = [sys.executable, "-m", "radnet_jax.main", f"--config=configs/finetune/{task}.py:{words}"]
     command += [f"--config.data.dir={dataset}", f"--workdir={tmp_path / 'run'}"]
     subprocess.run(command, env=environment, cwd=tiny.ROOT, check=True, capture_output=True)
