@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ import numpy as np
 from radnet_jax import rng
 from radnet_jax.augment import AUGMENTATIONS
 from radnet_jax.augment.views import center, make_views
+from radnet_jax.data.card import read_card
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.parts import plain
 from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
@@ -23,25 +24,34 @@ _COLUMNS = 8
 _GAP = 2  # pixels between tiles
 
 
-def write(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
+def write(
+    folder: Path, pretraining: Mapping[str, tuple[ConfigDict, ModelInput]], tasks: Mapping[str, tuple[str, ModelInput]]
+) -> list[tuple[str, Path]]:
     """Writes one PNG for each pretraining (two views above each other) and task (a column a class).
+
+    Args:
+      folder: made if need be.
+      pretraining: {name: (config of the run, what its model sees)}.
+      tasks: {name: (folder of the dataset, what a network from scratch sees)}.
 
     Returns:
       (caption, path) pairs.
     """
-    folder = workdir / "examples"
     folder.mkdir(exist_ok=True)
     shown = []
-    for name, spec in config.pretraining.items():
-        split = open_split(workdir / "datasets" / spec.dataset, spec.config.data.split)
-        adapter = make_adapter(split.card.stored, ModelInput.from_json(plain(spec.config.input)))
+    for name, (config, model_input) in pretraining.items():
+        split = open_split(config.data.dir, config.data.split)
+        declared = plain(config.adapter) if config.adapter else None
+        adapter = make_adapter(split.card.stored, model_input, declared)
         path = folder / f"pretraining-{name}.png"
-        _write(path, _views(split, adapter, spec.config, _spread(len(split), _COLUMNS)))
+        _write(path, _views(split, adapter, config, _spread(len(split), _COLUMNS)))
         shown.append((f"Pretraining on {name}: two views of each image, one above the other", path))
-    for name, spec in config.tasks.items():
-        split = open_split(workdir / "datasets" / spec.dataset, "train")
-        adapter = make_adapter(split.card.stored, ModelInput.from_json(plain(spec.input)))
+    for name, (dataset, model_input) in tasks.items():
+        split = open_split(dataset, "train")
+        adapter = make_adapter(split.card.stored, model_input)
         rows = _by_class(split)
+        if not rows:
+            continue
         tiles = [_tiles(center(_images(split, indices), adapter), adapter) for indices in rows.values()]
         path = folder / f"task-{name}.png"
         _write(path, np.concatenate([_row(t) for t in tiles], axis=0))
@@ -49,23 +59,24 @@ def write(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
     return shown
 
 
-def of_cases(config: ConfigDict, workdir: Path, task: str, case_ids: Sequence[str]) -> list[bytes]:
-    """Test cases of a task of the study as the model sees them, each as a PNG; the outline of a mask in red.
+def of_cases(tasks: Mapping[str, tuple[str, ModelInput]], task: str, case_ids: Sequence[str]) -> list[bytes]:
+    """Judged cases of a task of a study as the model sees them, each as a PNG; the outline of a mask in red.
 
     Args:
-      config: of the study.
-      workdir: its folder.
+      tasks: as for `write`.
       task: its name in the study.
-      case_ids: of the test split, in the order wanted.
+      case_ids: in the order wanted; of the test split, or of any split of another site's dataset.
     """
-    spec = config.tasks[task]
-    split = open_split(workdir / "datasets" / spec.dataset, "test")
-    adapter = make_adapter(split.card.stored, ModelInput.from_json(plain(spec.input)))
-    row_of = {case: i for i, case in enumerate(split.manifest()["case_id"].to_pylist())}
-    indices = [row_of[case] for case in case_ids]
-    tiles = _tiles(center(_images(split, indices), adapter), adapter)
+    dataset, model_input = tasks[task]
+    places: dict[str, tuple[Split, int]] = {}
+    for name, records in reversed(read_card(dataset).splits.items()):
+        if records:
+            split = open_split(dataset, name)
+            places |= {case: (split, i) for i, case in enumerate(split.manifest()["case_id"].to_pylist())}
     out = []
-    for tile, index in zip(tiles, indices, strict=True):
+    for split, index in (places[case] for case in case_ids):
+        adapter = make_adapter(split.card.stored, model_input)
+        (tile,) = _tiles(center(_images(split, [index]), adapter), adapter)
         mask = split[index].get("segmentation")
         out.append(_png(tile if mask is None else _outlined(tile, mask)))
     return out

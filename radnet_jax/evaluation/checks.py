@@ -13,7 +13,7 @@ from radnet_jax.errors import UserError
 if TYPE_CHECKING:
     from radnet_jax.evaluation.ledger import Predictions, Run
 
-TASK_KINDS = ("single_label", "multi_label")
+TASK_KINDS = ("single_label", "multi_label", "segmentation")
 SPLITS = ("train", "val", "test")
 _ROUNDING = 1e-3  # probabilities that were computed in bfloat16 can leave [0, 1] by this much
 

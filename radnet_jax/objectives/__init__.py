@@ -60,12 +60,17 @@ class Objective(Protocol):
       weight: what a part of a batch weighs in the loss of the whole (the number of terms of its mean); None where the
         loss needs the whole batch at once, as contrastive ones do.
       phases: work between steps.
+      kept: whose backbone the run leaves behind, for other runs to start from and for nearest neighbours to judge:
+        that of the "online" network, or of the "target".
+      judged: what a run of it is judged by, "labels" of the images or "masks".
     """
 
     requires: frozenset[str]
     heads: str
+    judged: str
     weight: Callable[[Batch], Float[Array, ""]] | None
     phases: tuple[Phase, ...]
+    kept: str
 
     def __hash__(self) -> int: ...
 
@@ -97,7 +102,10 @@ class Objective(Protocol):
         ...
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        """Returns "features" [b d], and "logits" [b k] where there is a head; the network in eval mode."""
+        """Returns "features" [b d], and "logits" where there is a head; the network in eval mode.
+
+        Logits are [b k]; of an objective that is judged by masks [b h w k], one for each value of the mask.
+        """
         ...
 
 
@@ -106,6 +114,8 @@ class Defaults:
 
     weight: Callable[[Batch], Float[Array, ""]] | None = None
     phases: tuple[Phase, ...] = ()
+    kept: str = "online"
+    judged: str = "labels"
 
     def begin(self, state: TrainState) -> PyTree:
         return state.objective_state
@@ -118,3 +128,12 @@ class Defaults:
 
     def finish(self, state: TrainState, phase: Phase, rng: Array) -> tuple[PyTree, dict[str, Array]]:
         raise NotImplementedError(f"{type(self).__name__} has no phases")
+
+
+def kept_network(objective: Objective, state: TrainState) -> tuple[PyTree, PyTree]:
+    """Returns (params, model_state) for `predict` with the backbone that the run leaves behind."""
+    if objective.kept == "online":
+        return state.params, state.model_state
+    target, stats = state.objective_state["target"], state.model_state["batch_stats"]
+    model_state = {**state.model_state, "batch_stats": {**stats, **target["batch_stats"]}}
+    return {**state.params, **target["params"]}, model_state
