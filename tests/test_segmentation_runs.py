@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.build import build
 from data_prep.miniatures import write_miniature
-from radnet_jax import overlays, train
+from radnet_jax import examples, overlays, train
 from radnet_jax.data.card import read_card
 from radnet_jax.data.dataset import open_split
 from radnet_jax.errors import UserError
@@ -19,8 +19,10 @@ from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.compare import compare
 from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.evaluation.metrics import METRICS
+from radnet_jax.evaluation.segmentation import cases_of
 from radnet_jax.main import load_config
 from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx, plain
+from radnet_jax.preprocessing import ModelInput
 from tests import tiny
 from tests.evaluation.simulated import record
 
@@ -99,6 +101,18 @@ def test_overlays_show_truth_and_prediction(tumours, lits):
     assert not any(str(row[name]) in caption for name in ("case_id", "patient", "series"))
     with pytest.raises(UserError, match="was not judged on split 'train'"):
         overlays.overlays(tumours, open_split(lits, "train"))
+
+
+def test_the_worst_cases_of_a_report_are_volumes_with_their_masks(tumours, lits):
+    p = tumours.predictions.of("test")
+    what = {"lits": (str(lits), ModelInput.from_json(tumours.record["adapter"]["model_input"]))}
+    (png,) = examples.of_cases(what, "lits", p.case_id[:1], [p.masks.mask(0)])
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    split, mask = open_split(lits, "test"), p.masks.mask(0)
+    truth = np.stack([split[int(i)]["segmentation"] for i in cases_of(split)[p.case_id[0]]])
+    at = int(np.argmax((truth != mask).sum(axis=(1, 2))))
+    assert (image == overlays.PREDICTION).all(axis=-1).any() == mask[at].any()
+    assert (image == overlays.TRUTH).all(axis=-1).any() or not truth[at].any() or mask[at].any()
 
 
 def test_outlines_lie_where_the_masks_are():

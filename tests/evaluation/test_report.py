@@ -226,7 +226,8 @@ def test_without_images_no_pixel_of_a_patient_is_in_it(tmp_path):
     runs = ledger.read_runs(tmp_path / "runs")
     asked = []
 
-    def pixels(task, case_ids):
+    def pixels(task, case_ids, predicted):
+        assert predicted == [None] * len(case_ids)
         asked.append((task, list(case_ids)))
         return [cv2.imencode(".png", np.full((5, 7, 3), i, np.uint8))[1].tobytes() for i in range(len(case_ids))]
 
@@ -386,7 +387,7 @@ def test_many_starts_against_a_baseline_with_a_bracket_in_its_name(tmp_path):
     Page(text)
     card = text.split('class="verdict"')[1].split("</article>")[0]
     whats = re.findall(r'class="what">([^<]*)<', card)
-    assert whats[0] == "start 5 and ImageNet (supervised) are equivalent within ±2 points"
+    assert whats[0] == "ImageNet (supervised) and start 5 are equivalent within ±2 points"
     assert len(whats) == 3
     assert "for these checkpoints and test cases</h2>" not in card  # said once, below
     assert ">organs · Dice<" in card
