@@ -12,12 +12,13 @@ from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 import numpy as np
 
-from radnet_jax import overlays, rng
+from radnet_jax import rng
 from radnet_jax.augment import AUGMENTATIONS
 from radnet_jax.augment.views import center, make_views
 from radnet_jax.data.card import read_card
 from radnet_jax.data.dataset import Split, open_split
-from radnet_jax.evaluation.segmentation import UNKNOWN, cases_of
+from radnet_jax.evaluation.segmentation import cases_of
+from radnet_jax.overlays import draw
 from radnet_jax.parts import plain
 from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter, to_unit
 
@@ -64,44 +65,46 @@ def of_cases(
     tasks: Mapping[str, tuple[str, ModelInput]],
     task: str,
     case_ids: Sequence[str],
-    predicted: Sequence[UInt8[np.ndarray, "*shape"] | None],
+    predicted: Sequence[tuple[int, UInt8[np.ndarray, "h w"]]] | None = None,
 ) -> list[bytes]:
-    """Judged cases of a task of a study as the model sees them, each as a PNG.
+    """Judged cases of a task of a study as the model sees them, each as a PNG; the outline of a mask in red.
 
-    Masks are outlined as `overlays.draw` does; of a volume, in the slice in which truth and prediction differ most.
+    With what was predicted, at the stored size: truth outlined in green, the prediction in orange.
 
     Args:
       tasks: as for `write`.
       task: its name in the study.
-      case_ids: in the order wanted; of the test split, or of any split of another site's dataset. Records or volumes.
-      predicted: the mask of each case at the stored size, [h w] or [s h w]; None where there is none.
+      case_ids: in the order wanted; of the test split, or of any split of another site's dataset.
+      predicted: of a segmentation, whose cases can be volumes: the slice that is shown, and the mask there.
     """
     dataset, model_input = tasks[task]
-    places: dict[str, tuple[Split, list[int]]] = {}
-    for name, records in reversed(list(read_card(dataset).splits.items())):
-        if records:
-            split = open_split(dataset, name)
-            places |= {case: (split, rows.tolist()) for case, rows in cases_of(split).items()}
-            places |= {case: (split, [i]) for i, case in enumerate(split.manifest()["case_id"].to_pylist())}
+    splits = [open_split(dataset, name) for name, records in reversed(read_card(dataset).splits.items()) if records]
     out = []
-    for case, mask in zip(case_ids, predicted, strict=True):
-        split, rows = places[case]
+    if predicted is not None:
+        volumes = {case: (split, rows) for split in splits for case, rows in cases_of(split).items()}
+        for case, (number, mask) in zip(case_ids, predicted, strict=True):
+            split, rows = volumes[case]
+            record = split[int(rows[number])]
+            image = np.asarray(to_unit(record["image"], make_adapter(split.card.stored, model_input)))
+            out.append(draw(image, record["segmentation"], mask))
+        return out
+    places: dict[str, tuple[Split, int]] = {}
+    for split in splits:
+        places |= {case: (split, i) for i, case in enumerate(split.manifest()["case_id"].to_pylist())}
+    for split, index in (places[case] for case in case_ids):
         adapter = make_adapter(split.card.stored, model_input)
-        truth = [m for i in rows if (m := split[i].get("segmentation")) is not None]
-        if not truth:
-            (tile,) = _tiles(center(_images(split, rows), adapter), adapter)
-            out.append(_png(tile))
-            continue
-        planes = [np.zeros_like(t) for t in truth] if mask is None else list(mask.reshape(-1, *mask.shape[-2:]))
-        at = _most_wrong(truth, planes)
-        image = np.asarray(to_unit(split[rows[at]]["image"], adapter))
-        out.append(overlays.draw(image, truth[at], planes[at]))
+        (tile,) = _tiles(center(_images(split, [index]), adapter), adapter)
+        mask = split[index].get("segmentation")
+        out.append(_png(tile if mask is None else _outlined(tile, mask)))
     return out
 
 
-def _most_wrong(truth: Sequence[np.ndarray], predicted: Sequence[np.ndarray]) -> int:
-    """The slice with most pixels in which truth and prediction differ."""
-    return int(np.argmax([np.count_nonzero((t != p) & (t != UNKNOWN)) for t, p in zip(truth, predicted, strict=True)]))
+def _outlined(tile: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "i j"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The tile with the border of what is neither background nor unknown; both show the whole image."""
+    h, w = tile.shape[:2]
+    inside = cv2.resize(((mask > 0) & (mask < 255)).astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST)
+    border = inside - cv2.erode(inside, np.ones((3, 3), np.uint8))
+    return np.where(border[:, :, None] > 0, np.array([230, 60, 40], np.uint8), tile)
 
 
 def _png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:

@@ -311,7 +311,8 @@ def run_record(
         "checkpoint": parts.start.id if parts.start else None,
         "config": public_config(config),
         "dataset": {"name": card.name, "fingerprint": card.fingerprint, "splits": dict(card.splits)}
-        | {"generated": card.generated, "train_records": len(parts.split)},
+        | {"generated": card.generated, "train_records": len(parts.split)}
+        | {"labels": list(card.labels), "segmentation": list(card.segmentation), "task": card.task},
         "code": ledger.code_version(),
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"python": platform.python_version()},
         "topology": sharding.topology(parts.mesh),

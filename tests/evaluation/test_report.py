@@ -226,8 +226,7 @@ def test_without_images_no_pixel_of_a_patient_is_in_it(tmp_path):
     runs = ledger.read_runs(tmp_path / "runs")
     asked = []
 
-    def pixels(task, case_ids, predicted):
-        assert predicted == [None] * len(case_ids)
+    def pixels(task, case_ids):
         asked.append((task, list(case_ids)))
         return [cv2.imencode(".png", np.full((5, 7, 3), i, np.uint8))[1].tobytes() for i in range(len(case_ids))]
 
