@@ -299,7 +299,7 @@ def run_record(
       timings: in seconds.
       metrics: {weights: {split: {metric: value}}}; {} where nothing is judged.
       weights: whose metrics are the run's.
-      best: step and value of the weights that a split selected.
+      best: step and value of the weights that a split, or the neighbours beside a pretraining, selected.
       steps: updates that were made.
     """
     card = parts.split.card
@@ -311,7 +311,8 @@ def run_record(
         "checkpoint": parts.start.id if parts.start else None,
         "config": public_config(config),
         "dataset": {"name": card.name, "fingerprint": card.fingerprint, "splits": dict(card.splits)}
-        | {"generated": card.generated, "train_records": len(parts.split)},
+        | {"generated": card.generated, "train_records": len(parts.split)}
+        | {"labels": list(card.labels), "segmentation": list(card.segmentation), "task": card.task},
         "code": ledger.code_version(),
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"python": platform.python_version()},
         "topology": sharding.topology(parts.mesh),
@@ -319,6 +320,7 @@ def run_record(
         "adapter": parts.adapter.to_json(),
         "lineage": lineage(parts),
         "steps": steps,
+        "best": best,
         "kind": tags.pop("kind"),
         **tags,
     }
@@ -329,7 +331,6 @@ def run_record(
             "weights": weights,
             "metrics": metrics[weights],
             "metrics_of_weights": dict(metrics),
-            "best": best,
             "label_names": list(names),
             "task_kind": task,
         }
