@@ -1,7 +1,12 @@
 """A whole study, as small as it gets: it ends in a report, and goes on where it was stopped."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 from ml_collections import ConfigDict
 import pytest
@@ -236,6 +241,40 @@ def test_a_failed_job_is_told_and_can_be_tried_again(finished, tmp_path, monkeyp
         study.run(tiny_config(), workdir)  # not tried again unasked
     study.run(tiny_config(retry=True), workdir)
     assert (workdir / "runs" / "body_region-fine_tune-ct-seed-1" / "run.json").is_file()
+
+
+@pytest.mark.slow
+def test_processes_share_a_study_and_survive_a_kill(finished, tmp_path):
+    """The command line, two processes at once on the moved folder of a study that has lost half of its runs."""
+    shutil.copytree(finished[0], tmp_path / "study")
+    workdir = tmp_path / "study"
+    lost = sorted(p.parent for p in (workdir / "runs").rglob("run.json"))[::2]
+    before = {folder: (folder / "run.json").read_text() for folder in lost}
+    for folder in lost:
+        shutil.rmtree(folder)
+    config = tmp_path / "configs" / "tiny.py"
+    config.parent.mkdir()
+    config.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.study.test_study import tiny_config\n"
+        "def get_config():\n    return tiny_config(claims=dict(heartbeat=0.5, missed=8))\n"
+    )
+    flags = [f"--config={config}", f"--workdir={workdir}", "--config.at_once=2"]
+    command = [sys.executable, "-m", "radnet_jax.main", *flags]
+    first = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while sum((folder / "run.json").is_file() for folder in lost) < 2:
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)  # the machine is gone
+    first.wait()
+    done = subprocess.run(command, cwd=ROOT, timeout=300, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for folder, text in before.items():
+        old, new = json.loads(text), json.loads((folder / "run.json").read_text())
+        assert (new["run_id"], new.get("metrics")) == (old["run_id"], old.get("metrics"))
+    assert not list((workdir / "attempts").iterdir())
+    assert (workdir / "report" / "index.html").is_file()
 
 
 def test_a_list_changes_nothing(finished, tmp_path, capsys):
