@@ -11,7 +11,9 @@ import time
 from ml_collections import ConfigDict
 import pytest
 
+from radnet_jax.data.card import read_card
 from radnet_jax.errors import UserError
+from radnet_jax.evaluation import ledger
 from radnet_jax.main import load_config
 from radnet_jax.study import expand, spec
 from radnet_jax.study import run as study
@@ -241,6 +243,24 @@ def test_a_failed_job_is_told_and_can_be_tried_again(finished, tmp_path, monkeyp
         study.run(tiny_config(), workdir)  # not tried again unasked
     study.run(tiny_config(retry=True), workdir)
     assert (workdir / "runs" / "body_region-fine_tune-ct-seed-1" / "run.json").is_file()
+
+
+def test_each_fine_tuning_is_judged_at_another_site(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "study")
+    workdir = tmp_path / "study"
+    labels = tuple((name, name) for name in read_card(workdir / "datasets" / "ct").labels)
+    config = tiny_config(seeds=(0,)).to_dict()
+    config["tasks"]["body_region"]["external"] = {"again": dict(dataset="ct", labels=labels)}
+    path = study.run(ConfigDict(config).lock(), workdir)
+    comparisons = json.loads((path.parent / "comparisons.json").read_text())
+    assert {r["task"] for r in comparisons["rows"]} == {"body_region", "body_region at again"}
+    own, other = (
+        ledger.read_run(workdir / "runs" / f"body_region-fine_tune-ct-seed-0{at}") for at in ("", "-at-again")
+    )
+    known = {case: row for case, row in zip(own.predictions.case_id, own.predictions.scores)}
+    found = {case: row for case, row in zip(other.predictions.case_id, other.predictions.scores)}
+    assert set(known) < set(found)  # all records of the dataset, train too
+    assert all(abs(found[case] - known[case]).max() < 1e-5 for case in known)
 
 
 @pytest.mark.slow
