@@ -186,7 +186,7 @@ def train() -> ConfigDict:
     config.select_by = "primary_metric"  # primary_metric | loss (on the split that selects)
     # After so many selections without a lower loss the rate falls by `factor`, and the run ends; 0 for never.
     config.plateau = ConfigDict(dict(patience=0, factor=0.5, threshold=1e-4, stop=0))
-    config.judged_weights = "last"  # last | average | best (of those steps)
+    config.judged_weights = "last"  # last | average | best (of those steps; of a pretraining, by knn) is left behind
     config.views = ConfigDict(dict(select="whole", judge="whole"))  # whole | center_crop | ten_crop, in evaluation
     # A field such as schedule.base_lr, values that are tried with shorter runs, and how long these are; "" tries none.
     config.sweep = ConfigDict(dict(field="", candidates=(), total_steps=0))

@@ -103,13 +103,14 @@ def task(
     config.tags.protocol = protocol_tag(variant)
     config.batch_size = batch_size
     config.total_steps = steps
+    total = config.get_ref("total_steps")  # what follows from it follows --config.total_steps too
     config.augment.name = common.DOMAINS[domain]["fine_tune"]
     config.objective = ConfigDict(dict(name="classification"))
     config.optimizer = ConfigDict(dict(name="adamw", weight_decay=0.01, grad_clip=1.0))
-    config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=rates[len(rates) // 2], warmup_steps=steps // 20))
-    config.sweep = ConfigDict(dict(field="schedule.base_lr", candidates=rates, total_steps=max(steps // 10, 1)))
+    config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=rates[len(rates) // 2], warmup_steps=total // 20))
+    config.sweep = ConfigDict(dict(field="schedule.base_lr", candidates=rates, total_steps=(total + 9) // 10))
     config.average = 0.999
-    config.select.every = max(steps // 20, 1)
+    config.select.every = (total + 19) // 20
     config.judged_weights = "best"
     return _smoke(config) if variant.smoke else config
 

@@ -159,11 +159,13 @@ def _resolve(argv: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
             token = f"--config={next(tokens, '')}"
         if match := re.fullmatch(r"--?config=(.*)", token):
             config_arg = match[1]
-            token = f"--config={resolve_config(config_arg)}"
+            continue
         out.append(token)
     if not config_arg:
         raise UserError("--config is missing", expected="a file such as configs/quickstart.py")
-    path, _, variant = str(resolve_config(config_arg)).partition(":")
+    resolved = resolve_config(config_arg)
+    out.insert(1, f"--config={resolved}")  # the flags' parser wants it before its overrides
+    path, _, variant = resolved.partition(":")
     config = load_config(path, variant)
     left, arguments = [], []
     tokens = iter(out)

@@ -66,11 +66,11 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
             f"unknown probe.classifier {probe.classifier!r}{nearest(probe.classifier, CLASSIFIERS)}",
             expected=", ".join(CLASSIFIERS),
         )
-    known = int((parts.split.all_labels()[1].min(axis=1) > 0).sum())
-    if probe.name == "knn" and probe.neighbours > known:
-        raise UserError(
-            "probe.neighbours", got=probe.neighbours, expected=f"at most {known}, the fully labelled training records"
-        )
+    if probe.name == "knn":
+        known = int((parts.split.all_labels()[1].min(axis=1) > 0).sum())
+        if probe.neighbours > known:
+            told = f"at most {known}, the fully labelled training records"
+            raise UserError("probe.neighbours", got=probe.neighbours, expected=told)
     if probe.name == "linear_probe" and not (probe.strengths and min(probe.strengths) >= 0):
         raise UserError("probe.strengths", got=tuple(probe.strengths), expected="one or more penalties of at least 0")
     return records.check_judged(config, parts)

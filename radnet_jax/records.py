@@ -299,7 +299,7 @@ def run_record(
       timings: in seconds.
       metrics: {weights: {split: {metric: value}}}; {} where nothing is judged.
       weights: whose metrics are the run's.
-      best: step and value of the weights that a split selected.
+      best: step and value of the weights that a split, or the neighbours beside a pretraining, selected.
       steps: updates that were made.
     """
     card = parts.split.card
@@ -320,6 +320,7 @@ def run_record(
         "adapter": parts.adapter.to_json(),
         "lineage": lineage(parts),
         "steps": steps,
+        "best": best,
         "kind": tags.pop("kind"),
         **tags,
     }
@@ -330,7 +331,6 @@ def run_record(
             "weights": weights,
             "metrics": metrics[weights],
             "metrics_of_weights": dict(metrics),
-            "best": best,
             "label_names": list(names),
             "task_kind": task,
         }

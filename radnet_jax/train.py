@@ -285,7 +285,9 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
                 _stop_unless_finite(this, state, best, *previous)
             if neighbours.due(done):
                 with this.goodput.spent_on("evaluation"):
-                    metrics |= neighbours.metrics(state)
+                    metrics |= (found := neighbours.metrics(state))
+                if selecting is None and (value := neighbours.goal(found)) > (best.value if best else -np.inf):
+                    best, save = selection.Best(done, value), True
             if selecting is not None and select:
                 with this.goodput.spent_on("evaluation"):
                     scores = _scores(this, state.params, state.model_state, selecting, config.views.select)
@@ -344,7 +346,9 @@ def _stop_unless_finite(
     batches = sharding.put_batch(batch, this.parts.mesh)
     prepare_fn = compiled_prepare(this.requires, this.parts.adapter, this.recipe, this.parts.mesh)
     key = rng.stream(this.config.seed, "loss", step)
-    names = nonfinite.first_leaves(this.objective, state, prepare_fn(batches, this.config.seed, step), key)
+    names = nonfinite.first_leaves(
+        this.objective, state, prepare_fn(batches, this.config.seed, step), key, this.config.accumulate
+    )
     sound = not names or not names[0].startswith(nonfinite.OF_STATE)
     if sound and step not in this.checkpoints.steps():
         this.save(state, best)

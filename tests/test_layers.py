@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+import re
 
 import pytest
 
@@ -70,6 +71,7 @@ LAYERS = {
     "radnet_jax.train": 4,
     "radnet_jax.probe": 4,
     "radnet_jax.examples": 4,
+    "radnet_jax.overlays": 4,
     "radnet_jax.show": 4,
     "radnet_jax.new_images": 3,
     "radnet_jax.mask_files": 4,
@@ -145,6 +147,6 @@ def test_train_names_no_objective_dataset_or_metric():
     for package in ("objectives", "evaluation/metrics"):
         for path in (ROOT / "radnet_jax" / package).glob("*.py"):
             if path.stem not in ("__init__", "classification", "segmentation"):  # the last is a key of the batch too
-                assert path.stem not in source
+                assert not re.search(rf"\b{path.stem}\b", source)
     assert "auroc" not in source
     assert "simclr" not in source.lower()

@@ -76,9 +76,23 @@ def test_arguments_that_a_config_does_not_list_can_be_given(given, place, value)
     assert len(argv) == 2
 
 
+def test_overrides_may_stand_before_the_config():
+    given = [
+        "main",
+        "--config.total_steps=3",
+        "--config.backbone.dtype=bfloat16",
+        "--config",
+        "configs/pretrain/simclr.py",
+    ]
+    argv, arguments = main._resolve(given)
+    assert argv[1].startswith("--config=")
+    assert argv[2:] == ["--config.total_steps=3"]
+    assert arguments == [("backbone.dtype", "bfloat16")]
+
+
 def test_works_from_another_folder(tmp_path):
     done = run(f"--config={ROOT}/configs/pretrain/simclr.py:smoke", f"--workdir={tmp_path}/run", cwd=tmp_path)
-    assert "no dataset in" in done.stderr
+    assert "config.data.dir is missing" in done.stderr
     assert done.returncode == 2
 
 

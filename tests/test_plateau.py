@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radnet_jax import selection, sharding, train
+from radnet_jax import selection, sharding, starts, train
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.state import TrainState
@@ -90,6 +90,7 @@ def test_a_run_ends_early_with_the_weights_of_the_lowest_loss(ct_dataset, tmp_pa
     assert [r["learning_rate"] for r in rows] == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4])
     assert run.record["best"] == {"step": 2, "value": -0.5}
     assert run.record["steps"] == 4
+    assert "@2-" in starts.find_start(str(tmp_path)).id  # what another run would start from
     (tmp_path / "run.json").unlink()
     train.run(asked, tmp_path)  # killed before it was judged: it does not go on training
     assert ledger.read_run(tmp_path).record["steps"] == 4
