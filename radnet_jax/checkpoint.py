@@ -73,20 +73,21 @@ class Checkpoints:
         """
         unusable = []
         for step in reversed(self.steps()):
+            restored, why = None, "another process can't read it"
             try:
-                return _restore(self.folder / str(step), template, check)
+                restored = _restore(self.folder / str(step), template, check)
             except UserError:
                 raise
             except Exception as error:  # storage layers raise many types for damaged files
-                logging.warning(
-                    "checkpoint %d is not usable (%s): moved aside, trying the one before", step, _first_line(error)
-                )
-                unusable.append(step)
-                distributed.wait_for_all(f"unusable {step} tried")
-                if distributed.is_first():
-                    (self.folder / str(step)).rename(_free_name(self.folder / f"{step}.unusable"))
-                distributed.wait_for_all(f"unusable {step} moved")
-                self._manager.reload()
+                why = _first_line(error)
+            if distributed.everywhere(restored is not None):  # all go on from one step, or none
+                return restored
+            logging.warning("checkpoint %d is not usable (%s): moved aside, trying the one before", step, why)
+            unusable.append(step)
+            if distributed.is_first():
+                (self.folder / str(step)).rename(_free_name(self.folder / f"{step}.unusable"))
+            distributed.wait_for_all(f"unusable {step} moved")
+            self._manager.reload()
         if unusable or any(self.folder.glob("*.unusable*")):
             raise UserError(
                 f"no checkpoint in {self.folder} is usable",
@@ -134,7 +135,10 @@ def _free_name(path: Path) -> Path:
 
 
 def _digest_of(state: PyTree) -> dict[str, int]:
-    names = [name for name, _ in trees.named_leaves(state)]
+    leaves = trees.named_leaves(state)
+    if all(isinstance(leaf, np.ndarray) for _, leaf in leaves):  # nothing is to be compiled for arrays of the host
+        return {name: trees.host_digest(leaf) for name, leaf in leaves}
+    names = [name for name, _ in leaves]
     return dict(zip(names, np.asarray(_digest(state)).tolist(), strict=True))
 
 

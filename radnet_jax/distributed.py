@@ -95,6 +95,15 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def everywhere(here: bool) -> bool:
+    """Whether something holds in every process; waits until each has said whether it does there."""
+    import jax
+    from jax.experimental import multihost_utils
+    import numpy as np
+
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(here)))) if jax.process_count() > 1 else here
+
+
 def wait_for_all(what: str) -> None:
     """Waits until every process is here; `what` names the place, and differs from place to place."""
     import jax

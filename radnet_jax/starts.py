@@ -25,7 +25,7 @@ _BACKBONE = {
 }
 _WEIGHTS = ("params/", "model_state/", "objective_state/target/")
 # Say how it is computed and trained; with `pool` a ViT has the same weights and other features, as the config asks.
-_NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last", "layer_scale", "pool")
+NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last", "layer_scale", "pool")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Start:
       model_input: what its input is.
       folder: the checkpoint; None for a start that a study has planned and not trained yet.
       kept: whose backbone it is, that of the "online" or the "target" network (`Objective.kept`).
+      lineage: (name, fingerprint) of the datasets that it was trained on, and what it came from, oldest first.
     """
 
     id: str
@@ -45,12 +46,16 @@ class Start:
     model_input: ModelInput
     folder: Path | None
     kept: str = "online"
+    lineage: tuple[tuple[str, str], ...] = ()
 
 
 def find_start(init_from: str) -> Start:
-    """Finds the newest checkpoint of the workdir `init_from` and reads what it is."""
+    """Finds the newest checkpoint of the workdir `init_from`, or the best one of a run that is judged by that."""
     folder = checkpoint.latest_folder(init_from)
     meta = checkpoint.load_meta(folder)
+    if meta["config"].get("judged_weights") == "best" and meta.get("best"):  # neither stands in older ones
+        folder = folder.with_name(str(meta["best"]["step"]))
+        meta = checkpoint.load_meta(folder)
     kept = meta.get("kept", "online")  # older checkpoints name none
     weights = sorted((k, v) for k, v in meta["digest"].items() if k.startswith(tuple(_BACKBONE[kept])))
     digest = hashlib.sha256(repr(weights).encode()).hexdigest()[:8]
@@ -60,7 +65,13 @@ def find_start(init_from: str) -> Start:
         model_input=ModelInput.from_json(meta["model_input"]),
         folder=folder,
         kept=kept,
+        lineage=tuple((d["name"], d["fingerprint"]) for d in _datasets(meta)),
     )
+
+
+def _datasets(meta: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """Returns the datasets of a checkpoint's start and its own; imported weights name none."""
+    return [*meta.get("lineage", ()), *([meta["dataset"]] if "dataset" in meta else [])]
 
 
 def check_backbone(start: Start, backbone: Mapping[str, Any]) -> None:
@@ -68,7 +79,7 @@ def check_backbone(start: Start, backbone: Mapping[str, Any]) -> None:
     theirs, ours = start.backbone, backbone
     if theirs["name"] == ours["name"]:
         theirs, ours = _written_out(theirs), _written_out(ours)
-    names = sorted({*theirs, *ours}.difference(_NOT_ARCHITECTURE))
+    names = sorted({*theirs, *ours}.difference(NOT_ARCHITECTURE))
     differing = [k for k in names if theirs.get(k) != ours.get(k)]
     if differing:
         raise UserError(

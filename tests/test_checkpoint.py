@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radnet_jax import sharding
+from radnet_jax import checkpoint, sharding
 from radnet_jax.checkpoint import Checkpoints, load_arrays
 from radnet_jax.errors import UserError
 
@@ -157,3 +157,19 @@ def test_a_damaged_start_is_refused_in_one_line(saved, damage, message):
     with pytest.raises(UserError, match=message) as caught:
         load_arrays(saved / "checkpoints" / "3")
     assert "\n" not in str(caught.value)
+
+
+def test_a_step_that_another_process_can_not_read_is_no_step(saved, mesh, monkeypatch):
+    """Else one process would go on from step 3 and the others from step 2."""
+    answers = iter([False, True])
+    asked = []
+
+    def everywhere(here):
+        asked.append(here)
+        return next(answers)
+
+    monkeypatch.setattr(checkpoint.distributed, "everywhere", everywhere)
+    _, meta = restore(saved, mesh)
+    assert asked == [True, True]
+    assert meta["step"] == 2
+    assert (saved / "checkpoints" / "3.unusable").is_dir()

@@ -22,6 +22,7 @@ from radnet_jax.augment.recipe import Chance, Recipe
 from radnet_jax.errors import UserError
 from radnet_jax.preprocessing import Adapter, standardise, to_unit
 
+CENTRE = 4  # number of the central one of `ten_crops`
 OUTSIDE = 255  # of a mask where the image was turned or moved away: unknown, as in the records
 
 Draws = Mapping[str, Array]

@@ -26,14 +26,14 @@ BLOCKS = {
     152: (3, 8, 36, 3),
 }
 STEMS = ("conv7", "conv3")
-PADDINGS = ("torch", "same")
+PADDINGS = ("torch", "same", "fixed")
 REMATS = ("none", "stages", "blocks")
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def _conv(features: int, kernel: int, strides: int, padding: str, dtype: Any, name: str) -> nn.Conv:
     # "SAME" pads 0 before and 1 after at stride 2 and even size, torch 1 before and 0 after: the public weights of
-    # torchvision need the explicit form.
+    # torchvision need the explicit form, and so do SimCLR's ("fixed"), which pool by "SAME".
     side = (kernel - 1) // 2
     return nn.Conv(
         features,
@@ -90,7 +90,8 @@ class ResNet(nn.Module):
       stem: "conv7" (7x7, stride 2, then 3x3 max pooling, stride 2) or "conv3" (3x3, stride 1, no pooling: the form that
         SimCLR, appendix B.9, uses for images of 32 px; 16 times the work of "conv7" at the same size).
       zero_init_last: start each residual branch at zero (Goyal et al. 2017, section 5.1).
-      padding: "torch" (symmetric; the public weights' form) or "same" (TensorFlow's).
+      padding: "torch" (symmetric; the public weights' form), "same" (Haiku's) or "fixed" (of TensorFlow's ResNets:
+        convolutions symmetric, the pooling "same").
       norm_momentum: share of the old running statistics that is kept at each step (torch's momentum is 1 minus this).
       norm_epsilon: added to the variance.
       groups: parts of the batch with BatchNorm statistics of their own; see `norm.BatchNorm`.
@@ -117,9 +118,10 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Any]:
-        """Returns `{"pooled": [b d] float32, "stages": [four maps [b h w c], from fine to coarse]}`.
+        """Returns `{"pooled": [b d] float32, "stages": [four maps [b h w c], from fine to coarse], "stem": [b h w c]}`.
 
-        `image` is standardised. With `train`, BatchNorm uses the batch's statistics and updates "batch_stats".
+        `image` is standardised. With `train`, BatchNorm uses the batch's statistics and updates "batch_stats". "stem"
+        is the map in front of the stages and of the pooling: of stride 2 with "conv7", 1 with "conv3".
         """
         conv = functools.partial(_conv, padding=self.padding, dtype=self.dtype)
         norm = functools.partial(
@@ -134,6 +136,7 @@ class ResNet(nn.Module):
         kernel, strides = (7, 2) if self.stem == "conv7" else (3, 1)
         x = conv(self.base_width, kernel, strides, name="stem_conv")(x)
         x = norm(name="stem_norm")(x)
+        stem = nn.relu(x)
         if self.stem == "conv7":
             x = max_pool_3x3(x, self.padding)  # in front of the ReLU: the same values, a quarter of the work
         x = nn.relu(x)
@@ -158,7 +161,7 @@ class ResNet(nn.Module):
             of_number = functools.partial(stage, number=i)
             x = (nn.remat(of_number) if self.remat == "stages" else of_number)(self, x)
             stages.append(x)
-        return {"pooled": jnp.mean(x, axis=(1, 2), dtype=jnp.float32), "stages": stages}
+        return {"pooled": jnp.mean(x, axis=(1, 2), dtype=jnp.float32), "stages": stages, "stem": stem}
 
 
 def _register(depth: int) -> None:

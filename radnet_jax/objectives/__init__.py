@@ -62,10 +62,12 @@ class Objective(Protocol):
       phases: work between steps.
       kept: whose backbone the run leaves behind, for other runs to start from and for nearest neighbours to judge:
         that of the "online" network, or of the "target".
+      judged: what a run of it is judged by, "labels" of the images or "masks".
     """
 
     requires: frozenset[str]
     heads: str
+    judged: str
     weight: Callable[[Batch], Float[Array, ""]] | None
     phases: tuple[Phase, ...]
     kept: str
@@ -100,7 +102,10 @@ class Objective(Protocol):
         ...
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        """Returns "features" [b d], and "logits" [b k] where there is a head; the network in eval mode."""
+        """Returns "features" [b d], and "logits" where there is a head; the network in eval mode.
+
+        Logits are [b k]; of an objective that is judged by masks [b h w k], one for each value of the mask.
+        """
         ...
 
 
@@ -110,6 +115,7 @@ class Defaults:
     weight: Callable[[Batch], Float[Array, ""]] | None = None
     phases: tuple[Phase, ...] = ()
     kept: str = "online"
+    judged: str = "labels"
 
     def begin(self, state: TrainState) -> PyTree:
         return state.objective_state

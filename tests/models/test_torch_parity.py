@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from radnet_jax.models import MODELS
-from tests.models.torch_weights import FAMILIES, convert
+from radnet_jax.weights import layouts
+from tests.models.torch_weights import convert, unused
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
 
-
-def family(name):
-    return FAMILIES[re.match("[a-z]+", name)[0]]
+HEADS = r"(fc|head|classifier|classifier\.[0-9])\.(weight|bias)"
 
 
 def randomised(net, *, gain=3.0, seed=0):
@@ -43,7 +42,10 @@ def randomised(net, *, gain=3.0, seed=0):
 def assert_equal(net, ours, maps, pooled, size):
     """Compares ours with `maps(x)` and `pooled(x)` of the PyTorch network for one image size."""
     state = {k: v.numpy() for k, v in net.state_dict().items()}
-    variables = convert(family(ours[0])(state), state)
+    name, arguments = ours[0], ours[1] if len(ours) > 1 else {}
+    layout = "timm" if name.startswith("vit") else "torchvision"
+    variables = convert(name, state, layout, **arguments)
+    assert all(re.fullmatch(f"{HEADS}|{layouts.BUFFERS}", n) for n in unused(name, state, layout, **arguments))
     module = MODELS.build(*ours)
     x = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
     wanted = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))
@@ -156,8 +158,10 @@ def test_public_weights_fit(name):
             state = timm.create_model(TIMM[name]).state_dict()
         else:
             state = torchvision.models.get_model(swin.get(name, name)).state_dict()
+    layout = "timm" if name in TIMM else "torchvision"
     shapes = {k: np.broadcast_to(np.float32(0), v.shape) for k, v in state.items()}
-    variables = convert(family(name)(shapes), shapes)
+    assert all(re.fullmatch(f"{HEADS}|{layouts.BUFFERS}", n) for n in unused(name, shapes, layout))
+    variables = convert(name, shapes, layout)
     net = MODELS.build(name)
     wanted = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), train=False))
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, wanted)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, dict(wanted))

@@ -1,0 +1,1 @@
+"""Weights in and out: public checkpoints to starts, checkpoints to folders that anybody can load."""

@@ -1,0 +1,268 @@
+"""The model card of an export, and its preprocessing contract in words that need no code of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from radnet_jax.errors import UserError
+from radnet_jax.evaluation import ledger
+from radnet_jax.evaluation.ledger import Run
+from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval
+from radnet_jax.preprocessing import ModelInput
+from radnet_jax.starts import Start
+from radnet_jax.weights import names
+
+_TORCHVISION = {"swin_tiny": "swin_t", "swin_small": "swin_s", "swin_base": "swin_b"}
+_HEADS = {
+    "resnet": "fc",
+    "swin": "head",
+    "convnext": "classifier[2]",
+    "mobilenet": "classifier",
+    "densenet": "classifier",
+}
+_HUGGING_FACE = {"resnet": "ResNet", "vit": "ViT", "convnext": "ConvNext", "swin": "Swin"}
+
+
+def preprocessing(model_input: ModelInput) -> dict[str, Any]:
+    """Returns what preprocessing.json holds: the contract, and the steps from stored values to the network's input."""
+    height, width = model_input.size
+    steps = [f"bring the image to {height} x {width} px (pad it to a square, resize by area averages)"]
+    if model_input.windows:
+        steps += [
+            f"channel {i}: (hu - {c - w / 2:g}) / {w:g}, clipped to [0, 1]"
+            for i, (c, w) in enumerate(model_input.windows)
+        ]
+    else:
+        assert model_input.value_range is not None
+        low, high = model_input.value_range
+        steps.append(f"(value - {low:g}) / {high - low:g}, clipped to [0, 1]")
+    if model_input.channels > max(len(model_input.windows), 1):
+        steps.append(f"a single channel is repeated to {model_input.channels}")
+    mean, std = (", ".join(f"{x:g}" for x in values) for values in (model_input.mean, model_input.std))
+    steps += [
+        f"subtract ({mean}) and divide by ({std}), by channel",
+        "channels first for PyTorch and ONNX, last for JAX",
+    ]
+    return {"format": 1, "model_input": model_input.to_json(), "steps": steps}
+
+
+def origin(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns where a checkpoint's weights come from: its source, or its objective and dataset."""
+    if "imported" in meta:
+        source = meta["imported"]["source"]
+        return {"source": source["name"], "objective": source["objective"], "data": source["data"]}
+    config = meta["config"]
+    return {
+        "objective": config.get("objective", {}).get("name", "not recorded"),
+        "data": meta.get("dataset", {}).get("name", "not recorded"),
+        "step": meta["step"],
+        "init": meta.get("checkpoint") or "random",
+    }
+
+
+def write(
+    start: Start,
+    meta: Mapping[str, Any],
+    *,
+    section: Mapping[str, Any],
+    layout: str,
+    formats: Sequence[str],
+    run_dir: str,
+    evaluations: str,
+    licence: str,
+    intended_use: str,
+    limits: Sequence[str],
+) -> str:
+    """Returns README.md: what was trained on what and for how long, how good it is, how sure that is, and its limits.
+
+    Args:
+      start: the checkpoint.
+      meta: of the checkpoint.
+      section: the backbone section.
+      layout: of model.safetensors.
+      formats: that were written.
+      run_dir: the workdir of the checkpoint; its run.json has the hours.
+      evaluations: a folder of finished runs, "" for none; those from this checkpoint are shown.
+      licence: as given.
+      intended_use: as given.
+      limits: sentences.
+    """
+    own = ledger.read_run(run_dir) if ledger.is_finished(run_dir) else None
+    rows = _evaluations(start, own, evaluations)
+    lines = [
+        "---",
+        f"license: {licence if licence != 'not stated' else 'other'}",
+        "tags: [medical-imaging, feature-extraction, radnet_jax]",
+        "---",
+        "",
+        f"# {section['name']} ({start.id})",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Network | {_spelled(section)}, {_which(meta)} |",
+        *(f"| {key} | {value} |" for key, value in _facts(meta, own)),
+        f"| Sees | {_seen(start.model_input)} |",
+        f"| Licence | {licence} |",
+        f"| Intended use | {intended_use} |",
+        "",
+        "## Use it",
+        "",
+        "```python",
+        *snippet(section, layout, start.model_input.channels),
+        "```",
+        "",
+        "`preprocessing.json` says what the image has to be. With radnet_jax: "
+        '`features = radnet_jax.load("THIS_FOLDER")(images)`, int16 HU or uint8.',
+        "",
+        "## Results",
+        "",
+        *(_results(rows) if rows else ["None were given to the export."]),
+        "",
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in (*limits, *_limits(section, layout, start, rows, own))),
+    ]
+    if "onnx" in formats:
+        lines += ["", "`model.onnx`: input `image` [n c h w], output `features`; opset 17."]
+    if "stablehlo" in formats:
+        lines += [
+            "",
+            '`model.stablehlo`: `jax.export.deserialize(bytes).call(dict(np.load("arrays.npz")), image)`, n h w c.',
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _which(meta: Mapping[str, Any]) -> str:
+    return f"weights of step {meta['step']}" if "imported" not in meta else "imported weights"
+
+
+def _spelled(section: Mapping[str, Any]) -> str:
+    arguments = ", ".join(f"{k}={v}" for k, v in section.items() if k != "name")
+    return f"`{section['name']}`" + (f" ({arguments})" if arguments else "")
+
+
+def _facts(meta: Mapping[str, Any], own: Run | None) -> list[tuple[str, str]]:
+    if "imported" in meta:
+        source, file = meta["imported"]["source"], meta["imported"]["file"]
+        facts = [("Source", f"[{source['title']}]({source['home']}); licence: {source['licence']}")]
+        facts += [("Objective", source["objective"]), ("Data", source["data"])]
+        facts += [("Epochs", str(source["epochs"] or "not published")), ("Hours", "not published")]
+        return [*facts, ("File", f"`{file['name']}`, sha256 `{file['sha256']}`")]
+    known = origin(meta)
+    hours = (
+        f"{own.timings['total_s'] / 3600:.2f} on {own.topology['devices']} x {own.topology['device_kind']}"
+        if own
+        else ""
+    )
+    return [
+        ("Objective", str(known["objective"])),
+        ("Data", str(known["data"])),
+        ("Started from", str(known["init"])),
+        ("Hours", hours or "not recorded: the run is not finished"),
+        ("Code", f"radnet_jax {meta['code']['version']}, source {meta['code']['source']}"),
+    ]
+
+
+def _seen(model_input: ModelInput) -> str:
+    scaled = ", ".join(f"window {c:g}/{w:g} HU" for c, w in model_input.windows)
+    if model_input.value_range is not None:
+        scaled = f"values {model_input.value_range[0]:g} to {model_input.value_range[1]:g}"
+    height, width = model_input.size
+    return f"{model_input.modality}, {height} x {width} px, {model_input.channels} channel(s), {scaled}"
+
+
+def snippet(section: Mapping[str, Any], layout: str, channels: int) -> list[str]:
+    """Returns the lines of Python with which somebody without this package loads model.safetensors, strictly."""
+    name, family = section["name"], names.family_of(section["name"])
+    load = ['net.load_state_dict(load_file("model.safetensors"), strict=True)', "net.eval()"]
+    if set(section) - {"name", "padding", "zero_init_last", "norm_momentum", "image_size", "patch", "pool", "dtype"}:
+        return ["from safetensors.torch import load_file", "net = ...  # a network of these sizes", *load]
+    if layout == "torchvision":
+        head = _HEADS[family]
+        lines = [
+            "import torch, torchvision",
+            "from safetensors.torch import load_file",
+            f"net = torchvision.models.{_TORCHVISION.get(name, name)}()",
+            f"net.{head} = torch.nn.Identity()",
+        ]
+        if channels == 1 and family == "resnet":
+            lines.append("net.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)")
+        return [*lines, *load]
+    if layout in ("timm", "timm_mean"):
+        patch, side = section.get("patch", 16), section.get("image_size", 224)
+        kwargs = f"num_classes=0, in_chans={channels}"
+        if family == "vit":
+            pool = ', global_pool="avg"' if layout == "timm_mean" else ""
+            made = f'"{name}_patch16_224", {kwargs}, patch_size={patch}, img_size={side}{pool}'
+        else:
+            made = f'"{name}{"_patch4_window7_224" if family == "swin" else ""}", {kwargs}'
+        return [
+            "import timm",
+            "from safetensors.torch import load_file",
+            f"net = timm.create_model({made})",
+            *load,
+        ]
+    kind = _HUGGING_FACE[family]
+    pooling = ", add_pooling_layer=False" if family in ("vit", "swin") else ""
+    return [
+        "import transformers",
+        "from safetensors.torch import load_file",
+        f"net = transformers.{kind}Model(transformers.{kind}Config(...){pooling})  # of these sizes",
+        *load,
+    ]
+
+
+def _evaluations(start: Start, own: Run | None, evaluations: str) -> list[Run]:
+    """Judged runs of this checkpoint: its own, where it is a fine-tuning, and those of a folder that start from it."""
+    rows = [own] if own is not None and own.judged else []
+    if evaluations:
+        if not Path(evaluations).is_dir():
+            raise UserError(f"config.evaluations: no folder {evaluations}", expected="a folder of finished runs")
+        found = [ledger.read_run(path.parent) for path in sorted(Path(evaluations).rglob(ledger.RUN_FILE))]
+        mine = [run for run in found if run.judged and run.checkpoint == start.id]
+        if not mine:
+            raise UserError(
+                f"config.evaluations: none of the {len(found)} run(s) in {evaluations} starts from {start.id}",
+                fix="give the folder of its fine-tunings and probes",
+            )
+        rows += mine
+    return rows
+
+
+def _results(rows: Sequence[Run]) -> list[str]:
+    lines = [
+        "| Task | Protocol | Metric | Test | 95 % interval over patients | Patients |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run in rows:
+        p = run.predictions.of("test")
+        interval = bootstrap_interval(
+            run.primary_metric, p.scores, p.labels, label_mask=p.label_mask, groups=p.patient, n_resamples=2000
+        )
+        span = f"{interval.low:.3f} to {interval.high:.3f}" if not interval.reason else f"none ({interval.reason})"
+        task = run.task or run.dataset["name"]
+        lines.append(
+            f"| {task} | {run.protocol or run.kind} | {run.primary_metric} | {interval.value:.3f} | {span} "
+            f"| {interval.n_groups} |"
+        )
+    return lines
+
+
+def _limits(section: Mapping[str, Any], layout: str, start: Start, rows: Sequence[Run], own: Run | None) -> list[str]:
+    found = []
+    if section.get("padding", "torch") != "torch":
+        found.append(
+            f"It was trained with the padding `{section['padding']}`: {layout}'s network pads otherwise and gives "
+            "other features; model.onnx and radnet_jax keep it."
+        )
+    if start.model_input.modality == "CT":
+        found.append("Values are Hounsfield units: images that were windowed or scaled before are not what it expects.")
+    generated = [run for run in (own, *rows) if run is not None and run.dataset.get("generated")]
+    if generated:
+        found.append("Data of these runs are generated, of no patient: the figures say nothing about real images.")
+    if not rows:
+        found.append("No task was judged: nothing is known about how well it transfers.")
+    found.append("Nothing is known about patients unlike those of its data.")
+    return found

@@ -1,0 +1,93 @@
+"""Rescaled weights compute what they did, and have the norms of fresh ones."""
+
+import jax
+import numpy as np
+import pytest
+
+from radnet_jax.errors import UserError
+from radnet_jax.models import MODELS
+from radnet_jax.weights import inspecting, scale
+from radnet_jax.weights.importing import nested
+from tests.weights import miniatures
+
+SECTIONS = {
+    "basic": dict(name="resnet10", base_width=4),
+    "bottleneck": dict(name="resnet50", base_width=4, padding="same"),
+    "mobilenet": dict(name="mobilenet_v3_small", multiplier=0.25),
+}
+
+
+def build(section):
+    return MODELS.build(section["name"], {k: v for k, v in section.items() if k != "name"})
+
+
+def start(section, factor):
+    """Weights that differ from fresh ones by a factor, with the statistics of what the layers really see."""
+    module = build(section)
+    image = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype(np.float32)
+    variables = jax.jit(module.init, static_argnames="train")(jax.random.key(0), image, train=False)
+    variables = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+    scaled = jax.tree_util.tree_map_with_path(
+        lambda path, x: x * factor if str(path[-1]).strip("[]'") == "kernel" and x.ndim == 4 else x, variables["params"]
+    )
+    memoryless = module.clone(norm_momentum=0.0)
+    run = jax.jit(lambda v, x: memoryless.apply(v, x, train=True, mutable=["batch_stats"]))
+    updates = run({**variables, "params": scaled}, image)[1]
+    flat = {}
+    for collection, tree in (("params", scaled), ("batch_stats", updates["batch_stats"])):
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            flat[f"{collection}/{jax.tree_util.keystr(path, simple=True, separator='/')}"] = np.asarray(leaf)
+    return module, flat, image
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("basic", 16.8), ("bottleneck", 0.1), ("mobilenet", 4.0)])
+def test_the_function_is_unchanged(kind, factor):
+    section = SECTIONS[kind]
+    module, arrays, image = start(section, factor)
+    rescaled = scale.rescale(arrays, section, to="initial")
+    run = jax.jit(lambda v, x: module.apply(v, x, train=False))
+    before, after = run(nested(arrays), image), run(nested(rescaled), image)
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(before)):
+        assert np.abs(b).max() > 1e-3
+        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+    for name, kernel in rescaled.items():
+        if name.endswith("conv1/kernel") and "squeeze" not in name:
+            assert np.linalg.norm(kernel) == pytest.approx(scale._fresh_norm(kernel), rel=1e-5)
+    assert inspecting.norms(arrays)["total"] / inspecting.norms(rescaled)["total"] == pytest.approx(factor, rel=0.15)
+
+
+def test_norms_behind_convolutions():
+    assert scale.norm_of("stem_conv") == "stem_norm"
+    assert scale.norm_of("stage1_block2/conv3") == "stage1_block2/norm3"
+    assert scale.norm_of("stage1_block1/down_conv") == "stage1_block1/down_norm"
+    assert scale.norm_of("block03/expand_conv") == "block03/expand_norm"
+
+
+@pytest.mark.parametrize("name", ["densenet121", "vit_tiny", "convnext_tiny", "swin_tiny"])
+def test_it_is_refused_where_it_can_not_be_shown(name):
+    with pytest.raises(UserError, match=f"would change what {name} computes"):
+        scale.rescale({}, {"name": name}, to="initial")
+
+
+def test_a_variance_that_would_be_negative_is_refused():
+    section = SECTIONS["basic"]
+    arrays = miniatures.ours(section)
+    arrays["params/stem_conv/kernel"] = arrays["params/stem_conv/kernel"] * 1e4
+    arrays["batch_stats/stem_norm/var"] = np.zeros_like(arrays["batch_stats/stem_norm/var"])
+    with pytest.raises(UserError, match="stem_conv can't be rescaled"):
+        scale.rescale(arrays, section, to="initial")
+    arrays["params/stem_conv/kernel"] = np.zeros_like(arrays["params/stem_conv/kernel"])
+    with pytest.raises(UserError, match="stem_conv can't be rescaled"):
+        scale.rescale(arrays, section, to="initial")
+
+
+def test_odd_statistics_are_told():
+    arrays = miniatures.ours(SECTIONS["basic"])
+    fresh = {k: np.zeros_like(v) if k.endswith("/mean") else np.ones_like(v) for k, v in arrays.items()}
+    assert "before any training" in inspecting.batch_statistics(fresh, None, "x")["odd"][0]
+    arrays["batch_stats/stem_norm/var"] = np.array([0, 56296.0, 1, 1], np.float32)
+    odd = " ".join(inspecting.batch_statistics(arrays, 0, "x")["odd"])
+    assert "1 channel(s) of variance 0" in odd
+    assert "56296" in odd
+    assert "no batch was seen" in odd
+    assert inspecting.batch_statistics({"params/x/kernel": np.ones((2, 2))}, None, "x") == {}
