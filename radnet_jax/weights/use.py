@@ -182,16 +182,16 @@ def load(path_or_name: str) -> Backbone:
     start = starts.find_start(str(folder))
     assert start.folder is not None
     arrays, _ = load_arrays(start.folder)
-    return Backbone(start.id, start.backbone, start.model_input, of_backbone(arrays))
+    return Backbone(start.id, start.backbone, start.model_input, of_backbone(arrays, start.kept))
 
 
-def of_backbone(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the backbone's arrays of a checkpoint by name, "params/..." and "batch_stats/..."."""
+def of_backbone(arrays: Mapping[str, np.ndarray], kept: str) -> dict[str, np.ndarray]:
+    """Returns what a checkpoint hands on (see `Start.kept`) by name, "params/..." and "batch_stats/..."."""
     parts = {"params/backbone/": "params/", "model_state/batch_stats/backbone/": "batch_stats/"}
     return {
         f"{ours}{name.removeprefix(start)}": array
         for start, ours in parts.items()
-        for name, array in arrays.items()
+        for name, array in starts.backbone_of(arrays, kept).items()
         if name.startswith(start)
     }
 
