@@ -77,6 +77,7 @@ LAYERS = {
     "radnet_jax.trained": 4,
     "radnet_jax.external": 4,
     "radnet_jax.predict": 4,
+    "radnet_jax.analysis": 4,
     "radnet_jax.study": 5,
     "radnet_jax.codecs": 5,
     "radnet_jax.doctor": 5,
