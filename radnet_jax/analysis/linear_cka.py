@@ -20,8 +20,8 @@ import functools
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 import numpy as np
 
@@ -95,7 +95,7 @@ class LinearCka:
                     found[side].append(i)
         return found
 
-    def _host(self, name: str, index: int | None = None) -> Float[np.ndarray, "..."]:
+    def _host(self, name: str, index: int | None = None) -> Float[np.ndarray, ...]:
         high, low = (s[name] if index is None else s[name][index] for s in self._sums)
         return np.asarray(high, np.float64) + np.asarray(low, np.float64)
 
