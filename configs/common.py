@@ -186,7 +186,7 @@ def train() -> ConfigDict:
     config.select_by = "primary_metric"  # primary_metric | loss (on the split that selects)
     # After so many selections without a lower loss the rate falls by `factor`, and the run ends; 0 for never.
     config.plateau = ConfigDict(dict(patience=0, factor=0.5, threshold=1e-4, stop=0))
-    config.judged_weights = "last"  # last | average | best (of those steps)
+    config.judged_weights = "last"  # last | average | best (of those steps; of a pretraining, by knn) is left behind
     config.views = ConfigDict(dict(select="whole", judge="whole"))  # whole | center_crop | ten_crop, in evaluation
     # A field such as schedule.base_lr, values that are tried with shorter runs, and how long these are; "" tries none.
     config.sweep = ConfigDict(dict(field="", candidates=(), total_steps=0))
@@ -320,4 +320,42 @@ def probe() -> ConfigDict:
             cache_dir="",  # features are kept here for other probes; "" keeps none
         )
     )
+    return config
+
+
+def study(name: str) -> ConfigDict:
+    """An empty study: datasets, pretraining, starts, tasks, protocols and blocks are to be filled in.
+
+    radnet_jax/study/spec.py says which fields each of them has.
+    """
+    config = ConfigDict()
+    config.run = "study"
+    config.name = name
+    config.seeds = (0, 1, 2, 3)
+    config.pretraining_seeds = False  # True: each seed has a pretraining of its own
+    config.data_root = ""  # folder that the sources of datasets, and built datasets, are below
+    config.weights_root = ""  # folder that imported weights are below
+    config.datasets = ConfigDict()
+    config.pretraining = ConfigDict()
+    config.starts = ConfigDict()
+    config.tasks = ConfigDict()
+    config.protocols = ConfigDict()
+    config.blocks = ConfigDict()  # parts of the matrix; without any, all starts x tasks x protocols x seeds
+    config.compare = ConfigDict(
+        dict(
+            alpha=0.05,
+            margin=0.02,  # differences within it count as none: the margin of "equivalent"
+            n_resamples=10_000,
+            seed=0,
+        )
+    )
+    config.notes = ()  # sentences for the report: what the study can't show
+    config.report = ConfigDict(dict(images=True))
+    # How it is run; says nothing about results.
+    config.list = False  # print the jobs and what they will take, and run nothing
+    config.job = -1  # run this one, after what it needs; -1: all that are left
+    config.at_once = 1  # so many at once on this machine, each on a GPU of its own
+    config.retry = False  # try once more what has failed
+    config.claims = ConfigDict(dict(heartbeat=15.0, missed=8))  # seconds; so many without one: a job is taken over
+    config.cost = ConfigDict(dict(tflops=50.0))  # sustained on one machine, for costs of what has not been run yet
     return config

@@ -2,10 +2,12 @@
 
 Variants: `protocol=corrected | published` (the published ones with their numbers, see each task); `scratch` starts from
 random weights, otherwise `--config.init_from` names a checkpoint, which says what it expects to see (with `crossing` it
-may be of another domain, and its backbone sees these images); `frozen` trains the decoder alone, on a backbone in eval
-mode that stays as it is; `windows` shows the network windows of its input's size at the stored scale instead of whole
-images; `size=N` is the side of the input (from scratch), `backbone=NAME`, `decoder=unet | upernet` ("": U-Net where the
-backbone has a map of stride 2), `smoke` a small network and few steps for a laptop.
+may be of another domain, and its backbone sees these images); `fraction=F` of the training patients; `frozen` trains
+the decoder alone, on a backbone in eval mode that stays as it is; `windows` shows the network windows of its input's
+size at the stored scale instead of whole images, at the scale of `size=N` in records of `stored=N` pixels a side;
+`size=N` is the side of the input (from scratch; of a checkpoint it is known, and only `windows` has to be told),
+`backbone=NAME`, `decoder=unet | upernet` ("": U-Net where the backbone has a map of stride 2), `smoke` a small network
+and few steps for a laptop.
 """
 
 from __future__ import annotations
@@ -15,17 +17,23 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, tasks
+from radnet_jax.errors import UserError
 
 PROTOCOLS = ("corrected", "published")
 # Mean and standard deviation of the [0, 1] values.
 _LEVELS = {"CT": (0.35, 0.25), "XR": (0.5, 0.25), "MR": (0.15, 0.2), "US": (0.3, 0.2), "fundus": (0.4, 0.25)}
+MODALITIES = (*_LEVELS, "photo")
+RATES = (1e-4, 3e-4, 1e-3)
+LEAST_STEPS = 1000
 
 
 def model_input(modality: str, size: int, *, hu: bool = False, unscaled: bool = False) -> ConfigDict:
     """Three channels of 8-bit images, or of CT in one wide window; `unscaled` leaves them in [0, 1]."""
     if hu:
         return common.ct_input(size)
+    if modality == "photo":
+        return common.photo_input(size)
     mean, std = (0.0, 1.0) if unscaled else _LEVELS[modality]
     return ConfigDict(
         dict(
@@ -43,7 +51,15 @@ def model_input(modality: str, size: int, *, hu: bool = False, unscaled: bool = 
 def variant(arg: str, **more: object) -> ConfigDict:
     """Reads the variants that all tasks have, and `more` of one task."""
     defaults: dict[str, object] = dict(
-        protocol="corrected", scratch=False, crossing=False, frozen=False, windows=False, size=0, smoke=False
+        protocol="corrected",
+        scratch=False,
+        crossing=False,
+        frozen=False,
+        fraction=1.0,
+        windows=False,
+        size=0,
+        stored=0,
+        smoke=False,
     )
     got = common.parse_arg(arg, **defaults, backbone="resnet50", decoder="", **more)
     common.choice("protocol", got.protocol, PROTOCOLS)
@@ -65,11 +81,13 @@ def corrected(
     hu: bool = False,
     steps: int = 8000,
     batch_size: int = 32,
+    command: str = "",
 ) -> ConfigDict:
     """The corrected protocol, unlocked: ours, the same for every task but for what its images are.
 
     Dice and cross entropy together, a softmax, AdamW with a warm-up and half a cosine, every example with its own draw
-    of augmentation, weights selected on val by the primary metric.
+    of augmentation, the learning rate chosen on val for each start out of three, weights selected there by the primary
+    metric. A label fraction has its share of the steps, and 1,000 at least.
 
     Args:
       got: the variant.
@@ -84,10 +102,19 @@ def corrected(
       hu: whether they are Hounsfield units.
       steps: of the run; fewer for small datasets.
       batch_size: likewise.
+      command: arguments of `data_prep.build` beside --source and --out.
     """
     config = common.train()
-    config.name = task
-    config.tags.update(kind="finetune", task=task, protocol="frozen_decoder" if got.frozen else "fine_tune")
+    config.name = f"{task} {got.protocol}"
+    config.tags.update(kind="finetune", task=task, fraction=got.fraction, start="scratch" if got.scratch else "")
+    config.tags.protocol = "segmentation_probe" if got.frozen else "fine_tune"
+    if got.protocol != "corrected":
+        config.tags.protocol += f"_{got.protocol}"
+    config.data.subset.fraction = got.fraction
+    if command:
+        config.dataset_command = f"python -m data_prep.build {command} --source=SOURCE --out=DATASET"
+    if got.fraction != 1.0:
+        steps = max(round(steps * got.fraction), min(steps, LEAST_STEPS))
     config.data.judge = ("val", "test")
     side = got.size or (32 if got.smoke else size)
     config.input = model_input(modality, side, hu=hu) if got.scratch else None
@@ -109,7 +136,7 @@ def corrected(
     decoder = got.decoder or ("upernet" if got.backbone.startswith(("vit", "swin", "convnext")) else "unet")
     config.augment = ConfigDict(dict(name="finetune_segmentation"))
     if got.windows:
-        config.augment.update(_window_crop(side, size))
+        config.augment.update(_window_crop(side, got.stored or size))
     config.objective = ConfigDict(
         dict(name="segmentation", decoder=dict(name=decoder), loss="dice_cross_entropy", frozen=got.frozen)
     )
@@ -119,7 +146,8 @@ def corrected(
     config.batch_size = batch_size
     config.eval_batch_size = 64
     config.total_steps = steps
-    config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=3e-4, warmup_steps=steps // 20))
+    config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=RATES[1], warmup_steps=steps // 20))
+    config.sweep = ConfigDict(dict(field="schedule.base_lr", candidates=RATES, total_steps=steps // 10))
     config.select.every = steps // 20
     config.judged_weights = "best"
     config.average = 0.99
@@ -128,6 +156,8 @@ def corrected(
 
 def _window_crop(side: int, stored: int) -> dict[str, Any]:
     """Crops of the window's size: nothing is resized."""
+    if side > stored:
+        raise UserError("windows are larger than the images", got=f"size={side}, stored={stored}", fix="give stored=N")
     share = (side / stored) ** 2
     return dict(crop=(share, share), crop_ratio=(1.0, 1.0))
 
@@ -148,11 +178,13 @@ def radnet(
     What defines its figures is kept: BatchNorm statistics and the weighted mean of the loss by eighths of the batch
     (one device each), weight decay on every parameter, the weights of the last step. `frozen` is its "linear
     evaluation": convolutions stay, but the scales and offsets of the backbone's BatchNorm are trained, in train mode.
-    Not kept: a scaling of each slice to its own minimum and maximum, and images that are replaced by others where they
-    can't be read.
+    From scratch each slice is scaled from its own minimum to its maximum. Not kept: float16, and images that are
+    replaced by others where they can't be read.
     """
-    epochs = 50
+    epochs, steps_per_epoch = 50, max(int(steps_per_epoch * got.fraction), 1)
     config.batch_size, config.total_steps = 128, epochs * steps_per_epoch
+    if got.scratch:
+        config.input = common.each_image_input(config.input.size[0], config.input.modality)
     config.groups = 8
     config.augment = ConfigDict(
         dict(name="radnet_published_finetune_segmentation", groups=0) | dict(augment or {})  # draws are by image
@@ -163,9 +195,8 @@ def radnet(
     config.optimizer = ConfigDict(dict(name="adamw", weight_decay=weight_decay, exclude=common.NOTHING))
     if got.frozen:
         config.optimizer.frozen = (r"^backbone/.*kernel$",)
-    config.schedule = ConfigDict(
-        dict(name="steps", base_lr=rate, factor=decay, drops=tuple(e / epochs for e in range(1, epochs)))
-    )
+    config.schedule = ConfigDict(dict(name="exponential", base_lr=rate, decay=decay, epochs=epochs))
+    tasks.no_sweep(config)
     config.select.every, config.judged_weights, config.average = 0, "last", 0.0
     return config
 
@@ -203,7 +234,7 @@ def btl(
       augmented: whether images are augmented during training.
     """
     epochs = {1: 200, 2: 500}[version]
-    per_epoch = max(images // batch_size, 1)
+    per_epoch = max(int(images * got.fraction) // batch_size, 1)
     side = got.size or (32 if got.smoke else size)
     if got.scratch:
         config.input = model_input(modality, side, unscaled=version == 1)
@@ -231,6 +262,7 @@ def btl(
         config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=2e-4, warmup_steps=20 * per_epoch))
     if got.frozen:
         config.optimizer.frozen = ("^backbone/",)
+    tasks.no_sweep(config)
     config.select.every, config.judged_weights, config.average = per_epoch, "best", 0.0
     return config
 
@@ -238,10 +270,12 @@ def btl(
 def finish(got: ConfigDict, config: ConfigDict) -> ConfigDict:
     """Makes the config small where it is asked to, and locks it."""
     if got.smoke:
-        config.backbone = ConfigDict(dict(name="resnet18", base_width=16))
+        if got.backbone == "resnet50":
+            config.backbone = ConfigDict(dict(name="resnet18", base_width=16))
         config.objective.decoder.update(
             {"width": 8} if config.objective.decoder.name == "upernet" else {"widths": (16, 12, 8, 8, 4)}
         )
+        tasks.no_sweep(config)
         config.batch_size, config.eval_batch_size, config.groups = 2, 8, 1
         config.total_steps, config.log_every = 10, 5
         config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=1e-3, warmup_steps=1))

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from radnet_jax import sharding
+from radnet_jax.data.card import DatasetCard
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators, probes
@@ -174,6 +175,10 @@ class Neighbours:
             if task in task_kinds(name)
         }
 
+    def goal(self, metrics: Mapping[str, float]) -> float:
+        """Returns the one of `metrics` that tells the best step of a run that is judged by nothing else."""
+        return next(metrics[f"knn_{name}"] for name in _METRICS if f"knn_{name}" in metrics)
+
     def _outputs(self, state: TrainState, sample: _Sample) -> dict[str, np.ndarray]:
         params, model_state = sharding.replicate(kept_network(self._objective, state), self._parts.mesh)
         return evaluators.predict_split(
@@ -202,6 +207,10 @@ class _Sample:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def card(self) -> DatasetCard:
+        return self.split.card
 
     def allocate(self, size: int) -> dict[str, np.ndarray]:
         return self.split.allocate(size)

@@ -95,7 +95,7 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
             raise UserError("config.input is missing", expected="what the model sees, for a run without init_from")
         model_input = ModelInput.from_json(plain(config.input))
     adapter = make_adapter(split.card.stored, model_input, plain(config.adapter) if config.adapter else None)
-    return Parts(mesh, split, start, adapter, _make_backbone(config), backbone_config)
+    return Parts(mesh, split, start, adapter, make_backbone(config), backbone_config)
 
 
 def _check_built(config: ConfigDict) -> None:
@@ -108,7 +108,7 @@ def _check_built(config: ConfigDict) -> None:
         raise UserError(f"no dataset in {folder}", expected=f"a folder with {CARD_FILE}", fix=fix)
 
 
-def _make_backbone(config: ConfigDict) -> Any:
+def make_backbone(config: ConfigDict) -> Any:
     name, kwargs = _named(config.backbone)
     groups, remat = (config.groups, config.remat) if config.run == "train" else (1, "none")
     if remat != "none" and "remat" not in MODELS.parameters(name):
@@ -184,7 +184,7 @@ def _named(section: ConfigDict) -> tuple[str, dict[str, Any]]:
 
 def check_names(config: ConfigDict, mesh: Mesh) -> None:
     """Checks all that can be checked of a run before its dataset and start exist: names, arguments, ranges."""
-    _make_backbone(config)
+    make_backbone(config)
     METRICS.get(config.primary_metric)
     _check_range("seed", config.seed, 0, 2**31 - 1)
     _check_range("log_every", config.log_every, 1)

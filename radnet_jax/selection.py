@@ -20,6 +20,7 @@ from radnet_jax.parts import Parts, make_objective
 from radnet_jax.records import open_judged
 from radnet_jax.state import TrainState
 
+NO_BEST = "no step was the best: what selects was undefined (NaN) each time"
 WEIGHTS = ("last", "average", "best")
 
 
@@ -37,7 +38,9 @@ def check(config: ConfigDict, parts: Parts) -> None:
         raise UserError(
             f"config.judged_weights{nearest(wanted, WEIGHTS)}", got=repr(wanted), expected=", ".join(WEIGHTS)
         )
-    needs = {"average": ("average", config.average), "best": ("select.every", config.select.every)}
+    # Without a split that selects, the nearest neighbours beside a pretraining tell its best step.
+    selects = ("select.every", config.select.every) if config.data.judge else ("knn.every", config.knn.every)
+    needs = {"average": ("average", config.average), "best": selects}
     if wanted in needs and not needs[wanted][1]:
         name = needs[wanted][0]
         raise UserError(f"config.judged_weights is {wanted!r} and config.{name} is 0", fix=f"set config.{name} too")

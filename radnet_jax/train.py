@@ -153,7 +153,7 @@ def _run(config: ConfigDict, workdir: Path, told: Mapping[str, Any] | None = Non
     with lock(workdir), preemption.watch() as asked_to_stop:
         with goodput.spent_on("compile"):
             state = initial_state(config, parts, objective, tx, recipe)
-        check_room(workdir, (config.checkpoint.keep + 1) * trees.size_bytes(state) + _ROOM)
+        check_room(workdir, (config.checkpoint.keep + 2) * trees.size_bytes(state) + _ROOM)
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
         try:
             restored = checkpoints.restore_latest(
@@ -208,6 +208,8 @@ def _judge(
     if best is not None:
         of_best, _ = this.checkpoints.restore(best.step, state)
         weights["best"] = (of_best.params, of_best.model_state)
+    if this.config.judged_weights not in weights:
+        raise UserError(selection.NO_BEST, fix="judge other weights: config.judged_weights, in a new workdir")
     predictions, metrics = {}, {}
     for name, (params, model_state) in weights.items():
         scores = {}
@@ -285,7 +287,9 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
                 _stop_unless_finite(this, state, best, *previous)
             if neighbours.due(done):
                 with this.goodput.spent_on("evaluation"):
-                    metrics |= neighbours.metrics(state)
+                    metrics |= (found := neighbours.metrics(state))
+                if selecting is None and (value := neighbours.goal(found)) > (best.value if best else -np.inf):
+                    best, save = selection.Best(done, value), True
             if selecting is not None and select:
                 with this.goodput.spent_on("evaluation"):
                     scores = _scores(this, state.params, state.model_state, selecting, config.views.select)
@@ -344,7 +348,9 @@ def _stop_unless_finite(
     batches = sharding.put_batch(batch, this.parts.mesh)
     prepare_fn = compiled_prepare(this.requires, this.parts.adapter, this.recipe, this.parts.mesh)
     key = rng.stream(this.config.seed, "loss", step)
-    names = nonfinite.first_leaves(this.objective, state, prepare_fn(batches, this.config.seed, step), key)
+    names = nonfinite.first_leaves(
+        this.objective, state, prepare_fn(batches, this.config.seed, step), key, this.config.accumulate
+    )
     sound = not names or not names[0].startswith(nonfinite.OF_STATE)
     if sound and step not in this.checkpoints.steps():
         this.save(state, best)

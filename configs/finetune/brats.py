@@ -28,9 +28,11 @@ from configs import segmentation
 
 def get_config(arg: str = "") -> ConfigDict:
     got = segmentation.variant(arg)
+    published = got.protocol == "published"
     config = segmentation.corrected(
         got,
         task="brats",
+        command="--dataset=brats --size=256" + (" --slices=tumour" if published else ""),
         modality="MR",
         size=256,
         regions="brats",
@@ -39,7 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
         lesions="brats_2023",
         channels=3,
     )
-    if got.protocol == "published":
+    if published:
         segmentation.radnet(
             got,
             config,

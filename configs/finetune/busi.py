@@ -28,6 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = segmentation.corrected(
         got,
         task="busi",
+        command="--dataset=busi --size=256",
         modality="US",
         size=256,
         primary_metric="dice_positives_only",

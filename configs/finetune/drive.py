@@ -26,10 +26,18 @@ from configs import segmentation
 
 def get_config(arg: str = "") -> ConfigDict:
     got = segmentation.variant(arg)
+    published = got.protocol == "published"
     config = segmentation.corrected(
-        got, task="drive", modality="fundus", size=512, channels=3, steps=2000, batch_size=4
+        got,
+        task="drive",
+        command="--dataset=drive --size=512" + (" --outside=background" if published else ""),
+        modality="fundus",
+        size=512,
+        channels=3,
+        steps=2000,
+        batch_size=4,
     )
-    if got.protocol == "published":
+    if published:
         segmentation.btl(
             got,
             config,

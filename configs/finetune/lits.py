@@ -31,7 +31,8 @@ def get_config(arg: str = "") -> ConfigDict:
     published = got.protocol == "published"
     config = segmentation.corrected(
         got,
-        task="lits",
+        command="--dataset=lits --size=256" + (" --format=png" if published else ""),
+        task="lits_published" if published else "lits",  # other pixels and other regions: another task
         modality="CT",
         size=256,
         regions="lits_without_tumour" if published else "lits",

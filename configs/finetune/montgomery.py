@@ -22,7 +22,15 @@ from configs import segmentation
 
 def get_config(arg: str = "") -> ConfigDict:
     got = segmentation.variant(arg)
-    config = segmentation.corrected(got, task="montgomery", modality="XR", size=256, steps=2000, batch_size=16)
+    config = segmentation.corrected(
+        got,
+        task="montgomery",
+        command="--dataset=montgomery --size=256",
+        modality="XR",
+        size=256,
+        steps=2000,
+        batch_size=16,
+    )
     if got.protocol == "published":
         segmentation.btl(got, config, modality="XR", images=96, version=1)
     return segmentation.finish(got, config)

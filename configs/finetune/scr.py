@@ -27,7 +27,14 @@ def get_config(arg: str = "") -> ConfigDict:
     got = segmentation.variant(arg, structure="heart")
     structure = common.choice("structure", got.structure, STRUCTURES)
     config = segmentation.corrected(
-        got, task=f"scr_{structure}", modality="XR", size=256, tolerance=2.0, steps=2000, batch_size=16
+        got,
+        task=f"scr_{structure}",
+        command=f"--dataset=jsrt --size=256 --structure={structure}",
+        modality="XR",
+        size=256,
+        tolerance=2.0,
+        steps=2000,
+        batch_size=16,
     )
     if got.protocol == "published":
         segmentation.btl(got, config, modality="XR", images=124, version=2)

@@ -27,7 +27,14 @@ from configs import segmentation
 
 def get_config(arg: str = "") -> ConfigDict:
     got = segmentation.variant(arg)
-    config = segmentation.corrected(got, task="siim_acr", modality="XR", size=256, primary_metric="dice_positives_only")
+    config = segmentation.corrected(
+        got,
+        task="siim_acr",
+        command="--dataset=siim_acr --size=256",
+        modality="XR",
+        size=256,
+        primary_metric="dice_positives_only",
+    )
     if got.protocol == "published":
         segmentation.btl(got, config, modality="XR", images=8000, version=1)
     return segmentation.finish(got, config)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.studies import base
 
 BACKBONE = dict(name="resnet18", base_width=16)
 # SimCLR's colour changes are made for hundreds of epochs: at full strength the loss stays at chance for 200 steps.
@@ -14,7 +13,7 @@ PHOTO_AUGMENT = dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, crop
 
 def study(name: str) -> ConfigDict:
     """A study whose protocols are a short fine-tuning and a linear probe."""
-    config = base.study(name)
+    config = common.study(name)
     config.protocols = ConfigDict(dict(fine_tune=dict(config=fine_tune()), linear_probe=dict(config=linear_probe())))
     return config
 

@@ -144,18 +144,17 @@ def predict_masks(
       mesh: where to compute.
     """
     regions = rules.of(split.card)
-    manifest = split.manifest()
-    columns = {name: manifest[name].to_pylist() for name in manifest.column_names}
+    columns = split.manifest().to_pydict()
     cases = _cases(columns)
-    order = np.concatenate(cases)
+    order = np.concatenate(list(cases.values()))
     parts: list[Masks] = []
     slices = _predicted(predict, params, model_state, split, order, rules, adapter, batch_size, mesh)
-    for rows in cases:
+    for rows in cases.values():
         predicted, truth = map(np.stack, zip(*(next(slices) for _ in rows)))
         parts.append(_judge(predicted, truth, _spacing(columns, rows, split), regions, rules))
     slices.close()
     masks = join(parts)
-    firsts = [int(rows[0]) for rows in cases]
+    firsts = [int(rows[0]) for rows in cases.values()]
     known = masks.cases.all_known
 
     def first(name: str) -> list[Any]:
@@ -163,7 +162,7 @@ def predict_masks(
 
     return Predictions(
         split=first("split"),
-        case_id=[s or c for s, c in zip(first("series"), first("case_id"))],
+        case_id=list(cases),
         patient=first("patient"),
         scores=per_case(masks.cases, "dice"),
         labels=((masks.cases.truth > 0) & known).astype(np.float32),
@@ -173,13 +172,17 @@ def predict_masks(
     )
 
 
-def _cases(columns: Mapping[str, Sequence[Any]]) -> list[Int[np.ndarray, " s"]]:
-    """Returns the records of each case in the order of their slices; cases in the order of their first records."""
-    rows: dict[tuple[str, str], list[int]] = {}
+def cases_of(split: Split) -> dict[str, Int[np.ndarray, " s"]]:
+    """Returns the records of each case by its id, in the order of their slices."""
+    return _cases(split.manifest().to_pydict())
+
+
+def _cases(columns: Mapping[str, Sequence[Any]]) -> dict[str, Int[np.ndarray, " s"]]:
+    rows: dict[str, list[int]] = {}
     for i, (series, case_id) in enumerate(zip(columns["series"], columns["case_id"])):
-        rows.setdefault(("series", series) if series else ("image", case_id), []).append(i)
+        rows.setdefault(series or case_id, []).append(i)
     number = columns["slice"]
-    return [np.asarray(sorted(members, key=lambda i: number[i])) for members in rows.values()]
+    return {case: np.asarray(sorted(members, key=lambda i: number[i])) for case, members in rows.items()}
 
 
 def _spacing(
@@ -290,6 +293,28 @@ def _predicted(
         waiting = dispatched
     if waiting is not None:
         yield from fetched(waiting, left)
+
+
+def predict_slices(
+    predict: Predict,
+    params: PyTree,
+    model_state: PyTree,
+    source: Any,
+    *,
+    rules: Rules,
+    adapter: Adapter,
+    batch_size: int,
+    mesh: Mesh,
+) -> Iterator[UInt8[np.ndarray, "h w"]]:
+    """Yields the predicted mask of each image in turn, of the stored size, without judging it.
+
+    Args:
+      source: a split, or what gives batches as one does, with any `segmentation`.
+      predict, params, model_state, rules, adapter, batch_size, mesh: as for `predict_masks`.
+    """
+    order = np.arange(len(source))
+    slices = _predicted(predict, params, model_state, source, order, rules, adapter, batch_size, mesh)
+    yield from (mask for mask, _ in slices)
 
 
 @functools.lru_cache(maxsize=32)

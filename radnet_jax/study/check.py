@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import functools
 import hashlib
 import json
 import os
@@ -12,19 +11,18 @@ import re
 from typing import Any
 import uuid
 
+import jax
 from jax.sharding import Mesh
-import numpy as np
 
-from radnet_jax import records
-from radnet_jax.data.card import CARD_FILE
-from radnet_jax.data.dataset import open_split
+from radnet_jax import external, records
+from radnet_jax.data.card import CARD_FILE, read_card
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.canonical import canonical_json
 from radnet_jax.parts import assemble, check_names, plain
 from radnet_jax.preprocessing import ModelInput
 from radnet_jax.starts import Start
-from radnet_jax.study.expand import RUNNERS, Run
+from radnet_jax.study.expand import RUNNERS, Run, Validation
 from radnet_jax.study.spec import Study, known
 
 STUDY_FILE = "study.json"
@@ -95,8 +93,17 @@ def check_jobs(study: Study, jobs: Sequence[Run]) -> None:
         planned = _planned(study, job)
         parts = assemble(job.config, planned=planned)
         RUNNERS[job.config.run].check(job.config, parts)
-        if job.config.tags.kind != "pretrain":
-            _check_classes(job)
+
+
+def check_validations(jobs: Sequence[Validation]) -> None:
+    """Refuses label mappings and pixels that do not fit, before anything is trained."""
+    for job in {job.site: job for job in jobs}.values():
+        own, other = read_card(job.of.config.data.dir), read_card(job.dataset)
+        external.check_labels(job.labels, other, own.labels, own.task)
+        if own.stored.modality != other.stored.modality:
+            raise UserError(
+                f"external site {job.site!r} has other images", got=other.stored.modality, expected=own.stored.modality
+            )
 
 
 def check_finished(jobs: Sequence[Run]) -> list[Run]:
@@ -129,24 +136,6 @@ def model_input_of(study: Study, pretraining: str) -> ModelInput:
     return weights.model_input
 
 
-def _check_classes(job: Run) -> None:
-    _check_train(job.config.data.dir, job.config.data.split, job.config.tags.task)
-
-
-@functools.lru_cache(maxsize=256)
-def _check_train(folder: str, split: str, task: str) -> None:
-    train = open_split(folder, split)
-    if train.card.task == "none":
-        return
-    labels, mask = train.all_labels()
-    missing = [name for name, n in zip(train.card.labels, np.sum(labels * mask, axis=0), strict=True) if n == 0]
-    if missing:
-        raise UserError(
-            f"task {task!r}: no example in {split} of {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}",
-            fix="build the dataset with another seed or larger train split, or without these classes",
-        )
-
-
 def check_folder(study: Study, jobs: Sequence[Run], workdir: Path) -> None:
     """Refuses the folder of another study: one of another name, or with another config for one of the runs.
 
@@ -170,6 +159,8 @@ def check_folder(study: Study, jobs: Sequence[Run], workdir: Path) -> None:
         configs = {**before["configs"], **configs}
         if configs == before["configs"]:
             return
+    if jax.process_index():
+        return
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     temporary.write_text(json.dumps({"name": study.config.name, "configs": configs}, indent=1))
     os.replace(temporary, path)

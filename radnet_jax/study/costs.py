@@ -22,7 +22,7 @@ from radnet_jax.study import expand
 from radnet_jax.study.board import CLAIMS, Board, State
 from radnet_jax.study.check import model_input_of
 from radnet_jax.study.claims import Claims
-from radnet_jax.study.expand import Run
+from radnet_jax.study.expand import Run, Validation
 from radnet_jax.study.spec import Study
 
 _ONE_VIEW = ("supervised", "classification", "segmentation", "mae")  # objectives that see each image once
@@ -44,13 +44,13 @@ class Cost(NamedTuple):
 UNKNOWN = Cost(math.nan, "")
 
 
-def print_jobs(study: Study, runs: Sequence[Run], workdir: Path) -> None:
+def print_jobs(study: Study, runs: Sequence[Run | Validation], workdir: Path) -> None:
     """Prints a line for each run: number, where it stands, what it will take, name; then the sum of what is left."""
     for line in lines(study, runs, workdir):
         print(line)
 
 
-def lines(study: Study, runs: Sequence[Run], workdir: Path) -> Iterator[str]:
+def lines(study: Study, runs: Sequence[Run | Validation], workdir: Path) -> Iterator[str]:
     """Yields what `print_jobs` prints. Changes nothing in the workdir."""
     states = _states(study, runs, workdir)
     costs = estimates(study, runs)
@@ -64,6 +64,9 @@ def lines(study: Study, runs: Sequence[Run], workdir: Path) -> Iterator[str]:
     yield f"{len(runs)} job(s), {len(left)} left: {in_words(sum(known))} for {len(known)} of them" + (
         f", {len(left) - len(known)} of unknown cost" if len(left) > len(known) else ""
     )
+    early = sum(run.config.run == "train" and run.config.plateau.stop > 0 for run in runs if isinstance(run, Run))
+    if early:
+        yield f"{early} may end early (config.plateau): that is what they take at most"
     for how, text in _HOW.items():
         if n := sum(cost.how == how for cost in left):
             yield f"{n} estimated from {text.format(tflops=study.config.cost.tflops)}"
@@ -79,7 +82,7 @@ def in_words(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
 
 
-def _states(study: Study, runs: Sequence[Run], workdir: Path) -> Mapping[str, State]:
+def _states(study: Study, runs: Sequence[Run | Validation], workdir: Path) -> Mapping[str, State]:
     if not (workdir / CLAIMS).is_dir():  # nothing is made for a list
         finished = {run.id for run in runs if run.is_finished()}
         waiting = {run.id for run in runs if any(n not in finished for n in run.needs if not n.startswith("build-"))}
@@ -96,7 +99,7 @@ def _states(study: Study, runs: Sequence[Run], workdir: Path) -> Mapping[str, St
         claims.close()
 
 
-def estimates(study: Study, runs: Sequence[Run]) -> dict[str, Cost]:
+def estimates(study: Study, runs: Sequence[Run | Validation]) -> dict[str, Cost]:
     """Returns what each run takes, by id; measured seconds for finished ones."""
     same: dict[str, list[float]] = {}
     like: dict[str, list[float]] = {}
@@ -105,7 +108,7 @@ def estimates(study: Study, runs: Sequence[Run]) -> dict[str, Cost]:
         if run.is_finished():
             measured[run.id] = seconds = float(ledger.read_run(run.place).timings["total_s"])
             same.setdefault(run.group, []).append(seconds)
-            if examples := _examples(run):
+            if isinstance(run, Run) and (examples := _examples(run)):
                 like.setdefault(_kind(run), []).append(seconds / examples)
     out = {}
     for run in runs:
@@ -113,6 +116,8 @@ def estimates(study: Study, runs: Sequence[Run]) -> dict[str, Cost]:
             out[run.id] = Cost(measured[run.id], "same")
         elif run.group in same:
             out[run.id] = Cost(statistics.mean(same[run.group]), "same")
+        elif isinstance(run, Validation):
+            out[run.id] = UNKNOWN
         elif _kind(run) in like and (examples := _examples(run)):
             out[run.id] = Cost(statistics.median(like[_kind(run)]) * examples, "like")
         else:
@@ -131,7 +136,10 @@ def _examples(run: Run) -> int:
     """Examples that a run goes over: with repetition in training, those of all its splits in a probe; 0: unknown."""
     config = run.config
     if config.run == "train":
-        return int(config.total_steps * config.batch_size)
+        steps = config.total_steps
+        if config.sweep.field:
+            steps += len(config.sweep.candidates) * config.sweep.total_steps
+        return int(steps * config.batch_size)
     if not (Path(config.data.dir) / CARD_FILE).is_file():
         return 0
     splits = read_card(config.data.dir).splits
@@ -150,22 +158,27 @@ def _modelled(study: Study, run: Run) -> Cost:
 
 
 def _size(study: Study, run: Run) -> tuple[int, int, int] | None:
-    """Height, width and channels of what a run's backbone sees; None where that stands in weights not there yet."""
+    """Height, width and channels of what a run's backbone sees; None where nobody knows.
+
+    Where that stands in weights which are not there yet, it is taken to be what a network from scratch sees.
+    """
     config: ConfigDict = run.config
     if config.input is not None:
         return (*config.input.size, config.input.channels)
     start = config.tags.start
+    task = study.tasks.get(config.tags.task)
+    assumed = (*task.input.size, task.input.channels) if task else None
     if run.pretraining:
         first = study.pretraining[study.first(run.pretraining)].start
         if first and study.find_weights(first) is None:
-            return None
+            return assumed
         seen = model_input_of(study, run.pretraining)
     else:
         if config.tags.kind == "pretrain":
             start = study.pretraining[start].start
         found = study.find_weights(start)
         if found is None:
-            return None
+            return assumed
         seen = found.model_input
     return (*seen.size, seen.channels)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import gc
+import os
 from pathlib import Path
 import re
 from typing import Any
+import uuid
 
 from ml_collections import ConfigDict
 
 from data_prep.build import build
 from data_prep.phantom import write_ct, write_leaves
-from radnet_jax import probe, programs, records, train
+from radnet_jax import external, probe, programs, records, sharding, train
 from radnet_jax.data.card import CARD_FILE
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
@@ -48,6 +50,43 @@ class Run:
         RUNNERS[self.config.run].run(self.config, folder)
         gc.collect()  # a finished run's arrays are freed before the next allocates its own
         programs.let_go()
+        return records.outcome(ledger.read_run(folder).record)
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """A fine-tuning of the study, judged on another site's dataset."""
+
+    of: Run
+    site: str
+    dataset: Path
+    labels: dict[str, str]
+    needs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.of.name} at {self.site}"
+
+    @property
+    def id(self) -> str:
+        return _id(self.name)
+
+    @property
+    def place(self) -> Path:
+        return self.of.place.with_name(self.id)
+
+    @property
+    def group(self) -> str:
+        return f"{self.of.group} at {self.site}"
+
+    def is_finished(self) -> bool:
+        return ledger.is_finished(self.place)
+
+    def run(self, folder: Path) -> str:
+        mesh, size = sharding.make_mesh(), self.of.config.eval_batch_size
+        external.validate(
+            self.of.place, self.dataset, folder, site=self.site, labels=self.labels, mesh=mesh, batch_size=size
+        )
         return records.outcome(ledger.read_run(folder).record)
 
 
@@ -88,6 +127,7 @@ class Build:
     place: Path
     log: Callable[[str], None]
     needs: tuple[str, ...] = ()
+    mix: Mapping[Path, float] = dataclasses.field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -101,8 +141,31 @@ class Build:
         return (self.place / CARD_FILE).is_file()
 
     def run(self, folder: Path) -> str:
+        if self.mix:
+            _write_mixture(self.source, self.mix)
         card = build(self.builder, self.source, folder, log=self.log, **self.options)
         return f"{self.name}: {sum(card.splits.values())} images"
+
+
+def _write_mixture(table: Path, mix: Mapping[Path, float]) -> None:
+    """Writes the table of a mixture, whole; folders are relative to it, so that a study can be moved."""
+    table.parent.mkdir(exist_ok=True)
+    temporary = table.with_name(f".{uuid.uuid4().hex}")
+    lines = (f"{os.path.relpath(folder, table.parent)},{weight:g},{folder.name}" for folder, weight in mix.items())
+    temporary.write_text("\n".join(["dataset,weight,name", *lines]) + "\n")
+    os.replace(temporary, table)
+
+
+def validation_jobs(study: Study, workdir: Path, runs: Iterable[Run]) -> Iterator[Validation]:
+    """Yields the fine-tunings of tasks that are judged at other sites too."""
+    for run in runs:
+        task = study.tasks.get(run.config.tags.task)
+        if task is None or run.config.run != "train":
+            continue
+        for site, where in task.external.items():
+            labels = {str(their): str(our) for their, our in where["labels"]}
+            needs = (run.id, *filter(None, [_build_id(study, where["dataset"])]))
+            yield Validation(run, site, dataset_dir(study, workdir, where["dataset"]), labels, needs)
 
 
 def dataset_dir(study: Study, workdir: Path, name: str) -> Path:
@@ -124,8 +187,12 @@ def dataset_jobs(study: Study, workdir: Path, log: Callable[[str], None]) -> Ite
             generation = Generation(name, arguments, workdir / "generated" / name)
             yield generation
             source, needs = generation.place / RAW, (generation.id,)
-        options = plain(dataset.options)
-        yield Build(name, source, dataset.dataset, options, workdir / "datasets" / name, log, needs)
+        mix = {dataset_dir(study, workdir, member): weight for member, weight in dataset.mix.items()}
+        if mix:
+            source = workdir / "mixtures" / f"{name}.csv"
+            needs = tuple(filter(None, (_build_id(study, member) for member in dataset.mix)))
+        options, place = plain(dataset.options), workdir / "datasets" / name
+        yield Build(name, source, dataset.dataset, options, place, log, needs, mix)
 
 
 def pretraining_dir(workdir: Path, name: str, seed: int | None = None) -> Path:
@@ -144,6 +211,8 @@ def pretraining_jobs(study: Study, workdir: Path) -> Iterator[Run]:
                 before = study.pretraining_of(pretraining.start, "")
                 changes["init_from"] = str(_start_dir(study, workdir, pretraining.start, before, seed))
                 needs += [_pretraining_id(before, seed)] if before else []
+                if imported := study.imported(pretraining.start, ""):
+                    changes["backbone"] = study.backbone(pretraining.config, imported)
             resolved = derived(
                 pretraining.config,
                 name=_pretraining_name(name, seed),
@@ -179,7 +248,7 @@ def _block_jobs(study: Study, workdir: Path, block: spec.Block) -> Iterator[Run]
             for fraction in block.fractions:
                 for start in block.starts or study.starts:
                     random = study.is_random(start, task)
-                    is_probe = study.template(task, protocol).run == "probe"
+                    is_probe = study.template(task, protocol, fraction).run == "probe"
                     varies = random or not is_probe or (study.config.pretraining_seeds and not _imported(study, start))
                     variants = ("initial", "reestimated") if random and is_probe else ("",)
                     seeds = tuple(block.seeds) or study.seeds
@@ -205,7 +274,7 @@ def _downstream_job(
     seed: int,
     varies: bool,
 ) -> Run:
-    spec_, template = study.tasks[task], study.template(task, protocol)
+    spec_, template = study.tasks[task], study.template(task, protocol, fraction)
     pretraining = study.pretraining_of(start, task)
     own = seed if study.config.pretraining_seeds else None
     bn = f"bn_{variant}" if variant else ""
@@ -222,10 +291,12 @@ def _downstream_job(
         "init_from": "" if random else str(_start_dir(study, workdir, start, pretraining, own)),
         "input": plain(spec_.input) if random else None,
         "adapter": _declared_adapter(study, task, start),
+        "backbone": study.backbone(template, study.imported(start, task)),
     }
-    if fraction != 1:
-        changes["data"]["subset"] = {"fraction": fraction, "shots": 0}
-        changes["tags"]["fraction"] = fraction
+    changes["data"]["subset"] = {**plain(template.data.subset), "fraction": fraction}
+    changes["tags"]["fraction"] = fraction
+    if sources := [s for s in study.trained_on(pretraining) if s != spec_.dataset]:
+        changes["audit"] = {**plain(template.audit), "sources": [str(dataset_dir(study, workdir, s)) for s in sources]}
     if template.run == "probe":
         changes["probe"] = {"cache_dir": str(workdir / "features")} | ({"batch_stats": variant} if variant else {})
     if template.run == "train" and spec_.augment is not None:
@@ -276,14 +347,16 @@ def derived(template: ConfigDict, **changes: Any) -> ConfigDict:
     return ConfigDict(out).lock()
 
 
-def check_ids(jobs: Sequence[Run]) -> None:
+def check_ids(jobs: Sequence[Run | Validation]) -> None:
     """Refuses two jobs with one id, and two names for one run: the same config on the same dataset from one start."""
-    ids: dict[str, Run] = {}
+    ids: dict[str, Run | Validation] = {}
     runs: dict[str, Run] = {}
     for job in jobs:
         if job.id in ids:
             raise UserError(f"two configs for the run {job.id!r}", got=f"{ids[job.id].name!r} and {job.name!r}")
         ids[job.id] = job
+        if isinstance(job, Validation):
+            continue
         what = repr((records.identity(plain(job.config)), job.config.data.dir, job.config.init_from))
         if what in runs:
             raise UserError(

@@ -17,7 +17,7 @@ from radnet_jax.evaluation.compare import compare
 from radnet_jax.parts import plain
 from radnet_jax.preprocessing import ModelInput
 from radnet_jax.study.check import model_input_of
-from radnet_jax.study.expand import Run, dataset_dir, pretraining_jobs
+from radnet_jax.study.expand import Run, Validation, dataset_dir, pretraining_jobs
 from radnet_jax.study.spec import Study
 
 REPORT = "report"
@@ -31,7 +31,7 @@ class Report:
     name = "report"
     needs = ()
 
-    def __init__(self, study: Study, workdir: Path, runs: Sequence[Run]):
+    def __init__(self, study: Study, workdir: Path, runs: Sequence[Run | Validation]):
         self._study, self._workdir, self._runs = study, workdir, runs
         self.place = workdir / REPORT
 
@@ -58,7 +58,7 @@ class Report:
         return f"report: {self.place / report.REPORT_FILE}"
 
 
-def write(study: Study, workdir: Path, jobs: Sequence[Run], folder: Path) -> Path:
+def write(study: Study, workdir: Path, jobs: Sequence[Run | Validation], folder: Path) -> Path:
     """Compares the runs of the jobs and writes the report; returns its path. Other runs in the workdir are named."""
     config = study.config
     folders = {job.place for job in jobs}
@@ -83,15 +83,18 @@ def write(study: Study, workdir: Path, jobs: Sequence[Run], folder: Path) -> Pat
 
 
 def _tasks(study: Study, workdir: Path) -> dict[str, tuple[str, ModelInput]]:
-    """By task the folder of its dataset, and what a network from scratch sees."""
-    return {
-        name: (str(dataset_dir(study, workdir, task.dataset)), ModelInput.from_json(plain(task.input)))
-        for name, task in study.tasks.items()
-    }
+    """By task, and task at another site, the folder of its dataset, and what a network from scratch sees."""
+    tasks = {}
+    for name, task in study.tasks.items():
+        where = {name: task.dataset} | {f"{name} at {site}": spec["dataset"] for site, spec in task.external.items()}
+        for label, dataset in where.items():
+            tasks[label] = (str(dataset_dir(study, workdir, dataset)), ModelInput.from_json(plain(task.input)))
+    return tasks
 
 
 def _examples(study: Study, workdir: Path) -> list[tuple[str, Path]]:
     """Pictures of the data as the models see them; pretrainings that differ in their seed see the same."""
     first = {run.config.tags.start: run.config for run in reversed(list(pretraining_jobs(study, workdir)))}
     pretraining = {name: (first[name], model_input_of(study, name)) for name in study.pretraining}
-    return examples.write(workdir / "examples", pretraining, _tasks(study, workdir))
+    tasks = {name: where for name, where in _tasks(study, workdir).items() if name in study.tasks}
+    return examples.write(workdir / "examples", pretraining, tasks)

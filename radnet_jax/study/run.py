@@ -17,9 +17,9 @@ from radnet_jax.errors import UserError
 from radnet_jax.evaluation import report
 from radnet_jax.parts import check_workdir
 from radnet_jax.study import check, costs, expand, finish, processes, spec
-from radnet_jax.study.board import CLAIMS, Board, State
+from radnet_jax.study.board import CLAIMS, Board, Job, State
 from radnet_jax.study.claims import Claims
-from radnet_jax.study.expand import Run
+from radnet_jax.study.expand import Run, Validation
 from radnet_jax.study.spec import Study
 
 _CONSOLE = Console(stderr=True, highlight=False)
@@ -47,10 +47,10 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         raise UserError("config.job", got=config.job, expected=f"0 to {len(runs) - 1}, as --config.list=True numbers")
     if config.at_once > 1:
         return processes.run(config.at_once, workdir / finish.REPORT / report.REPORT_FILE)
-    check.check_study(study, runs, sharding.make_mesh())
+    trained = [run for run in runs if isinstance(run, Run)]
+    check.check_study(study, trained, sharding.make_mesh())
     workdir = check_workdir(workdir, need_bytes=2**28)
-    if jax.process_index() == 0:
-        check.check_folder(study, runs, workdir)
+    check.check_folder(study, trained, workdir)
     processes.checked()
     claims = Claims(workdir / CLAIMS, heartbeat=config.claims.heartbeat, missed=config.claims.missed)
     try:
@@ -60,14 +60,15 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         claims.close()
 
 
-def all_runs(study: Study, workdir: Path) -> list[Run]:
-    """Returns the runs of a study in the order of their numbers: pretrainings first."""
+def all_runs(study: Study, workdir: Path) -> list[Run | Validation]:
+    """Returns the runs of a study in the order of their numbers: pretrainings first, other sites last."""
     runs = [*expand.pretraining_jobs(study, workdir), *expand.downstream_jobs(study, workdir)]
-    expand.check_ids(runs)
-    return runs
+    every = [*runs, *expand.validation_jobs(study, workdir, runs)]
+    expand.check_ids(every)
+    return every
 
 
-def _run(study: Study, runs: Sequence[Run], workdir: Path, claims: Claims) -> Path:
+def _run(study: Study, runs: Sequence[Run | Validation], workdir: Path, claims: Claims) -> Path:
     say = _Say()
     retry = study.config.retry
     wanted = [runs[study.config.job]] if study.config.job >= 0 else runs
@@ -79,8 +80,10 @@ def _run(study: Study, runs: Sequence[Run], workdir: Path, claims: Claims) -> Pa
     for job in finished:
         job.run(job.place)  # is it still what is asked for?
     say(f"{len(builds)} dataset(s) ready")
-    check.check_jobs(study, needed)
-    unchecked = check.check_finished(needed)
+    check.check_validations([run for run in needed if isinstance(run, Validation)])
+    own = [run for run in needed if isinstance(run, Run)]
+    check.check_jobs(study, own)
+    unchecked = check.check_finished(own)
     board = Board(workdir, [*datasets, *runs], claims, say, retry=retry)
     _raise(_work(board, [run.id for run in wanted]), runs)
     check.check_finished(unchecked)
@@ -91,11 +94,11 @@ def _run(study: Study, runs: Sequence[Run], workdir: Path, claims: Claims) -> Pa
     return path
 
 
-def _with_needs(wanted: Sequence[Run], runs: Sequence[Run]) -> list[Run]:
+def _with_needs(wanted: Sequence[Run | Validation], runs: Sequence[Run | Validation]) -> list[Run | Validation]:
     by_id = {run.id: run for run in runs}
-    out: dict[str, Run] = {}
+    out: dict[str, Run | Validation] = {}
 
-    def add(run: Run) -> None:
+    def add(run: Run | Validation) -> None:
         for need in run.needs:
             if need in by_id:
                 add(by_id[need])
@@ -118,20 +121,19 @@ def _work(board: Board, ids: Sequence[str]) -> dict[str, State]:
     if jax.process_index():
         board.follow(agree)
         return {}
-    try:
-        return board.work(ids, agree)
-    finally:
-        agree((-2, 0))
+    states = board.work(ids, agree)
+    agree((-2, 0))
+    return states
 
 
-def _raise(states: dict[str, State], jobs: Sequence[Run | expand.Build | expand.Generation | finish.Report]) -> None:
+def _raise(states: dict[str, State], jobs: Sequence[Job]) -> None:
     """Says which jobs have failed."""
     names = {job.id: job.name for job in jobs}
     failed = {names[id]: state.text for id, state in states.items() if state.kind == "failed"}
     blocked = sum(state.kind == "blocked" for state in states.values())
     if not failed and not blocked:
         return
-    if len(jobs) == 1 or not isinstance(jobs[0], Run):
+    if not isinstance(jobs[0], Run):
         raise UserError(next(iter(failed.values()), "what it needs has failed"))
     name, reason = next(iter(failed.items()), ("what they need", "--config.list=True says why"))
     raise UserError(

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
 
+from radnet_jax import external
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation.compare import compare
+from radnet_jax.parts import plain
 from radnet_jax.registry import check_arguments
+from radnet_jax.starts import NOT_ARCHITECTURE, find_start
 from radnet_jax.starts import Start as FoundStart
-from radnet_jax.starts import find_start
 
+_OFFERED = ("run", "workdir", "site", "mesh", "batch_size")  # of `external.validate`
 SCRATCH = ""  # a start without a pretraining
 Section: TypeAlias = Mapping[str, Any]  # or a ConfigDict
 T = TypeVar("T")
@@ -30,6 +34,7 @@ class Dataset:
       source: raw files, below `config.data_root`; the study builds them.
       generate: instead, what to generate: `kind` and arguments.
       built: instead, a dataset that is built already, below `config.data_root`.
+      mix: instead, {dataset of the study: weight} of a mixture.
     """
 
     dataset: str
@@ -37,6 +42,7 @@ class Dataset:
     source: str = ""
     generate: Section | None = None
     built: str = ""
+    mix: Section = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +53,13 @@ class Pretraining:
       dataset: name of the dataset it trains on.
       config: of the run.
       start: name of the start that it goes on from, such as another pretraining; "" begins at random.
+      audit: whether tasks first look for images and patients that they share with its dataset, and refuse to go on.
     """
 
     dataset: str
     config: ConfigDict
     start: str = ""
+    audit: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +87,9 @@ class Task:
       primary_metric: declared before anything runs.
       adapters: declared crossings, by the modality of the start.
       augment: the same for every start; None leaves that of the protocol's config.
-      configs: {protocol: config} where the task has its own, such as a published recipe.
+      external: {site: dict(dataset=..., labels=((theirs, ours), ...))}: each fine-tuning is judged there too.
+      configs: {protocol: config} where the task has its own, such as a published recipe; `at(protocol, fraction)`
+        names one that is for a label fraction only.
     """
 
     dataset: str
@@ -87,6 +97,7 @@ class Task:
     primary_metric: str
     adapters: Section = dataclasses.field(default_factory=dict)
     augment: Section | None = None
+    external: Section = dataclasses.field(default_factory=dict)
     configs: Section = dataclasses.field(default_factory=dict)
 
 
@@ -136,10 +147,21 @@ class Study:
     def seeds(self) -> tuple[int, ...]:
         return tuple(self.config.seeds)
 
-    def template(self, task: str, protocol: str) -> ConfigDict:
+    def template(self, task: str, protocol: str, fraction: float = 1.0) -> ConfigDict:
         """The config of a protocol on a task."""
         own = self.tasks[task].configs
-        return own[protocol] if protocol in own else self.protocols[protocol].config
+        for name in (at(protocol, fraction), protocol):
+            if name in own:
+                return own[name]
+        return self.protocols[protocol].config
+
+    def trained_on(self, pretraining: str) -> tuple[str, ...]:
+        """The datasets, in a chain of pretrainings, that a task is to be audited against."""
+        if not pretraining:
+            return ()
+        own = self.pretraining[pretraining]
+        before = self.starts[own.start].pretraining if own.start else SCRATCH
+        return (*self.trained_on(str(before)), *((own.dataset,) if own.audit else ()))
 
     def pretraining_of(self, start: str, task: str) -> str:
         """The pretraining of a start for a task; "" for imported and for random weights."""
@@ -179,7 +201,25 @@ class Study:
     def find_weights(self, start: str) -> FoundStart | None:
         """The imported weights of a start; None where they are not there."""
         folder = self.weights(start)
-        return find_start(str(folder)) if folder.is_dir() else None
+        return _found(str(folder)) if folder.is_dir() else None
+
+    def backbone(self, template: ConfigDict, imported: str) -> dict[str, Any]:
+        """The backbone section of a run: its config's, with the architecture of the weights that it goes back to."""
+        own = plain(template.backbone)
+        if not imported or (found := self.find_weights(imported)) is None:
+            return own
+        kept = {k: v for k, v in own.items() if k in NOT_ARCHITECTURE}
+        return {k: v for k, v in found.backbone.items() if k not in NOT_ARCHITECTURE} | kept
+
+
+@functools.lru_cache(maxsize=256)
+def _found(folder: str) -> FoundStart:
+    return find_start(folder)
+
+
+def at(protocol: str, fraction: float) -> str:
+    """Name of a task's config for a protocol at a label fraction."""
+    return protocol if fraction == 1 else f"{protocol}@{fraction:g}".replace(".", "_")
 
 
 def read(config: ConfigDict) -> Study:
@@ -193,20 +233,30 @@ def read(config: ConfigDict) -> Study:
         _sections("protocol", Protocol, config.protocols),
         _sections("block", Block, config.blocks) or {"": Block()},
     )
+    for name, dataset in study.datasets.items():
+        for member in dataset.mix:
+            known(f"member of mixture {name!r}", member, study.datasets)
+            if study.datasets[member].mix:
+                raise UserError(f"member of mixture {name!r} is a mixture", got=member)
     for name, pretraining in study.pretraining.items():
         known(f"dataset of pretraining {name!r}", pretraining.dataset, study.datasets)
         if pretraining.start:
             known(f"start of pretraining {name!r}", pretraining.start, study.starts)
     for name, task in study.tasks.items():
         known(f"dataset of task {name!r}", task.dataset, study.datasets)
+        for site, where in task.external.items():
+            check_arguments(
+                f"external site {site!r} of task {name!r}", external.validate, dict(where), offered=_OFFERED
+            )
+            known(f"dataset of external site {site!r}", where["dataset"], study.datasets)
         for protocol in task.configs:
-            known(f"protocol of task {name!r}", protocol, study.protocols)
+            known(f"protocol of task {name!r}", protocol.partition("@")[0], study.protocols)
     _check_starts(study)
     _check_blocks(study)
     _check_numbers(study)
     check_arguments("config.compare", compare, config.compare.to_dict(), offered=["runs"])
     for name, dataset in study.datasets.items():
-        if dataset.generate is None and not config.data_root and not config.list:
+        if dataset.generate is None and not dataset.mix and not config.data_root and not config.list:
             where = f"built from {dataset.source!r}" if dataset.source else f"read from {dataset.built!r}"
             raise UserError(
                 f"config.data_root is missing, and dataset {name!r} is {where} below it", fix="--config.data_root=DIR"
@@ -272,8 +322,9 @@ def _check_blocks(study: Study) -> None:
                 raise UserError(f"fraction{of}", got=fraction, expected="over 0, at most 1")
         for task in block.tasks or study.tasks:
             for protocol in block.protocols or study.protocols:
-                if study.template(task, protocol) is None:
-                    raise UserError(f"protocol {protocol!r}{of} has no config for task {task!r}")
+                for fraction in block.fractions:
+                    if study.template(task, protocol, fraction) is None:
+                        raise UserError(f"protocol {protocol!r}{of} has no config for task {task!r}")
 
 
 def _check_numbers(study: Study) -> None:

@@ -15,6 +15,8 @@ from radnet_jax.evaluation.metrics import METRICS, task_kinds
 from radnet_jax.evaluation.metrics.conventions import CONVENTIONS
 from radnet_jax.evaluation.metrics.overlap import LITS, measure, measure_slices, per_case, stack
 from radnet_jax.evaluation.segmentation import Rules, metrics_of, predict_masks
+from radnet_jax.evaluation.statistics.draws import resample_counts
+from radnet_jax.evaluation.statistics.weighted import plain_loop, weighted_metric
 from radnet_jax.evaluation.windows import in_windows, window_starts
 from radnet_jax.preprocessing import ModelInput, StoredPixels, make_adapter
 
@@ -241,6 +243,19 @@ def test_metrics_of_a_split_are_the_conventions(name, convention, case):
     np.testing.assert_allclose(got.per_class, want.per_class, rtol=1e-12)
     assert (got.left_out, got.cases) == (want.left_out, want.cases) or name == "dice_nnunet"
     assert bool(got.reason) == bool(want.reason)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in PAIRS}))
+def test_resampled_patients_are_repeated_cases(name):
+    rng = np.random.default_rng(0)
+    scores = np.where(rng.random((30, 2)) < [0.2, 0.8], np.nan, rng.random((30, 2)))
+    labels, mask = (rng.random((30, 2)) < p for p in (0.5, 0.9))
+    group = rng.integers(0, 12, 30)
+    given = (scores, labels.astype(float), mask.astype(float), group, 12)
+    fast, loop = weighted_metric(name, *given), plain_loop(METRICS.get(name), *given)
+    counts = next(resample_counts(12, 50, 0))
+    np.testing.assert_allclose(fast(counts), loop(counts), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(fast.jackknife(), loop.jackknife(), rtol=0, atol=1e-12)
 
 
 def test_names_of_metrics_are_metric_and_convention(found):

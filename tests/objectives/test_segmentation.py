@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from radnet_jax import sharding
 from radnet_jax.data.card import DatasetCard
 from radnet_jax.errors import UserError
 from radnet_jax.losses import segmentation as losses
@@ -88,6 +89,15 @@ def test_sigmoids_predict_the_likeliest_class_over_one_half(batch):
     assert classes(logits, "softmax").tolist() == [[[0, 1, 0]]]
 
 
+def test_the_decoder_computes_as_the_backbone_does():
+    for dtype in ("float32", "bfloat16"):
+        backbone = MODELS.build("resnet10", {"base_width": 4, "dtype": dtype})
+        options = dict(backbone=backbone, card=CARD, groups=1)
+        assert OBJECTIVES.build("segmentation", {"decoder": DECODER}, **options).decoder.dtype == dtype
+        own = OBJECTIVES.build("segmentation", {"decoder": DECODER | {"dtype": "float32"}}, **options)
+        assert own.decoder.dtype == "float32"
+
+
 def test_a_frozen_backbone_stays_as_it_is(batch):
     objective = make(frozen=True)
     tx = make_optimizer("adamw", optax.constant_schedule(0.1), weight_decay=0.1, frozen=("^backbone/",))
@@ -140,6 +150,32 @@ def test_parts_of_a_batch_add_up_where_the_loss_is_a_mean_over_pixels(batch):
     for name in LOSSES:
         sigmoid = SIGMOID if name == "binary_cross_entropy" else {}
         assert (make(loss=name, **sigmoid).weight is None) == ("dice" in name)
+
+
+@pytest.mark.parametrize("decoder", [DECODER, pytest.param(dict(name="upernet", width=8), marks=pytest.mark.slow)])
+def test_one_and_eight_devices_give_the_same_and_send_no_images(batch, decoder):
+    objective = make(decoder=decoder)
+    batch = {k: jnp.concatenate([x, x[::-1]]) for k, x in batch.items()}
+    state = small.state_of(objective, batch)
+
+    def run(state, batch):
+        value = jax.value_and_grad(lambda p: objective.loss(p, state, batch, None)[0])
+        loss, gradient = value(state.params)
+        return loss, optax.tree.norm(gradient)
+
+    found = []
+    for n in (1, 8):
+        mesh = sharding.make_mesh(n)
+        placed = jax.device_put(batch, sharding.batch_sharding(mesh))
+        compiled = (
+            jax.jit(run, out_shardings=sharding.replicated(mesh))
+            .lower(jax.device_put(state, sharding.replicated(mesh)), placed)
+            .compile()
+        )
+        found.append(compiled(jax.device_put(state, sharding.replicated(mesh)), placed))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=2e-4)
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=2e-3)
+    assert set(sharding.collectives(compiled.as_text())) == {"all-reduce"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ METRICS = {
     "brier": "Brier score",
     "dice": "Dice",
     "dice_empty_is_one": "Dice, empty masks count 1",
-    "dice_nnunet": "Dice, empty masks left out",
+    "dice_nnunet": "Dice as nnU-Net counts it",
     "dice_per_volume": "Dice by volume",
     "dice_positives_only": "Dice where there is something to find",
     "ece": "calibration error (ECE)",

@@ -13,7 +13,7 @@ from jaxtyping import Int, Num
 import numpy as np
 
 from radnet_jax.evaluation.metrics import METRICS, Metric
-from radnet_jax.evaluation.statistics import curves, sums
+from radnet_jax.evaluation.statistics import curves, dice, sums
 from radnet_jax.evaluation.statistics.sums import Weighted
 
 MetricFunction = Callable[..., Any]
@@ -36,6 +36,9 @@ FAST: dict[str, Callable[..., Weighted]] = {
         curves.sensitivity_at_95_specificity,
     )
 }
+
+FAST |= {f.__name__: f for f in (dice.dice_per_volume, dice.dice_positives_only, dice.dice_empty_is_one)}
+FAST |= {"dice_nnunet": dice.dice_nnunet}
 
 
 def weighted_metric(
