@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
+import jax
+import jax.export
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -72,7 +75,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
                 return folder
             raise UserError(f"workdir {folder} holds another export", fix="use a new --workdir, or delete this one")
         loaded, meta = load_arrays(start.folder)
-        arrays = of_backbone(loaded)
+        arrays = of_backbone(loaded, start.kept)
         written = [_write_arrays(name, folder, arrays, section, layout, start) for name in formats]
         _write_json(folder / "preprocessing.json", model_card.preprocessing(start.model_input))
         card = {"format": 1, "id": start.id, "backbone": section, "model_input": start.model_input.to_json()}
@@ -200,9 +203,6 @@ def _fixed_positions(section: Mapping[str, Any], kernel: np.ndarray) -> np.ndarr
 
 def _stablehlo(arrays: Mapping[str, np.ndarray], section: Mapping[str, Any], start: starts.Start) -> bytes:
     """The network by jax.export: (arrays by name, standardised images of any number) -> features."""
-    import jax
-    import jax.numpy as jnp
-
     module = _module({**section, "dtype": "float32"})
 
     def run(flat: dict[str, Any], image: Any) -> Any:
