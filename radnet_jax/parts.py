@@ -120,13 +120,12 @@ def make_objective(config: ConfigDict, parts: Parts) -> Objective:
     """Builds the objective for the run at hand; refuses one that needs what the run or its dataset hasn't got."""
     name, kwargs = _named(config.objective)
     local_views = make_recipe(config, parts).local_views
-    counts = {"counts": count_labels(parts.split)} if "counts" in OBJECTIVES.parameters(name) else {}
     objective = OBJECTIVES.build(
         name,
         kwargs,
         backbone=parts.backbone,
         card=parts.split.card,
-        **counts,
+        counts=functools.partial(count_labels, parts.split),
         num_examples=len(parts.split),
         batch_size=config.batch_size,
         total_steps=config.total_steps,
