@@ -78,15 +78,17 @@ def of_cases(
       predicted: of a segmentation, whose cases can be volumes: the slice that is shown, and the mask there.
     """
     dataset, model_input = tasks[task]
-    splits = [open_split(dataset, name) for name, records in reversed(read_card(dataset).splits.items()) if records]
-    out = []
+    splits = [
+        open_split(dataset, name) for name, records in reversed(list(read_card(dataset).splits.items())) if records
+    ]
+    out: list[bytes] = []
     if predicted is not None:
         volumes = {case: (split, rows) for split in splits for case, rows in cases_of(split).items()}
-        for case, (number, mask) in zip(case_ids, predicted, strict=True):
+        for case, (number, predicted_there) in zip(case_ids, predicted, strict=True):
             split, rows = volumes[case]
             record = split[int(rows[number])]
             image = np.asarray(to_unit(record["image"], make_adapter(split.card.stored, model_input)))
-            out.append(draw(image, record["segmentation"], mask))
+            out.append(draw(image, record["segmentation"], predicted_there))
         return out
     places: dict[str, tuple[Split, int]] = {}
     for split in splits:

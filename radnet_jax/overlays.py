@@ -62,8 +62,8 @@ def draw(
 ) -> bytes:
     """Returns a PNG of an image in [0, 1], truth outlined in green and prediction in orange.
 
-    The image has three channels, or any number whose first is shown. Each class has its own outline; where the two
-    agree, the prediction's lies on the truth's. Unknown pixels are grayed.
+    The image has three channels, or any number of which the first is shown. Each class has its own outline; where the
+    two agree, the prediction's lies on the truth's. Unknown pixels are grayed.
     """
     scale = -(-_SIDE // max(min(image.shape[:2]), 1))
     shown = (image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)).clip(0, 1)

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import time
 from typing import Any
+import uuid
 
 from absl import logging
 import jax
@@ -228,7 +229,7 @@ def _cached_features(config: ConfigDict, parts: Parts, splits: list[Split]) -> d
         )
         if path is not None and jax.process_index() == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # machines can have processes of one number
             with temporary.open("wb") as file:
                 np.save(file, found, allow_pickle=False)
                 file.flush()

@@ -56,7 +56,10 @@ def public_config(config: ConfigDict) -> dict[str, Any]:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a plain config without what says nothing about the result: logging, saving, names and places."""
-    resolved = {k: v for k, v in config.items() if k not in _OUTSIDE}
+    outside = set(_OUTSIDE)
+    if config.get("judged_weights") == "best" and not config["data"]["judge"]:
+        outside.remove("knn")  # it chooses what the run leaves behind
+    resolved = {k: v for k, v in config.items() if k not in outside}
     for *section, key in _PLACES:
         if not section:
             resolved.pop(key, None)

@@ -53,7 +53,9 @@ def find_start(init_from: str) -> Start:
     """Finds the newest checkpoint of the workdir `init_from`, or the best one of a run that is judged by that."""
     folder = checkpoint.latest_folder(init_from)
     meta = checkpoint.load_meta(folder)
-    if meta["config"].get("judged_weights") == "best" and meta.get("best"):  # neither stands in older ones
+    if meta["config"].get("judged_weights") == "best":  # older ones don't have it
+        if not meta.get("best"):
+            raise UserError(f"{init_from}: no step of it was the best so far", fix="start from another checkpoint")
         folder = folder.with_name(str(meta["best"]["step"]))
         meta = checkpoint.load_meta(folder)
     kept = meta.get("kept", "online")  # older checkpoints name none

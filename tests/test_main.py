@@ -105,4 +105,4 @@ def test_every_config_is_locked_and_says_what_it_runs(path):
         return
     config = main.load_config(ROOT / path)
     assert config.is_locked
-    assert config.run in ("train", "probe", "study", "compare", "predict", "import", "export", "embed")
+    assert config.run in ("train", "probe", "study", "compare", "predict", "import", "export", "embed", "analyze")

@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
+import jax
+import jax.export
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -200,9 +203,6 @@ def _fixed_positions(section: Mapping[str, Any], kernel: np.ndarray) -> np.ndarr
 
 def _stablehlo(arrays: Mapping[str, np.ndarray], section: Mapping[str, Any], start: starts.Start) -> bytes:
     """The network by jax.export: (arrays by name, standardised images of any number) -> features."""
-    import jax
-    import jax.numpy as jnp
-
     module = _module({**section, "dtype": "float32"})
 
     def run(flat: dict[str, Any], image: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from radnet_jax.checkpoint import Checkpoints
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger
+from radnet_jax.models import MODELS
 from radnet_jax.parts import check_workdir, lock, plain
 from radnet_jax.preprocessing import ModelInput
 from radnet_jax.registry import check_arguments
@@ -138,8 +139,6 @@ def read(
 
 
 def _check_arguments(section: Mapping[str, Any]) -> None:
-    from radnet_jax.models import MODELS
-
     kwargs = {k: v for k, v in section.items() if k != "name"}
     check_arguments(f"model {section['name']!r}", MODELS.get(section["name"]), kwargs)
 

@@ -22,6 +22,18 @@ _HEADS = {
     "mobilenet": "classifier",
     "densenet": "classifier",
 }
+# Arguments of a backbone with which the usual constructors still make it.
+_IN_SNIPPETS = {
+    "name",
+    "padding",
+    "zero_init_last",
+    "norm_momentum",
+    "image_size",
+    "patch",
+    "pool",
+    "position",
+    "dtype",
+}
 _HUGGING_FACE = {"resnet": "ResNet", "vit": "ViT", "convnext": "ConvNext", "swin": "Swin"}
 
 
@@ -177,7 +189,17 @@ def snippet(section: Mapping[str, Any], layout: str, channels: int) -> list[str]
     """Returns the lines of Python with which somebody without this package loads model.safetensors, strictly."""
     name, family = section["name"], names.family_of(section["name"])
     load = ['net.load_state_dict(load_file("model.safetensors"), strict=True)', "net.eval()"]
-    if set(section) - {"name", "padding", "zero_init_last", "norm_momentum", "image_size", "patch", "pool", "dtype"}:
+    if set(section) - {
+        "name",
+        "padding",
+        "zero_init_last",
+        "norm_momentum",
+        "image_size",
+        "patch",
+        "pool",
+        "position",
+        "dtype",
+    }:
         return ["from safetensors.torch import load_file", "net = ...  # a network of these sizes", *load]
     if layout == "torchvision":
         head = _HEADS[family]
@@ -238,6 +260,8 @@ def _results(rows: Sequence[Run]) -> list[str]:
     ]
     for run in rows:
         p = run.predictions.of("test")
+        if not len(p):
+            continue
         interval = bootstrap_interval(
             run.primary_metric, p.scores, p.labels, label_mask=p.label_mask, groups=p.patient, n_resamples=2000
         )

@@ -9,13 +9,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
 from jaxtyping import Float, Num
 import numpy as np
 
 from data_prep.ingest.image import fit
 from radnet_jax import starts
+from radnet_jax.augment.views import center
 from radnet_jax.checkpoint import FOLDER, load_arrays
 from radnet_jax.errors import UserError, nearest
+from radnet_jax.models import MODELS
 from radnet_jax.preprocessing import Adapter, ModelInput, StoredPixels, make_adapter
 from radnet_jax.weights import cards
 from radnet_jax.weights.importing import nested
@@ -40,10 +43,6 @@ class Backbone:
     def __init__(
         self, name: str, section: Mapping[str, Any], model_input: ModelInput, arrays: Mapping[str, np.ndarray]
     ):
-        import jax
-
-        from radnet_jax.models import MODELS
-
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k != "name"}
         self._module = MODELS.build(section["name"], arguments)
         self._variables = jax.device_put(nested(arrays))
@@ -106,10 +105,6 @@ class Backbone:
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (a backbone lives as long as what it compiled)
     def _compiled(self, adapter: Adapter) -> Any:
-        import jax
-
-        from radnet_jax.augment.views import center
-
         def run(variables: Any, image: Any) -> Any:
             return self._module.apply(variables, center(image, adapter), train=False)["pooled"]
 

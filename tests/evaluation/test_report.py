@@ -386,7 +386,7 @@ def test_many_starts_against_a_baseline_with_a_bracket_in_its_name(tmp_path):
     Page(text)
     card = text.split('class="verdict"')[1].split("</article>")[0]
     whats = re.findall(r'class="what">([^<]*)<', card)
-    assert whats[0] == "start 5 and ImageNet (supervised) are equivalent within ±2 points"
+    assert whats[0] == "ImageNet (supervised) and start 5 are equivalent within ±2 points"
     assert len(whats) == 3
     assert "for these checkpoints and test cases</h2>" not in card  # said once, below
     assert ">organs · Dice<" in card

@@ -152,7 +152,7 @@ def test_parts_of_a_batch_add_up_where_the_loss_is_a_mean_over_pixels(batch):
         assert (make(loss=name, **sigmoid).weight is None) == ("dice" in name)
 
 
-@pytest.mark.parametrize("decoder", [DECODER, dict(name="upernet", width=8)])
+@pytest.mark.parametrize("decoder", [DECODER, pytest.param(dict(name="upernet", width=8), marks=pytest.mark.slow)])
 def test_one_and_eight_devices_give_the_same_and_send_no_images(batch, decoder):
     objective = make(decoder=decoder)
     batch = {k: jnp.concatenate([x, x[::-1]]) for k, x in batch.items()}

@@ -53,7 +53,9 @@ def test_the_function_is_unchanged(kind, factor):
     for name, kernel in rescaled.items():
         if name.endswith("conv1/kernel") and "squeeze" not in name:
             assert np.linalg.norm(kernel) == pytest.approx(scale._fresh_norm(kernel), rel=1e-5)
-    assert inspecting.norms(arrays)["total"] / inspecting.norms(rescaled)["total"] == pytest.approx(factor, rel=0.15)
+    if kind != "mobilenet":  # whose squeeze and excite is left alone
+        ratio = inspecting.norms(arrays)["total"] / inspecting.norms(rescaled)["total"]
+        assert ratio == pytest.approx(factor, rel=0.15)
 
 
 def test_norms_behind_convolutions():

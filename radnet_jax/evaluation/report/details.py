@@ -300,4 +300,5 @@ def worst_cases(m: Judged, pixels: Pixels | None) -> dict[str, Any]:
         "start": m.group.start,
         "label": label(m.group),
         "images": bool(images),
+        "masks": bool(images) and truth.masks is not None,
     }

@@ -204,7 +204,8 @@ def ranks_figure(ranks: MeanRanks, starts: Sequence[str], look: Mapping[str, Loo
         for y, i in enumerate(order):
             style = look[starts[i]]
             error = 2 * ranks.standard_error[i]
-            axes.plot([ranks.ranks[i] - error, ranks.ranks[i] + error], [y, y], color=style.colour, lw=2)
+            ends = np.clip([ranks.ranks[i] - error, ranks.ranks[i] + error], 1, len(order))  # there are no other ranks
+            axes.plot(ends, [y, y], color=style.colour, lw=2)
             axes.plot(ranks.ranks[i], y, style.marker, color=style.colour, ms=8.5, mec=PAPER, mew=1.2)
         name_rows(axes, [short(starts[i]) for i in order])
         _cliques(axes, [ranks.ranks[i] for i in order], ranks.critical_difference)

@@ -1,0 +1,83 @@
+"""The page of an analysis: one HTML file that works offline, its figures as SVG files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import importlib.resources
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from radnet_jax.analysis import figures, findings
+from radnet_jax.evaluation.report.style import Gallery
+
+PAGE_FILE = "index.html"
+MEASURES = {
+    "cka": "CKA",
+    "rbf_cka": "RBF-CKA",
+    "svcca": "SVCCA",
+    "pwcca": "PWCCA",
+    "procrustes": "Procrustes",
+    "rsa": "RSA",
+    "neighbours": "neighbours",
+}
+
+
+def write(folder: Path, result: Mapping[str, Any]) -> Path:
+    """Writes index.html and figures/*.svg; returns the path of the page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("radnet_jax.analysis", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["number"] = _number
+    gallery = Gallery()
+    css = importlib.resources.files("radnet_jax.evaluation").joinpath("templates", "report.css").read_text("utf-8")
+    page = environment.get_template("analysis.html.j2").render(
+        result=result,
+        css=Markup(css),
+        findings=findings.sentences(result),
+        measures=MEASURES,
+        **_figures(result, gallery),
+    )
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "figures").glob("*.svg"):
+        old.unlink()
+    for path, svg in gallery.files.items():
+        (folder / path).write_text(svg, encoding="utf-8")
+    temporary = folder / f".{PAGE_FILE}.tmp"
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, folder / PAGE_FILE)
+    return folder / PAGE_FILE
+
+
+def _figures(result: Mapping[str, Any], gallery: Gallery) -> dict[str, Any]:
+    a, b = result["a"], result["b"]
+    drawn: dict[str, Any] = {
+        "map": figures.map_figure(
+            result["map"]["debiased"], list(a["layers"]), list(b["layers"]), (a["name"], b["name"])
+        ),
+        "same": None,
+        "changes": None,
+    }
+    if result["pairs"]:
+        series: dict[str, Any] = {}
+        moved: dict[str, Any] = {}
+        for pair, change in zip(result["pairs"], result["weights"], strict=True):
+            name = pair["what"] if pair["what"] not in series else f"{pair['what']} {len(series)}"
+            series[name] = {k: (v["cka"], v["low"], v["high"]) for k, v in pair["layers"].items()}
+            if pair["what"] == "before and after":
+                moved[name] = {k: (v["relative"], math.nan, math.nan) for k, v in change["blocks"].items()}
+        drawn["same"] = figures.layers_figure(series, "debiased linear CKA")
+        drawn["changes"] = figures.layers_figure(moved, "change of the weights by their size")
+    return {f"{name}_figure": gallery.show(name, drawing) for name, drawing in drawn.items()}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}".replace("-", "−")
