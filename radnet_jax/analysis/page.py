@@ -37,12 +37,13 @@ def write(folder: Path, result: Mapping[str, Any]) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["number"] = _number
+    environment.filters["short"] = lambda value: _number(value, 2)
     gallery = Gallery()
     css = importlib.resources.files("radnet_jax.evaluation").joinpath("templates", "report.css").read_text("utf-8")
     page = environment.get_template("analysis.html.j2").render(
         result=result,
         css=Markup(css),
-        findings=findings.sentences(result),
+        findings=findings.sentences(result) + findings.of_properties(result),
         measures=MEASURES,
         **_figures(result, gallery),
     )
@@ -76,8 +77,15 @@ def _figures(result: Mapping[str, Any], gallery: Gallery) -> dict[str, Any]:
                 moved[name] = {k: (v["relative"], math.nan, math.nan) for k, v in change["blocks"].items()}
         drawn["same"] = figures.layers_figure(series, "debiased linear CKA")
         drawn["changes"] = figures.layers_figure(moved, "change of the weights by their size")
+    read = result["read"]["networks"]
+    names = {"a": "before (a)", "b": "after (b)", "random": "two random networks: one of them"}
+    last = {names[k]: list(layers.values())[-1]["read"] for k, layers in read.items()}
+    drawn["read"] = figures.layers_figure(
+        {k: {p: (v["r2"], v["low"], v["high"]) for p, v in found.items()} for k, found in last.items()},
+        "R² of the last block, cross-validated",
+    )
     return {f"{name}_figure": gallery.show(name, drawing) for name, drawing in drawn.items()}
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}".replace("-", "−")
+def _number(value: float, digits: int = 3) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")

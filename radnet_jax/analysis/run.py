@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from radnet_jax import sharding
-from radnet_jax.analysis import intervals, networks, page, similarity, weights
+from radnet_jax.analysis import decoding, intervals, networks, page, properties, similarity, weights
 from radnet_jax.analysis.linear_cka import LinearCka
 from radnet_jax.analysis.networks import Network, Sample
 from radnet_jax.data.dataset import Split, open_split
@@ -73,6 +73,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             "map": {"debiased": cka.map(), "biased": cka.map(debiased=False)},
             "pairs": _compared(nets, pairs, sample, groups),
             "weights": _changes(nets, pairs),
+            "read": _read(split, nets, pairs, sample, patients, groups),
             "published": published,
             "timings": {"total_s": time.perf_counter() - began},
             "code": ledger.code_version(),
@@ -170,6 +171,33 @@ def _measures(
             out[name] = measure(x, y, share=0.99)
         except UserError:  # not more images than directions: all correlations would be 1
             out[name] = float("nan")
+    return out
+
+
+def _read(
+    split: Split,
+    nets: Sequence[Network],
+    pairs: Sequence[Pair],
+    sample: Sample,
+    patients: np.ndarray,
+    groups: Int[np.ndarray, " m"],
+) -> dict[str, Any]:
+    """What each layer of a, b and a random network says of the images' properties."""
+    least = len(sample.rows) // 2
+    known = properties.usable(properties.of_split(split, sample.rows), least=least)
+    places = {"a": 0, "b": 1} | ({"random": pairs[-1][1]} if pairs else {})
+    out: dict[str, Any] = {"properties": list(known), "networks": {}}
+    for name, place in places.items():
+        layers = {}
+        for layer, x in zip(nets[place].layers, sample.features(place), strict=True):
+            read = decoding.decodability(x, known, groups)
+            units = decoding.unit_correlations(x, known, len(np.unique(patients)))
+            layers[layer] = {
+                "effective_rank": similarity.effective_rank(x),
+                "read": {k: {"r2": v.r2, "low": v.low, "high": v.high} for k, v in read.items()},
+                "units": units,
+            }
+        out["networks"][name] = layers
     return out
 
 

@@ -89,6 +89,19 @@ def test_pairs_and_baselines(analysis):
     assert 0 < reuse[0] <= 1
 
 
+def test_properties_are_read_from_every_block(analysis):
+    _, found = analysis
+    read = found["read"]
+    assert {"mean", "bone_share", "position", "label thorax"} <= set(read["properties"])
+    assert set(read["networks"]) == {"a", "b", "random"}
+    for layers in read["networks"].values():
+        assert list(layers) == BLOCKS
+        for layer in layers.values():
+            assert set(layer["read"]) == set(layer["units"]) == set(read["properties"])
+            assert layer["effective_rank"] >= 1
+    assert read["networks"]["b"]["stage1_block1"]["read"]["mean"]["r2"] > 0.5
+
+
 def test_the_page_is_whole_and_works_offline(analysis):
     out, found = analysis
     page = (out / "report" / "index.html").read_text()
@@ -97,7 +110,7 @@ def test_the_page_is_whole_and_works_offline(analysis):
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
-    assert len(list((out / "report" / "figures").glob("*.svg"))) == 3
+    assert len(list((out / "report" / "figures").glob("*.svg"))) == 4
     assert "4 blocks the two networks are more alike" in page or "of 4 blocks" in page
 
 
