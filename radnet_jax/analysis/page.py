@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
+import numpy as np
 
 from radnet_jax.analysis import figures, findings
 from radnet_jax.evaluation.report.style import Gallery
@@ -27,8 +28,14 @@ MEASURES = {
 }
 
 
-def write(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Writes index.html and figures/*.svg; returns the path of the page."""
+def write(folder: Path, result: Mapping[str, Any], filters: Mapping[str, np.ndarray]) -> Path:
+    """Writes index.html and figures/*.svg; returns the path of the page.
+
+    Args:
+      folder: made if need be.
+      result: what the run found.
+      filters: of the first layer of "a" and "b", [h w 3 o], where they can be drawn.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("radnet_jax.analysis", "templates"),
         autoescape=True,
@@ -45,7 +52,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> Path:
         css=Markup(css),
         findings=findings.sentences(result) + findings.of_properties(result),
         measures=MEASURES,
-        **_figures(result, gallery),
+        **_figures(result, filters, gallery),
     )
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for old in (folder / "figures").glob("*.svg"):
@@ -58,7 +65,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> Path:
     return folder / PAGE_FILE
 
 
-def _figures(result: Mapping[str, Any], gallery: Gallery) -> dict[str, Any]:
+def _figures(result: Mapping[str, Any], filters: Mapping[str, np.ndarray], gallery: Gallery) -> dict[str, Any]:
     a, b = result["a"], result["b"]
     drawn: dict[str, Any] = {
         "map": figures.map_figure(
@@ -84,6 +91,12 @@ def _figures(result: Mapping[str, Any], gallery: Gallery) -> dict[str, Any]:
         {k: {p: (v["r2"], v["low"], v["high"]) for p, v in found.items()} for k, found in last.items()},
         "R² of the last block, cross-validated",
     )
+    for name in ("a", "b"):
+        found = result["maps"]["networks"][name]
+        drawn[f"pca_{name}"] = figures.pca_figure(
+            np.array(found["points"]), result["maps"]["groups"], tuple(found["share"])
+        )
+        drawn[f"filters_{name}"] = figures.filters_figure(filters[name]) if name in filters else None
     return {f"{name}_figure": gallery.show(name, drawing) for name, drawing in drawn.items()}
 
 

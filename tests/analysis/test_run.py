@@ -6,13 +6,15 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from data_prep.build import build
+from data_prep.phantom import write_leaves
 from radnet_jax import sharding, train
 from radnet_jax.analysis import networks, run, similarity
 from radnet_jax.data.dataset import open_split
 from radnet_jax.errors import UserError
 from radnet_jax.main import load_config
 from tests.tiny import ROOT, TAGS, config
-from tests.weights.starts import CT, start
+from tests.weights.starts import CT, PHOTO, start
 
 FINE_TUNE = "configs/finetune/classification.py"
 BLOCKS = [f"stage{i}_block1" for i in (1, 2, 3, 4)]
@@ -102,6 +104,18 @@ def test_properties_are_read_from_every_block(analysis):
     assert read["networks"]["b"]["stage1_block1"]["read"]["mean"]["r2"] > 0.5
 
 
+def test_the_maps_and_filters(analysis, ct_dataset):
+    _, found = analysis
+    maps = found["maps"]
+    assert sorted(set(maps["groups"])) == sorted(open_split(ct_dataset, "train").card.labels)
+    for name in ("a", "b"):
+        points, share = np.array(maps["networks"][name]["points"]), maps["networks"][name]["share"]
+        assert points.shape == (len(maps["groups"]), 2)
+        assert points.var(axis=0)[0] >= points.var(axis=0)[1]
+        assert 0 < share[1] <= share[0] < 1
+    assert found["domains"] is None  # no mixture
+
+
 def test_the_page_is_whole_and_works_offline(analysis):
     out, found = analysis
     page = (out / "report" / "index.html").read_text()
@@ -110,8 +124,24 @@ def test_the_page_is_whole_and_works_offline(analysis):
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
-    assert len(list((out / "report" / "figures").glob("*.svg"))) == 4
+    assert len(list((out / "report" / "figures").glob("*.svg"))) == 8
     assert "4 blocks the two networks are more alike" in page or "of 4 blocks" in page
+
+
+def test_members_of_a_mixture_are_domains(ct_dataset, tmp_path):
+    write_leaves(tmp_path / "source", images=60, image_size=32)
+    build("image_folder", tmp_path / "source", tmp_path / "leaves", size=24, splits=("train",))
+    table = tmp_path / "mixture.csv"
+    table.write_text(f"dataset,weight\n{ct_dataset},1\n{tmp_path / 'leaves'},1\n")
+    build("mixture", table, tmp_path / "mixture", size=24, windows="40:400", modality="photo")
+    network, _ = start(tmp_path / "network", dict(name="resnet10", base_width=4), PHOTO | dict(size=(24, 24)))
+    run.run(settings(tmp_path / "mixture", a=str(network), b=str(network)), tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert {"domain radnet", "domain image_folder"} <= set(found["read"]["properties"])
+    for layer in found["domains"]["a"].values():
+        assert layer["radnet and image_folder"]["mmd"] > 0.1  # CT in a window and coloured leaves
+    assert set(found["maps"]["groups"]) == {"radnet", "image_folder"}
+    assert "How far apart domains lie" in (tmp_path / "out" / "report" / "index.html").read_text()
 
 
 def test_two_architectures_have_a_map_and_nothing_else(fine_tuned, ct_dataset, tmp_path):
