@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from radnet_jax import sharding
-from radnet_jax.analysis import decoding, domains, intervals, networks, page, properties, similarity, weights
+from radnet_jax.analysis import decoding, domains, intervals, networks, page, properties, similarity, weights, who_knows
 from radnet_jax.analysis.linear_cka import LinearCka
 from radnet_jax.analysis.networks import Network, Sample
 from radnet_jax.data.dataset import Split, open_split
@@ -53,6 +53,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         raise UserError("fewer images than needed", got=len(split), expected=f"at least {LEAST_IMAGES}")
     nets, pairs = _networks(config, split, mesh)
     published = _published(nets, pairs) if config.protocol == "radnet_published" else None
+    who = who_knows.of_runs(config.runs, seed=config.seed) if config.runs else []
     workdir = check_workdir(workdir, need_bytes=2**24)
     with lock(workdir):
         cka = LinearCka(list(nets[0].layers.values()), list(nets[1].layers.values()), mesh)
@@ -77,6 +78,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             "domains": _domains(split, nets, pairs, sample),
             "read": _read(split, nets, pairs, sample, patients, groups),
             "published": published,
+            "who_knows": who,
             "timings": {"total_s": time.perf_counter() - began},
             "code": ledger.code_version(),
         }
