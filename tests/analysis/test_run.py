@@ -9,7 +9,7 @@ import pytest
 from data_prep.build import build
 from data_prep.phantom import write_leaves
 from radnet_jax import sharding, train
-from radnet_jax.analysis import networks, run, similarity
+from radnet_jax.analysis import networks, run, similarity, who_knows
 from radnet_jax.data.dataset import open_split
 from radnet_jax.errors import UserError
 from radnet_jax.main import load_config
@@ -144,13 +144,19 @@ def test_members_of_a_mixture_are_domains(ct_dataset, tmp_path):
     assert "How far apart domains lie" in (tmp_path / "out" / "report" / "index.html").read_text()
 
 
-def test_two_architectures_have_a_map_and_nothing_else(fine_tuned, ct_dataset, tmp_path):
+def test_two_architectures_have_a_map_and_nothing_layer_by_layer(fine_tuned, ct_dataset, tmp_path, monkeypatch):
     other, _ = start(tmp_path / "other", dict(name="resnet18", base_width=4), CT)
-    run.run(settings(ct_dataset, a=str(other), b=str(fine_tuned)), tmp_path / "out")
+    kappa = dict(a="ct", b="leaves", across=0.2, within=0.5, difference=-0.3, low=-0.4, high=-0.2)
+    pattern = dict(right=["ct"], cases=7, expected=5.5)
+    told = dict(task="body_region", setting="fine_tune", runs={}, patterns=[pattern], agreement=[kappa])
+    monkeypatch.setattr(who_knows, "of_runs", lambda root, seed: [told])
+    run.run(settings(ct_dataset, a=str(other), b=str(fine_tuned), runs="runs"), tmp_path / "out")
     found = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert np.shape(found["map"]["debiased"]) == (8, 4)
     assert found["pairs"] == []
-    assert "different architectures" in (tmp_path / "out" / "report" / "index.html").read_text()
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "different architectures" in page
+    assert "−0.30" in page  # who knows what
     with pytest.raises(UserError, match="radnet_published"):
         run.run(
             settings(ct_dataset, a=str(other), b=str(fine_tuned), protocol="radnet_published"), tmp_path / "refused"
