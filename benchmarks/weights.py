@@ -90,7 +90,7 @@ def _file(folder: Path) -> tuple[Path, str]:
     if importlib.util.find_spec("torch"):
         import torch
 
-        torch.save({k: torch.tensor(np.ascontiguousarray(v)) for k, v in state.items()}, folder / "resnet50.pth")
+        torch.save({k: torch.tensor(np.array(v)) for k, v in state.items()}, folder / "resnet50.pth")
         return folder / "resnet50.pth", "torch"
     safetensors.write(folder / "resnet50.safetensors", state, {"format": "pt"})
     return folder / "resnet50.safetensors", "safetensors"

@@ -77,6 +77,52 @@ def layers_figure(series: Mapping[str, Mapping[str, tuple[float, float, float]]]
         return Drawing(figure, f"{what} of {len(layers)} layers. {alt}")
 
 
+def pca_figure(points: np.ndarray, groups: Sequence[str], share: tuple[float, float]) -> Drawing:
+    """Images on the two directions of largest variance, coloured by what they are; at most six colours.
+
+    Args:
+      points: [m 2].
+      groups: what each image is; "" for what has no name.
+      share: of the variance that the two directions hold.
+    """
+    names = sorted({g for g in groups if g})
+    with styled():
+        figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(False)
+        for i, name in enumerate([*names, ""]):
+            chosen = points[[g == name for g in groups]]
+            colour = PALETTE[i % 6] if name else REFERENCE[0]
+            marker = MARKERS[(i + i // 6) % 6] if name else REFERENCE[1]
+            if len(chosen):
+                label = plain(short(name)) if name else "not known"
+                axes.plot(*chosen.T, marker, color=colour, ms=3.6, mew=0, alpha=0.7, label=label)
+        axes.set_xlabel(f"first direction, {100 * share[0]:.0f} % of the variance")
+        axes.set_ylabel(f"second direction, {100 * share[1]:.0f} %")
+        axes.set_yticks([])
+        axes.set_xticks([])
+        if names:
+            axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, labelcolor=INK)
+        said = ", ".join(names) or "without labels"
+        return Drawing(figure, f"{len(points)} images on two directions that hold {100 * sum(share):.0f} %: {said}")
+
+
+def filters_figure(kernels: np.ndarray) -> Drawing:
+    """The first layer's filters [h w 3 o], each scaled to its own range around 0 (mid-grey); at most 64."""
+    kernels = kernels[..., :64]
+    count = kernels.shape[-1]
+    columns = min(8, count)
+    rows = -(-count // columns)
+    with styled():
+        figure = Figure(figsize=(WIDTH, WIDTH * rows / columns + 0.1), layout="constrained")
+        for i, axes in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
+            axes.axis("off")
+            if i < count:
+                kernel = kernels[..., i]
+                axes.imshow(0.5 + 0.5 * kernel / max(float(np.abs(kernel).max()), 1e-12), interpolation="nearest")
+        return Drawing(figure, f"{count} filters of the first layer, {kernels.shape[0]} x {kernels.shape[1]} pixels")
+
+
 def _range(values: np.ndarray) -> str:
     if np.isnan(values).all():
         return "no value"

@@ -38,6 +38,26 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     return out
 
 
+def of_properties(result: Mapping[str, Any]) -> list[str]:
+    """Returns what can be read better or worse from the last block of b than of a, with intervals apart."""
+    networks = result["read"]["networks"]
+    a, b = (list(networks[name].values())[-1]["read"] for name in ("a", "b"))
+    said = []
+    for word, better, worse in (("better", b, a), ("worse", a, b)):
+        names = [k for k in a if better[k]["low"] > worse[k]["high"]]
+        if names:
+            told = ", ".join(f"{k} (R² {b[k]['r2']:.2f}, before {a[k]['r2']:.2f})" for k in names)
+            said.append(f"From the last block these are read {word} after than before: {told}.")
+    if "random" in networks:
+        random = list(networks["random"].values())[-1]["read"]
+        names = [k for k in b if b[k]["low"] > random[k]["high"]]
+        told = ", ".join(names) or "none of the properties"
+        said.append(f"Read better from the last block after than from that of a random network: {told}.")
+    if len(said) < 2:
+        said.insert(0, "No property is read better or worse from the last block after than before, beyond doubt.")
+    return said
+
+
 def _kept(main: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
     judged = {k: v for k, v in main.items() if not (math.isnan(v["low"]) or math.isnan(baseline[k]["high"]))}
     if not judged:

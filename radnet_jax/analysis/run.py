@@ -12,12 +12,12 @@ from typing import Any
 
 from absl import logging
 import jax
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 import numpy as np
 
 from radnet_jax import sharding
-from radnet_jax.analysis import intervals, networks, page, similarity, weights
+from radnet_jax.analysis import decoding, domains, intervals, networks, page, properties, similarity, weights, who_knows
 from radnet_jax.analysis.linear_cka import LinearCka
 from radnet_jax.analysis.networks import Network, Sample
 from radnet_jax.data.dataset import Split, open_split
@@ -53,6 +53,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         raise UserError("fewer images than needed", got=len(split), expected=f"at least {LEAST_IMAGES}")
     nets, pairs = _networks(config, split, mesh)
     published = _published(nets, pairs) if config.protocol == "radnet_published" else None
+    who = who_knows.of_runs(config.runs, seed=config.seed) if config.runs else []
     workdir = check_workdir(workdir, need_bytes=2**24)
     with lock(workdir):
         cka = LinearCka(list(nets[0].layers.values()), list(nets[1].layers.values()), mesh)
@@ -61,7 +62,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             cka.add(features[0], features[1], valid)
             sample.add(features, numbers)
         _tell_constant(cka, nets)
-        patients = np.asarray(split.manifest()["patient"].to_pylist())[sample.rows]
+        patients = _patients(split)[sample.rows]
         groups = intervals.patient_groups(patients, seed=config.seed)
         result: dict[str, Any] = {
             "title": config.name or f"{nets[0].name} and {nets[1].name}",
@@ -73,12 +74,16 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             "map": {"debiased": cka.map(), "biased": cka.map(debiased=False)},
             "pairs": _compared(nets, pairs, sample, groups),
             "weights": _changes(nets, pairs),
+            "maps": _maps(split, nets, sample),
+            "domains": _domains(split, nets, pairs, sample),
+            "read": _read(split, nets, pairs, sample, patients, groups),
             "published": published,
+            "who_knows": who,
             "timings": {"total_s": time.perf_counter() - began},
             "code": ledger.code_version(),
         }
         result["seeds"] = _over_seeds(result["pairs"])
-        _write(result, workdir)
+        _write(result, workdir, _filters(nets))
     logging.info("%s: %d images, %d x %d layers (%.1f s)", workdir, cka.images, *map(len, cka.widths),
                  time.perf_counter() - began)  # fmt: skip
     return workdir
@@ -173,6 +178,93 @@ def _measures(
     return out
 
 
+def _read(
+    split: Split,
+    nets: Sequence[Network],
+    pairs: Sequence[Pair],
+    sample: Sample,
+    patients: np.ndarray,
+    groups: Int[np.ndarray, " m"],
+) -> dict[str, Any]:
+    """What each layer of a, b and a random network says of the images' properties."""
+    least = len(sample.rows) // 2
+    found = properties.of_split(split, sample.rows)
+    for name, member in _members(split, sample.rows).items():
+        found[f"domain {name}"] = member.astype(np.float64)
+    known = properties.usable(found, least=least)
+    places = _shown(pairs)
+    out: dict[str, Any] = {"properties": list(known), "networks": {}}
+    for name, place in places.items():
+        layers = {}
+        for layer, x in zip(nets[place].layers, sample.features(place), strict=True):
+            read = decoding.decodability(x, known, groups)
+            units = decoding.unit_correlations(x, known, len(np.unique(patients)))
+            layers[layer] = {
+                "effective_rank": similarity.effective_rank(x),
+                "read": {k: {"r2": v.r2, "low": v.low, "high": v.high} for k, v in read.items()},
+                "units": units,
+            }
+        out["networks"][name] = layers
+    return out
+
+
+def _patients(split: Split) -> np.ndarray:
+    """The patient of each record; one that names none stands for itself."""
+    names = split.manifest()["patient"].to_pylist()
+    return np.array([name or f"record {i}" for i, name in enumerate(names)])
+
+
+def _shown(pairs: Sequence[Pair]) -> dict[str, int]:
+    """The networks whose features are looked at one by one: a, b, and a random one of the same architecture."""
+    return {"a": 0, "b": 1} | ({"random": pairs[-1][1]} if pairs else {})
+
+
+def _members(split: Split, rows: Int[np.ndarray, " m"]) -> dict[str, Bool[np.ndarray, " m"]]:
+    """Which records are of which member of a mixture; {} of any other dataset."""
+    names = [m.name for m in split.card.members if m.splits.get(split.name)]
+    return {n: (rows >= first) & (rows < end) for n, (first, end, _) in zip(names, split.members(), strict=True)}
+
+
+def _domains(split: Split, nets: Sequence[Network], pairs: Sequence[Pair], sample: Sample) -> dict[str, Any] | None:
+    """How far apart the members of a mixture lie, in each layer; None of any other dataset."""
+    members = {name: rows for name, rows in _members(split, sample.rows).items() if rows.sum() > 1}
+    if len(members) < 2:
+        return None
+    out = {}
+    for name, place in _shown(pairs).items():
+        layers = zip(nets[place].layers, sample.features(place), strict=True)
+        out[name] = {layer: domains.distances({n: x[rows] for n, rows in members.items()}) for layer, x in layers}
+    return out
+
+
+def _maps(split: Split, nets: Sequence[Network], sample: Sample) -> dict[str, Any]:
+    """The sample on the two directions of largest variance of the last block, and what each image is."""
+    labels, mask = (values[sample.rows] for values in split.all_labels())
+    groups = np.full(len(sample.rows), "", dtype=object)
+    if members := _members(split, sample.rows):
+        for name, rows in members.items():
+            groups[rows] = name
+    elif split.card.task == "single_label":
+        known = mask.min(axis=1) > 0
+        groups[known] = np.array(split.card.labels, dtype=object)[labels[known].argmax(axis=1)]
+    out: dict[str, Any] = {"groups": groups.tolist(), "networks": {}}
+    for name, place in (("a", 0), ("b", 1)):
+        u, s, _ = np.linalg.svd(similarity.centred(sample.features(place)[-1]), full_matrices=False)
+        total = max(float(np.sum(s**2)), np.finfo(np.float64).tiny)
+        out["networks"][name] = {"points": (u[:, :2] * s[:2]).tolist(), "share": (s[:2] ** 2 / total).tolist()}
+    return out
+
+
+def _filters(nets: Sequence[Network]) -> dict[str, np.ndarray]:
+    """The first layer's filters [h w 3 o] of a and b, where it is a convolution of images of 1 or 3 channels."""
+    out = {}
+    for name, net in zip("ab", nets):
+        for layer in ("stem_conv", "patch_embed"):
+            if layer in net.params and (kernel := np.asarray(net.params[layer]["kernel"])).shape[2] in (1, 3):
+                out[name] = np.repeat(kernel, 3 // kernel.shape[2], axis=2)
+    return out
+
+
 def _changes(nets: Sequence[Network], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     return [
         {"what": what, "a": nets[i].name, "b": nets[j].name, "blocks": weights.changes(nets[i].params, nets[j].params)}
@@ -231,8 +323,8 @@ def _dataset(split: Split) -> dict[str, Any]:
     return {"name": card.name, "fingerprint": card.fingerprint, "split": split.name, "generated": card.generated}
 
 
-def _write(result: Mapping[str, Any], workdir: Path) -> None:
+def _write(result: Mapping[str, Any], workdir: Path, filters: Mapping[str, np.ndarray]) -> None:
     temporary = workdir / f".{ANALYSIS_FILE}.tmp"
     temporary.write_text(json.dumps(jsonable(result), indent=1) + "\n")
     os.replace(temporary, workdir / ANALYSIS_FILE)
-    page.write(workdir / "report", result)
+    page.write(workdir / "report", result, filters)

@@ -146,8 +146,8 @@ def _check_arguments(section: Mapping[str, Any]) -> None:
 def _one_channel(arrays: dict[str, np.ndarray], model_input: ModelInput) -> tuple[dict[str, np.ndarray], ModelInput]:
     (stem,) = (name for name in arrays if name.endswith(("/stem_conv/kernel", "/patch_embed/kernel")))
     summed = arrays[stem].sum(axis=2, keepdims=True)
-    grey = {key: (float(np.mean(getattr(model_input, key))),) for key in ("mean", "std")}
-    return {**arrays, stem: summed}, dataclasses.replace(model_input, channels=1, **grey)
+    mean, std = float(np.mean(model_input.mean)), float(np.mean(model_input.std))
+    return {**arrays, stem: summed}, dataclasses.replace(model_input, channels=1, mean=(mean,), std=(std,))
 
 
 def _hash_note(path: Path, card: SourceCard, backbone: str, sha256: str) -> str:

@@ -6,13 +6,15 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from data_prep.build import build
+from data_prep.phantom import write_leaves
 from radnet_jax import sharding, train
-from radnet_jax.analysis import networks, run, similarity
+from radnet_jax.analysis import networks, run, similarity, who_knows
 from radnet_jax.data.dataset import open_split
 from radnet_jax.errors import UserError
 from radnet_jax.main import load_config
 from tests.tiny import ROOT, TAGS, config
-from tests.weights.starts import CT, start
+from tests.weights.starts import CT, PHOTO, start
 
 FINE_TUNE = "configs/finetune/classification.py"
 BLOCKS = [f"stage{i}_block1" for i in (1, 2, 3, 4)]
@@ -89,6 +91,31 @@ def test_pairs_and_baselines(analysis):
     assert 0 < reuse[0] <= 1
 
 
+def test_properties_are_read_from_every_block(analysis):
+    _, found = analysis
+    read = found["read"]
+    assert {"mean", "bone_share", "position", "label thorax"} <= set(read["properties"])
+    assert set(read["networks"]) == {"a", "b", "random"}
+    for layers in read["networks"].values():
+        assert list(layers) == BLOCKS
+        for layer in layers.values():
+            assert set(layer["read"]) == set(layer["units"]) == set(read["properties"])
+            assert layer["effective_rank"] >= 1
+    assert read["networks"]["b"]["stage1_block1"]["read"]["mean"]["r2"] > 0.5
+
+
+def test_the_maps_and_filters(analysis, ct_dataset):
+    _, found = analysis
+    maps = found["maps"]
+    assert sorted(set(maps["groups"])) == sorted(open_split(ct_dataset, "train").card.labels)
+    for name in ("a", "b"):
+        points, share = np.array(maps["networks"][name]["points"]), maps["networks"][name]["share"]
+        assert points.shape == (len(maps["groups"]), 2)
+        assert points.var(axis=0)[0] >= points.var(axis=0)[1]
+        assert 0 < share[1] <= share[0] < 1
+    assert found["domains"] is None  # no mixture
+
+
 def test_the_page_is_whole_and_works_offline(analysis):
     out, found = analysis
     page = (out / "report" / "index.html").read_text()
@@ -97,17 +124,39 @@ def test_the_page_is_whole_and_works_offline(analysis):
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
-    assert len(list((out / "report" / "figures").glob("*.svg"))) == 3
+    assert len(list((out / "report" / "figures").glob("*.svg"))) == 8
     assert "4 blocks the two networks are more alike" in page or "of 4 blocks" in page
 
 
-def test_two_architectures_have_a_map_and_nothing_else(fine_tuned, ct_dataset, tmp_path):
+def test_members_of_a_mixture_are_domains(ct_dataset, tmp_path):
+    write_leaves(tmp_path / "source", images=60, image_size=32)
+    build("image_folder", tmp_path / "source", tmp_path / "leaves", size=24, splits=("train",))
+    table = tmp_path / "mixture.csv"
+    table.write_text(f"dataset,weight\n{ct_dataset},1\n{tmp_path / 'leaves'},1\n")
+    build("mixture", table, tmp_path / "mixture", size=24, windows="40:400", modality="photo")
+    network, _ = start(tmp_path / "network", dict(name="resnet10", base_width=4), PHOTO | dict(size=(24, 24)))
+    run.run(settings(tmp_path / "mixture", a=str(network), b=str(network)), tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert {"domain radnet", "domain image_folder"} <= set(found["read"]["properties"])
+    for layer in found["domains"]["a"].values():
+        assert layer["radnet and image_folder"]["mmd"] > 0.1  # CT in a window and coloured leaves
+    assert set(found["maps"]["groups"]) == {"radnet", "image_folder"}
+    assert "How far apart domains lie" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
+def test_two_architectures_have_a_map_and_nothing_layer_by_layer(fine_tuned, ct_dataset, tmp_path, monkeypatch):
     other, _ = start(tmp_path / "other", dict(name="resnet18", base_width=4), CT)
-    run.run(settings(ct_dataset, a=str(other), b=str(fine_tuned)), tmp_path / "out")
+    kappa = dict(a="ct", b="leaves", across=0.2, within=0.5, difference=-0.3, low=-0.4, high=-0.2)
+    pattern = dict(right=["ct"], cases=7, expected=5.5)
+    told = dict(task="body_region", setting="fine_tune", runs={}, patterns=[pattern], agreement=[kappa])
+    monkeypatch.setattr(who_knows, "of_runs", lambda root, seed: [told])
+    run.run(settings(ct_dataset, a=str(other), b=str(fine_tuned), runs="runs"), tmp_path / "out")
     found = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert np.shape(found["map"]["debiased"]) == (8, 4)
     assert found["pairs"] == []
-    assert "different architectures" in (tmp_path / "out" / "report" / "index.html").read_text()
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "different architectures" in page
+    assert "−0.30" in page  # who knows what
     with pytest.raises(UserError, match="radnet_published"):
         run.run(
             settings(ct_dataset, a=str(other), b=str(fine_tuned), protocol="radnet_published"), tmp_path / "refused"

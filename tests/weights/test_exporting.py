@@ -87,7 +87,7 @@ def test_metrics_stand_in_the_card_with_their_intervals(exported, tmp_path):
     start = find_start(str(workdir))
     rng = np.random.default_rng(0)
     labels = np.eye(2, dtype=np.float32)[rng.integers(0, 2, 60)]
-    scores = np.clip(labels * 0.3 + rng.uniform(0, 0.5, (60, 1)), 0.01, 0.9)
+    scores = np.clip(labels * 0.3 + rng.uniform(0, 0.5, (60, 2)), 0.01, 0.9)
     scores = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
     predictions = Predictions(
         ["test"] * 60, [f"c{i}" for i in range(60)], [f"p{i // 2}" for i in range(60)], scores, labels, np.ones((60, 2))
@@ -129,7 +129,7 @@ def test_wrong_settings_are_one_line(exported, changes, message, tmp_path):
 
 
 def test_stablehlo_is_the_network(tmp_path):
-    section = dict(name="convnext_tiny", **miniatures.SMALL["convnext"])
+    section = dict(name="densenet121", **miniatures.SMALL["densenet"])
     workdir, arrays = starts.start(tmp_path, section)
     folder = export(workdir, tmp_path / "out", formats=("npz", "stablehlo"))
     image = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)

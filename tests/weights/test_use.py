@@ -95,7 +95,7 @@ def test_any_number_of_images_and_three_programs(photo):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((32, 32), np.float32), "got float32 expected int16"),
+        (np.zeros((32, 32), np.float32), "got float32; expected int16"),
         (np.zeros((1, 32, 32, 4), np.uint8), "unknown shape"),
         (np.zeros(5, np.uint8), "unknown shape"),
         (np.array(["a"]), "got <U1"),
