@@ -92,7 +92,11 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
         model_input = start.model_input
     else:
         if config.input is None:
-            raise UserError("config.input is missing", expected="what the model sees, for a run without init_from")
+            raise UserError(
+                "config.input is missing",
+                expected="what the model sees, for a run without init_from",
+                fix="set --config.init_from=WORKDIR, or choose the variant scratch",
+            )
         model_input = ModelInput.from_json(plain(config.input))
     adapter = make_adapter(split.card.stored, model_input, plain(config.adapter) if config.adapter else None)
     return Parts(mesh, split, start, adapter, make_backbone(config), backbone_config)
