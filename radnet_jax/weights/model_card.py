@@ -9,7 +9,6 @@ from typing import Any
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.ledger import Run
-from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval
 from radnet_jax.preprocessing import ModelInput
 from radnet_jax.starts import Start
 from radnet_jax.weights import names
