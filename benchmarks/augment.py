@@ -173,6 +173,7 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
     "sharpness": dict(sharpness=1.0),
     "blur": dict(blur=1.0),
     "solarize": dict(solarize=1.0),
+    "RandAugment, two": dict(rand_augment=2),
     "gaussian noise": dict(noise=1.0, noise_std=0.05),
     "rician noise": dict(rician=1.0, rician_std=0.05),
     "erase": dict(erase=1.0),

@@ -1,7 +1,7 @@
 """How often intervals cover what they say, by simulation of data whose truth is known.
 
 Each function runs trials and yields (interval, setting, share of trials that cover the truth). Run by
-`resampling.py --part=coverage`, which prints the table of docs/statistics.md, and with fewer trials by a slow test.
+`statistics.py --part=coverage`, which prints the table of docs/statistics.md, and with fewer trials by a slow test.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from typing import Any
 from unittest import mock
 
 from absl import app, flags
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -49,39 +50,78 @@ _ROUNDS = flags.DEFINE_integer("rounds", 9, "Timed steps of each.")
 
 @dataclasses.dataclass
 class Pass:
-    """One application of a chain of networks, as an objective asked for it."""
+    """An application of a chain of networks, or of a part of one network, as an objective asked for it.
 
-    modules: networks.Modules
-    shape: tuple[int, ...]
+    Attributes:
+      name: of the networks.
+      inputs: shapes and types.
+      trained: whether its parameters get a gradient.
+      call: (params, batch statistics, *inputs) -> output, new batch statistics.
+    """
+
+    name: str
+    inputs: list[jax.ShapeDtypeStruct]
     trained: bool
-    train: bool
+    call: Callable[..., tuple[jax.Array, Any]]
 
     def __str__(self) -> str:
-        names = "+".join(self.modules)
-        size = "x".join(map(str, self.shape[1:3] if len(self.shape) == 4 else self.shape[1:]))
-        return f"{names} {self.shape[0]} of {size}{'' if self.trained else ' (-)'}"
+        shape = self.inputs[0].shape
+        size = "x".join(map(str, shape[1:3] if len(shape) == 4 else shape[1:]))
+        return f"{self.name} {shape[0]} of {size}{'' if self.trained else ' (-)'}"
 
 
 def watched_passes(objective: Any, state: Any, batch: Any) -> list[Pass]:
     """Traces the loss and notes every pass; one is trained whose parameters are the ones that get the gradient."""
     passes: list[Pass] = []
-    real = networks.apply
+    online: dict[int, str] = {}  # leaves of the parameters, and of which network
+    of_chain, of_part = networks.apply, nn.Module.apply
+    within = [False]
 
-    def spy(modules: Any, params: Any, batch_stats: Any, x: Any, *, train: bool) -> Any:
+    def chain(modules: Any, params: Any, batch_stats: Any, x: Any, *, train: bool) -> Any:
         first = next(iter(modules))  # a later one may have been changed on the way, as DINO's frozen last layer
         trained = all(id(leaf) in online for leaf in jax.tree.leaves(params[first]))
-        passes.append(Pass(dict(modules), x.shape, trained, train))
-        return real(modules, params, batch_stats, x, train=train)
+        called = dict(modules)
 
-    online: set[int] = set()
+        def call(weights: Any, stats: Any, x: Any) -> Any:
+            outputs, new = of_chain(called, weights, stats, x, train=train)
+            return outputs[next(reversed(called))], new
+
+        passes.append(Pass("+".join(modules), [jax.ShapeDtypeStruct(x.shape, x.dtype)], trained, call))
+        within[0] = True
+        try:
+            return of_chain(modules, params, batch_stats, x, train=train)
+        finally:
+            within[0] = False
+
+    def part(module: Any, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        if not within[0]:  # MAE, which calls a part of its encoder for all patches and the rest for some
+            names = {online.get(id(leaf)) for leaf in jax.tree.leaves(variables["params"])}
+            (name,) = names
+            places = [i for i, x in enumerate(args) if isinstance(x, jax.Array)]
+
+            def call(weights: Any, stats: Any, *inputs: Any) -> Any:
+                filled = [inputs[places.index(i)] if i in places else x for i, x in enumerate(args)]
+                return of_part(module, {"params": weights[name]}, *filled, **kwargs), stats
+
+            inputs = [jax.ShapeDtypeStruct(args[i].shape, args[i].dtype) for i in places]
+            method = kwargs.get("method")
+            passes.append(Pass(f"{name}.{method}" if method else str(name), inputs, True, call))
+        return of_part(module, variables, *args, **kwargs)
 
     def loss(params: Any) -> Any:
-        online.update(id(leaf) for leaf in jax.tree.leaves(params))
+        online.update((id(leaf), name) for name, network in params.items() for leaf in jax.tree.leaves(network))
         return objective.loss(params, state, batch, jax.random.key(0))[0]
 
-    with mock.patch.object(networks, "apply", spy):
+    with mock.patch.object(networks, "apply", chain), mock.patch.object(nn.Module, "apply", part):
         jax.eval_shape(loss, state.params)
     return passes
+
+
+def made_up(key: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """Random numbers, or for whole ones places in a row: 0, 1, ..."""
+    if jnp.issubdtype(like.dtype, jnp.integer):
+        return jnp.broadcast_to(jnp.arange(like.shape[-1], dtype=like.dtype), like.shape)
+    return jax.random.normal(key, like.shape, like.dtype)
 
 
 def bare_step(passes: list[Pass], tx: optax.GradientTransformation) -> Callable[..., Any]:
@@ -89,10 +129,9 @@ def bare_step(passes: list[Pass], tx: optax.GradientTransformation) -> Callable[
 
     def loss(params: Any, targets: Any, stats: Any, inputs: list[Any]) -> Any:
         total, new, kept = jnp.zeros(()), stats, []
-        for one, x in zip(passes, inputs, strict=True):
-            weights = params if one.trained else targets
-            outputs, new = networks.apply(one.modules, weights, new, x, train=one.train)
-            last = outputs[next(reversed(one.modules))].astype(jnp.float32)
+        for one, values in zip(passes, inputs, strict=True):
+            last, new = one.call(params if one.trained else targets, new, *values)
+            last = last.astype(jnp.float32)
             if one.trained:
                 total += jnp.mean(last**2)
             else:
@@ -131,9 +170,7 @@ def measure(name: str, dataset: Path) -> dict[str, Any]:
     batch = prepare(sharding.put_batch({k: raw[k] for k in wanted}, parts.mesh), 0, 0)
 
     passes = watched_passes(objective, state, batch)
-    if not passes:  # MAE calls its encoder part by part
-        return {"benchmark": "objectives", "config": name, "skipped": "its passes are not those of whole networks"}
-    inputs = [jax.random.normal(jax.random.key(i), one.shape) for i, one in enumerate(passes)]
+    inputs = [[made_up(jax.random.key(i), like) for like in one.inputs] for i, one in enumerate(passes)]
     bare = bare_step(passes, tx)
     carry = [jax.tree.map(jnp.copy, x) for x in (state.params, state.model_state["batch_stats"], state.opt_state)]
     targets = jax.tree.map(jnp.copy, state.objective_state.get("target", {}).get("params", state.params))

@@ -36,7 +36,7 @@ def main() -> None:
         pretraining = study / "runs" / "pretraining" / "ct"
         shutil.move(pretraining, folder / "finished_pretraining")
         flags = ["--config=configs/quickstart.py", "--config.pretraining.ct.config.log_every=1", f"--workdir={study}"]
-        _print(benchmark="warm_start_first_step", wall_s=_first_step(flags, pretraining))
+        _print(benchmark="warm_start_first_step", wall_s=_first_step(flags, study / "attempts" / "pretrain-ct@1"))
 
 
 def _command(flags: list[str]) -> subprocess.Popen[bytes]:

@@ -1,13 +1,4 @@
-"""Speed of the bootstrap and of DeLong's test against loops over scikit-learn, and the coverage of the intervals.
-
-    python benchmarks/resampling.py --part=bootstrap
-    python benchmarks/resampling.py --part=delong
-    python benchmarks/resampling.py --part=coverage
-
-Prints one JSON object a line. Both ways run in one process on one core; the loop on `--loop` resamples, scaled up. CPU
-seconds are of all threads, which a busy machine disturbs least. `--part=device` times the kernel of jax's default
-device. (A script called statistics.py would hide Python's module of that name from every script beside it.)
-"""
+"""The parts of benchmarks/statistics.py: bootstrap and DeLong's test against loops over scikit-learn, and coverage."""
 
 from __future__ import annotations
 
@@ -17,10 +8,10 @@ import statistics
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 
-_PART = flags.DEFINE_enum("part", "bootstrap", ["bootstrap", "delong", "device", "coverage"], "What to measure.")
+_PART = flags.DEFINE_enum("part", "speed", ["speed", "bootstrap", "delong", "device", "coverage"], "What to measure.")
 _CASES = flags.DEFINE_integer("cases", 25_596, "Cases, each of a patient of its own.")
 _LABELS = flags.DEFINE_integer("labels", 14, "Labels, with 0.5 to 20 % positives.")
 _RESAMPLES = flags.DEFINE_integer("resamples", 10_000, "Resamples.")
@@ -31,7 +22,9 @@ _TRIALS = flags.DEFINE_integer("trials", 10_000, "Of each simulation of coverage
 
 def main(argv: list[str]) -> None:
     del argv
-    {"bootstrap": _bootstrap, "delong": _delong, "device": _device, "coverage": _coverage}[_PART.value]()
+    parts = {"bootstrap": _bootstrap, "delong": _delong, "device": _device, "coverage": _coverage}
+    for part in ("bootstrap", "delong") if _PART.value == "speed" else (_PART.value,):
+        parts[part]()
 
 
 def _problem(*, ties: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +124,3 @@ def _coverage() -> None:
 
 def _print(**row: Any) -> None:
     print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}), flush=True)
-
-
-if __name__ == "__main__":
-    app.run(main)

@@ -134,7 +134,7 @@ def scale(folder: Path) -> None:
     _train(data[0], folder / "pretraining", init_from="", steps=150, rate=3e-3, seed=0)
     start = starts.find_start(str(folder / "pretraining"))
     assert start.folder is not None
-    arrays = of_backbone(load_arrays(start.folder)[0])
+    arrays = of_backbone(load_arrays(start.folder)[0], start.kept)
     for factor in _FACTORS:
         scaled = scaling.multiply(arrays, _SECTION, lambda kernel, factor=factor: factor)
         path = folder / f"{factor}.safetensors"
@@ -146,7 +146,7 @@ def scale(folder: Path) -> None:
             config.update(source="torchvision_file", file=str(path), backbone="resnet10", rescale=rescale)
             config.update(arguments={"base_width": 8}, input=start.model_input.to_json())
             importing.run(config.lock(), workdir)
-            norm = inspecting.norms(of_backbone(load_arrays(workdir / "checkpoints" / "0")[0]))["total"]
+            norm = inspecting.norms(of_backbone(load_arrays(workdir / "checkpoints" / "0")[0], "online"))["total"]
             values = []
             for seed in range(_SEEDS.value):
                 out = folder / f"tuned-{factor}-{rescale}-{seed}"

@@ -107,6 +107,21 @@ def photo_input(size: int) -> ConfigDict:
     )
 
 
+def each_image_input(size: int, modality: str) -> ConfigDict:
+    """Each image scaled from its own minimum to its own maximum, as the published RadNet study had it: HU are lost."""
+    return ConfigDict(
+        dict(
+            modality=modality,
+            channels=3,
+            size=(size, size),
+            windows=(),
+            value_range="image",
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
+        )
+    )
+
+
 # What the images are: the model input of a network that starts from scratch, and the names of the augmentation recipes.
 DOMAINS = {
     "ct": dict(input=ct_input, pretrain="ct", fine_tune="finetune_ct"),
@@ -132,7 +147,10 @@ def base() -> ConfigDict:
         dict(
             dir="",  # folder of a built dataset
             split="train",
+            subset=dict(fraction=1.0, shots=0),  # of train: of the patients, or so many records of each class
             judge=(),  # splits that the run is judged on; () for pretraining
+            missing_classes="refuse",  # refuse | allow: what is done about a class that no training record has
+            judged_labels=(),  # those that results are about; () for all
         )
     )
     config.input = placeholder(ConfigDict)  # what the model sees; None with init_from, whose checkpoint says it
@@ -141,8 +159,13 @@ def base() -> ConfigDict:
     config.init_from = ""  # workdir of a pretraining run; "" starts at random
     config.primary_metric = "accuracy"
     config.eval_batch_size = 256
+    # Datasets that the start was trained on, and what is done where one shares patients or images with a judged split.
+    config.audit = ConfigDict(dict(sources=(), on_leak="refuse"))  # refuse | warn
+    config.dataset_command = ""  # what builds the dataset: for the message where it is missing
     # Where the run stands in a study; says nothing about the result.
-    config.tags = ConfigDict(dict(kind="pretrain", task="", protocol="", start="", variant="", seed_varies=True))
+    config.tags = ConfigDict(
+        dict(kind="pretrain", task="", protocol="", start="", variant="", fraction=1.0, seed_varies=True)
+    )
     config.log_every = 50
     config.checkpoint = ConfigDict(dict(every=1000, keep=2))
     return config
@@ -160,7 +183,13 @@ def train() -> ConfigDict:
     config.accumulate = 1  # parts of a batch that are computed in turn; for losses that are means over examples
     config.average = 0.0  # momentum of a running average of the weights; 0 keeps none
     config.select = ConfigDict(dict(every=0, split="val"))  # every so many steps the primary metric is taken there
-    config.judged_weights = "last"  # last | average | best (of those steps)
+    config.select_by = "primary_metric"  # primary_metric | loss (on the split that selects)
+    # After so many selections without a lower loss the rate falls by `factor`, and the run ends; 0 for never.
+    config.plateau = ConfigDict(dict(patience=0, factor=0.5, threshold=1e-4, stop=0))
+    config.judged_weights = "last"  # last | average | best (of those steps; of a pretraining, by knn) is left behind
+    config.views = ConfigDict(dict(select="whole", judge="whole"))  # whole | center_crop | ten_crop, in evaluation
+    # A field such as schedule.base_lr, values that are tried with shorter runs, and how long these are; "" tries none.
+    config.sweep = ConfigDict(dict(field="", candidates=(), total_steps=0))
     config.online_probe = False  # a linear probe beside a pretraining, on labels that the pretraining does not see
     config.knn = ConfigDict(dict(every=0, split="val", examples=5000))  # every so many steps, on so many of each
     config.sinks = ()  # beside metrics.jsonl: tensorboard, wandb
@@ -284,10 +313,49 @@ def probe() -> ConfigDict:
         dict(
             name="linear_probe",  # linear_probe | knn
             batch_stats="start",  # start; for a random backbone initial | reestimated
-            strengths=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # L2 penalties of linear_probe, chosen on val
+            classifier="logistic",  # of linear_probe: logistic | ridge | logistic_at_ridge; see radnet_jax.probe
+            strengths=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # L2 penalties of "logistic", chosen on val
             neighbours=20,  # of knn
             temperature=0.07,  # of knn
             cache_dir="",  # features are kept here for other probes; "" keeps none
         )
     )
+    return config
+
+
+def study(name: str) -> ConfigDict:
+    """An empty study: datasets, pretraining, starts, tasks, protocols and blocks are to be filled in.
+
+    radnet_jax/study/spec.py says which fields each of them has.
+    """
+    config = ConfigDict()
+    config.run = "study"
+    config.name = name
+    config.seeds = (0, 1, 2, 3)
+    config.pretraining_seeds = False  # True: each seed has a pretraining of its own
+    config.data_root = ""  # folder that the sources of datasets, and built datasets, are below
+    config.weights_root = ""  # folder that imported weights are below
+    config.datasets = ConfigDict()
+    config.pretraining = ConfigDict()
+    config.starts = ConfigDict()
+    config.tasks = ConfigDict()
+    config.protocols = ConfigDict()
+    config.blocks = ConfigDict()  # parts of the matrix; without any, all starts x tasks x protocols x seeds
+    config.compare = ConfigDict(
+        dict(
+            alpha=0.05,
+            margin=0.02,  # differences within it count as none: the margin of "equivalent"
+            n_resamples=10_000,
+            seed=0,
+        )
+    )
+    config.notes = ()  # sentences for the report: what the study can't show
+    config.report = ConfigDict(dict(images=True))
+    # How it is run; says nothing about results.
+    config.list = False  # print the jobs and what they will take, and run nothing
+    config.job = -1  # run this one, after what it needs; -1: all that are left
+    config.at_once = 1  # so many at once on this machine, each on a GPU of its own
+    config.retry = False  # try once more what has failed
+    config.claims = ConfigDict(dict(heartbeat=15.0, missed=8))  # seconds; so many without one: a job is taken over
+    config.cost = ConfigDict(dict(tflops=50.0))  # sustained on one machine, for costs of what has not been run yet
     return config

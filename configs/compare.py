@@ -4,7 +4,7 @@
     python -m radnet_jax.main --config=configs/compare.py --config.table=FILE.csv --workdir=OUT
 
 `runs` is a folder of run folders. `table` is a CSV of runs, of means, or of predictions; docs/compare_your_runs.md says
-which columns. OUT gets comparisons.csv, comparisons.json and comparisons.tex, and report/ where there are predictions.
+which columns. OUT gets comparisons.csv, comparisons.json, comparisons.tex and report/.
 """
 
 from __future__ import annotations

@@ -25,12 +25,13 @@ from data_prep.finish import Job, check_members, patients_note, sizes_text, writ
 from data_prep.generated import is_generated
 from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS, make_limits
 from data_prep.hashing import PUBLIC_SALT, RECIPE, SALT_VARIABLE, Salt, digest, given_salt
+from data_prep.header_pass import FILES_PER_TASK, make_plan
 from data_prep.ingest.files import walk
-from data_prep.plan import FILES_PER_TASK, OrderedMap, Plan, is_plan, make_plan
+from data_prep.plan import OrderedMap, Plan, is_plan
 from data_prep.pool import ordered_map
 from data_prep.report import write_report
 from data_prep.resume import Log, disk_errors, finished, unfinished, work_folder
-from data_prep.shards import PLAN_FILE, ShardResult, plan_shards, write_shard
+from data_prep.shards import COMPRESSIONS, DEFAULT_COMPRESSION, PLAN_FILE, ShardResult, plan_shards, write_shard
 from data_prep.source import fingerprint
 from data_prep.spec import DATASETS, FILE_SOURCES, GENERATED_MARKER, DatasetSpec
 from data_prep.splits import check_splits
@@ -62,6 +63,7 @@ def build(
     salt_file: str | os.PathLike[str] | None = None,
     time_limit: float = DEFAULT_SECONDS,
     memory_limit: float = DEFAULT_BYTES / 2**30,
+    compression: str = DEFAULT_COMPRESSION,
     runner: str = "local",
     beam_options: str = "",
     log: Log = print,
@@ -82,6 +84,7 @@ def build(
         must be given unless the images are generated (whose ids never depend on a salt) or of nobody (photographs).
       time_limit: seconds that one file may take before it is rejected.
       memory_limit: GiB that one file may take before it is rejected.
+      compression: of the records, "zstd:1", "zstd:3" or "none"; docs/input.md says what each is good for.
       runner: "local", processes of this machine, or "beam", workers of Apache Beam.
       beam_options: of Beam, as on its command lines.
       log: takes the lines for the user; they hold no path and no value of the source.
@@ -93,6 +96,8 @@ def build(
     """
     if runner not in RUNNERS:
         raise UserError("runner", got=runner, expected=" or ".join(RUNNERS))
+    if compression not in COMPRESSIONS:
+        raise UserError("compression", got=compression, expected=" or ".join(COMPRESSIONS))
     if beam_options and runner != "beam":
         raise UserError("--beam_options is for --runner=beam")
     if runner == "beam":
@@ -112,7 +117,8 @@ def build(
         request = {
             "format": FORMAT,
             "rules": spec.rules(),
-            "options": {"split_fractions": fractions, "seed": seed, "dataset_options": dict(options)},
+            "options": {"split_fractions": fractions, "seed": seed, "dataset_options": dict(options)}
+            | ({} if compression == DEFAULT_COMPRESSION else {"compression": compression}),
             "source": found.content,
             "source_times": found.times,
         }
@@ -136,10 +142,8 @@ def build(
                 mapped = stack.enter_context(ordered_map(crew, limits))
                 mapped = far(mapped, places, work) if places.remote() else mapped
             chunk = FILES_PER_UNIT if runner == "beam" else FILES_PER_TASK
-            job = Job(
-                spec, source, out, work, fractions, seed, salt, request, limits, generated, log, places.out, chunk
-            )
-            return _run(job, mapped)
+            told = (spec, source, out, work, fractions, seed, salt, request, limits, generated, log, places.out)
+            return _run(Job(*told, files_per_task=chunk, compression=compression), mapped)
 
 
 def _check_places(spec: DatasetSpec, places: Places) -> None:
@@ -205,7 +209,7 @@ def _run(job: Job, mapped: OrderedMap) -> DatasetCard:
         check_members(spec, sizes)
         examples = choose(plan, spec, next(iter(sizes)), next(iter(sizes.values())))
         pictured = (examples.split, examples.all_places())
-        tasks = plan_shards(spec, job.source, job.out, job.work, job.salt, sizes, pictured)
+        tasks = plan_shards(spec, job.source, job.out, job.work, job.salt, sizes, pictured, job.compression)
         done: dict[str, list[ShardResult]] = {split: [] for split in job.fractions}
         progress = _progress(job.log, f"{spec.name}: pixels,")
         for task, result in zip(tasks, mapped(write_shard, tasks)):

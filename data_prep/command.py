@@ -11,6 +11,7 @@ from typing import Any
 
 from data_prep.flags import Flags
 from data_prep.guard import DEFAULT_BYTES, DEFAULT_SECONDS
+from data_prep.shards import COMPRESSIONS, DEFAULT_COMPRESSION
 from data_prep.spec import DATASETS
 from radnet_jax.errors import UserError, nearest
 
@@ -38,6 +39,11 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--memory_limit", type=float, default=DEFAULT_BYTES / 2**30, help="GiB a file may take (default %(default)g)"
+    )
+    flags.add_argument(
+        "--compression",
+        default=DEFAULT_COMPRESSION,
+        help=f"of the records: {', '.join(COMPRESSIONS)} (default %(default)s)",
     )
     flags.add_argument("--runner", default="local", help="local: processes of this machine; beam: Apache Beam")
     flags.add_argument(
@@ -72,6 +78,7 @@ def run(build: Callable[..., Any], arguments: Sequence[str] | None) -> int:
             salt_file=known.salt_file,
             time_limit=known.time_limit,
             memory_limit=known.memory_limit,
+            compression=known.compression,
             runner=known.runner,
             beam_options=known.beam_options,
             **_dataset_options(flags, known.dataset, rest),

@@ -46,6 +46,7 @@ class Job:
     log: Log
     remote_out: str
     files_per_task: int
+    compression: str
 
 
 def check_members(spec: DatasetSpec, sizes: Mapping[str, int]) -> None:

@@ -35,9 +35,14 @@ from data_prep.tally import Tally
 
 RECORDS_PER_SHARD = 256
 MAX_SHARDS = 900  # a reader keeps a file open for each shard, and 1024 open files is a usual limit
-# One record a chunk, for random access. Level 1 takes a third to a half of the time of level 3, the default, for 5 to
-# 10 % more room, and is read faster.
-RECORD_OPTIONS = "group_size:1,zstd:1"
+# Options of array_record, one record a chunk for random access. Level 1 takes a third to a half of the time of its
+# default, level 3, for 5 to 10 % more room, and is read faster.
+COMPRESSIONS = {
+    "zstd:1": "group_size:1,zstd:1",
+    "zstd:3": "group_size:1,zstd:3",
+    "none": "group_size:1,uncompressed",
+}
+DEFAULT_COMPRESSION = "zstd:1"
 READ_AHEAD = 16  # images
 PLAN_FILE = "plan.sqlite"
 
@@ -58,6 +63,7 @@ class ShardTask:
     stop: int
     examples: frozenset[int] = frozenset()  # places of rows of which a picture is kept
     rows: tuple[PlannedRow, ...] | None = None  # where the plan is out of reach
+    compression: str = DEFAULT_COMPRESSION
 
     @property
     def file_name(self) -> str:
@@ -154,6 +160,7 @@ def plan_shards(
     salt: Salt,
     sizes: dict[str, int],
     examples: tuple[str, Collection[int]] = ("", ()),
+    compression: str = DEFAULT_COMPRESSION,
 ) -> list[ShardTask]:
     """Divides each split into shards of nearly equal length; their number depends on nothing but the split's size.
 
@@ -165,9 +172,8 @@ def plan_shards(
         bounds = [i * n // of for i in range(of + 1)]
         for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
             pictured = frozenset(p for p in examples[1] if split == examples[0] and start <= p < stop)
-            tasks.append(
-                ShardTask(spec, str(source), str(out), str(work), salt, split, number, of, start, stop, pictured)
-            )
+            task = ShardTask(spec, str(source), str(out), str(work), salt, split, number, of, start, stop, pictured)
+            tasks.append(dataclasses.replace(task, compression=compression))
     return tasks
 
 
@@ -191,7 +197,7 @@ def write_shard(task: ShardTask) -> ShardResult:
     pictures: list[tuple[int, int, str]] = []
     records = 0
     try:
-        writer = array_record_module.ArrayRecordWriter(str(temporary), RECORD_OPTIONS)
+        writer = array_record_module.ArrayRecordWriter(str(temporary), COMPRESSIONS[task.compression])
         with _planned(task) as rows, waiting.open("w") as manifest:
             for row, image, mask, raw in _read(task, rows, rejected, skipped):
                 described = _line(task, row, raw, image)

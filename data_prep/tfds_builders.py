@@ -24,7 +24,8 @@ import tensorflow_datasets as tfds
 
 from data_prep.generated import is_generated
 from data_prep.hashing import PUBLIC_SALT, given_salt
-from data_prep.plan import Plan, make_plan
+from data_prep.header_pass import make_plan
+from data_prep.plan import Plan
 from data_prep.shards import ShardTask, features, read_example
 from data_prep.source import fingerprint
 from data_prep.spec import DATASETS, SPLIT_NAMES, DatasetSpec, Reject

@@ -13,10 +13,15 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 _MULTIPLE = 1024  # of rows in a block, where the bank's rows are one: any usual number of devices divides it
 _SCORES = 2**24  # similarities of rows and centroids that are in memory at a time, over all devices
+
+
+def _float32(x: Num[Array, "n d"]) -> Float[Array, "n d"]:
+    """Rows as numbers: a bank of bfloat16 holds bits (see `objectives.bank`)."""
+    return (lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x).astype(jnp.float32)
 
 
 class Clusters(NamedTuple):
@@ -26,15 +31,15 @@ class Clusters(NamedTuple):
     assignments: Int[Array, " n"]
 
 
-def seeds(rng: Array, x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Float[Array, "k d"]:
+def seeds(rng: Array, x: Num[Array, "n d"], valid: Bool[Array, " n"], k: int) -> Float[Array, "k d"]:
     """Returns `k` different rows, drawn alike from those that are valid (of which there must be as many)."""
     drawn = jnp.where(valid, jax.random.uniform(rng, valid.shape), -1.0)
-    return x[lax.top_k(drawn, k)[1]].astype(jnp.float32)
+    return _float32(x[lax.top_k(drawn, k)[1]])
 
 
 def kmeans(
     rng: Array,
-    x: Float[Array, "n d"],
+    x: Num[Array, "n d"],
     valid: Bool[Array, " n"],
     *,
     k: int,
@@ -58,7 +63,7 @@ def kmeans(
 
 
 def lloyd(
-    x: Float[Array, "n d"],
+    x: Num[Array, "n d"],
     valid: Bool[Array, " n"],
     centroids: Float[Array, "k d"],
     *,
@@ -70,7 +75,7 @@ def lloyd(
     A row's centroid is the nearest one, the first of equally near ones. A centroid without rows stays where it is.
 
     Args:
-      x: rows; of length one if `spherical`.
+      x: rows, or the bits of bfloat16 as a bank has them; of length one if `spherical`.
       valid: rows that have a part.
       centroids: to begin with; of length one if `spherical`.
       iterations: moves of the centroids.
@@ -87,7 +92,7 @@ def lloyd(
 
 def balanced(
     rng: Array,
-    x: Float[Array, "n d"],
+    x: Num[Array, "n d"],
     valid: Bool[Array, " n"],
     *,
     k: int,
@@ -121,11 +126,11 @@ def balanced(
     return Clusters(centroids, share(centroids))
 
 
-def distances(x: Float[Array, "n d"], clusters: Clusters) -> Float[Array, " n"]:
+def distances(x: Num[Array, "n d"], clusters: Clusters) -> Float[Array, " n"]:
     """Returns the Euclidean distance of each row to its centroid; 0 for rows that have none."""
 
     def block(rows: Array, assignments: Array) -> Array:
-        apart = rows.astype(jnp.float32) - clusters.centroids[jnp.maximum(assignments, 0)]
+        apart = _float32(rows) - clusters.centroids[jnp.maximum(assignments, 0)]
         return jnp.where(assignments >= 0, jnp.sqrt(jnp.sum(apart * apart, axis=-1)), 0.0)
 
     work = lambda carry, *arrays: (carry, block(*arrays))  # noqa: E731
@@ -143,7 +148,7 @@ def _offset(centroids: Float[Array, "k d"], spherical: bool) -> Float[Array, " k
 
 
 def _assign(
-    x: Float[Array, "n d"], valid: Bool[Array, " n"], centroids: Float[Array, "k d"], offset: Float[Array, " k"]
+    x: Num[Array, "n d"], valid: Bool[Array, " n"], centroids: Float[Array, "k d"], offset: Float[Array, " k"]
 ) -> tuple[Int[Array, " n"], Float[Array, ""]]:
     """The centroid with the largest x c + offset of each row, and the sum of these over the valid rows."""
 
@@ -157,16 +162,23 @@ def _assign(
 
 
 def _means(
-    x: Float[Array, "n d"], assignments: Int[Array, " n"], centroids: Float[Array, "k d"], spherical: bool
+    x: Num[Array, "n d"], assignments: Int[Array, " n"], centroids: Float[Array, "k d"], spherical: bool
 ) -> Float[Array, "k d"]:
     k = len(centroids)
-    sums = jax.ops.segment_sum(x.astype(jnp.float32), _or_dropped(assignments, k), k)
+
+    def block(sums: Array, rows: Array, own: Array) -> tuple[Array, None]:
+        return sums + jax.ops.segment_sum(_float32(rows), _or_dropped(own, k), k), None
+
+    if x.dtype == jnp.float32:
+        sums, _ = block(jnp.zeros(centroids.shape), x, assignments)
+    else:  # never all of it in float32
+        sums, _ = _over_rows(block, jnp.zeros(centroids.shape), x, assignments, columns=x.shape[1])
     divisor = jnp.linalg.norm(sums, axis=1) if spherical else sizes(assignments, k)
     return jnp.where(divisor[:, None] > 1e-6, sums / jnp.maximum(divisor, 1e-6)[:, None], centroids)
 
 
 def _potential(
-    x: Float[Array, "n d"], valid: Bool[Array, " n"], centroids: Float[Array, "k d"], epsilon: float, iterations: int
+    x: Num[Array, "n d"], valid: Bool[Array, " n"], centroids: Float[Array, "k d"], epsilon: float, iterations: int
 ) -> Float[Array, " k"]:
     """The `a` of `balanced`: log sum over rows of exp(scores / epsilon - b), with b = 0 in the first iteration."""
 
@@ -208,6 +220,6 @@ def _blocks(n: int, columns: int) -> int:
     return next(fitting, units)
 
 
-def _product(x: Float[Array, "n k"], y: Float[Array, "k m"]) -> Float[Array, "n m"]:
+def _product(x: Num[Array, "n k"], y: Float[Array, "k m"]) -> Float[Array, "n m"]:
     # On GPUs and TPUs the default precision of a float32 product is lower than float32.
-    return jnp.matmul(x.astype(jnp.float32), y, precision=lax.Precision.HIGHEST)
+    return jnp.matmul(_float32(x), y, precision=lax.Precision.HIGHEST)

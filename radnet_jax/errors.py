@@ -23,6 +23,10 @@ class UserError(Exception):
         super().__init__("; ".join(" ".join(p.split()) for p in parts))
 
 
+class NotFiniteError(UserError):
+    """A step of a run was not finite: the loss or its gradient."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns ` (did you mean "x"?)` for the valid name nearest to `name`, or an empty string."""
     match = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)

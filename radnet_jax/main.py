@@ -37,11 +37,13 @@ _EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start it again; clusters can 
 _RUNNERS = {  # by config.run
     "train": "radnet_jax.train",
     "probe": "radnet_jax.probe",
-    "study": "radnet_jax.study",
+    "study": "radnet_jax.study.run",
     "compare": "radnet_jax.evaluation.compare_run",
+    "predict": "radnet_jax.predict",
     "import": "radnet_jax.weights.importing",
     "export": "radnet_jax.weights.exporting",
     "embed": "radnet_jax.weights.embedding",
+    "analyze": "radnet_jax.analysis.run",
 }
 
 
@@ -158,11 +160,13 @@ def _resolve(argv: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
             token = f"--config={next(tokens, '')}"
         if match := re.fullmatch(r"--?config=(.*)", token):
             config_arg = match[1]
-            token = f"--config={resolve_config(config_arg)}"
+            continue
         out.append(token)
     if not config_arg:
         raise UserError("--config is missing", expected="a file such as configs/quickstart.py")
-    path, _, variant = str(resolve_config(config_arg)).partition(":")
+    resolved = resolve_config(config_arg)
+    out.insert(1, f"--config={resolved}")  # the flags' parser wants it before its overrides
+    path, _, variant = resolved.partition(":")
     config = load_config(path, variant)
     left, arguments = [], []
     tokens = iter(out)

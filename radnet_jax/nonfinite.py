@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+import functools
 import os
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,13 @@ import numpy as np
 from radnet_jax import trees
 from radnet_jax.objectives import Batch, Objective
 from radnet_jax.state import TrainState
+from radnet_jax.step import gradients_of
 
 FOLDER = "nonfinite"
 OF_STATE = ("params", "model_state", "objective_state", "optimizer state")  # kinds of leaves that a checkpoint holds
 
 
-def first_leaves(objective: Objective, state: TrainState, batch: Batch, key: Array) -> list[str]:
+def first_leaves(objective: Objective, state: TrainState, batch: Batch, key: Array, accumulate: int = 1) -> list[str]:
     """Names what is not finite in a step, in the order in which it is computed: state, batch, loss, gradient.
 
     Args:
@@ -28,12 +29,13 @@ def first_leaves(objective: Objective, state: TrainState, batch: Batch, key: Arr
       state: before the step.
       batch: as the step saw it.
       key: as the loss saw it.
+      accumulate: parts that the step divided the batch into.
 
     Returns:
       Names such as "batch views", "params backbone/stem_conv/kernel", "loss", "gradient head/kernel"; of the first kind
       that is not finite, all leaves, in the order of the tree. Empty where all is finite.
     """
-    (loss, aux), gradient = _recomputed(objective)(state, batch, key)
+    loss, aux, gradient = jax.jit(functools.partial(gradients_of, objective, accumulate=accumulate))(state, batch, key)
     kinds: tuple[tuple[str, PyTree], ...] = (
         ("params", state.params),
         ("model_state", state.model_state),
@@ -52,13 +54,6 @@ def first_leaves(objective: Objective, state: TrainState, batch: Batch, key: Arr
         if names:
             return names
     return []
-
-
-def _recomputed(objective: Objective) -> Callable[..., Any]:
-    def run(state: TrainState, batch: Batch, key: Array) -> Any:
-        return jax.value_and_grad(lambda p: objective.loss(p, state, batch, key), has_aux=True)(state.params)
-
-    return jax.jit(run)
 
 
 def _finite(leaf: Array) -> bool:

@@ -17,12 +17,13 @@ import numpy as np
 import optax
 
 from radnet_jax import sharding
+from radnet_jax.data.card import DatasetCard
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators, probes
 from radnet_jax.evaluation.metrics import METRICS, task_kinds
 from radnet_jax.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
-from radnet_jax.objectives import Objective
+from radnet_jax.objectives import Objective, kept_network
 from radnet_jax.parts import Parts
 from radnet_jax.state import TrainState
 
@@ -174,8 +175,12 @@ class Neighbours:
             if task in task_kinds(name)
         }
 
+    def goal(self, metrics: Mapping[str, float]) -> float:
+        """Returns the one of `metrics` that tells the best step of a run that is judged by nothing else."""
+        return next(metrics[f"knn_{name}"] for name in _METRICS if f"knn_{name}" in metrics)
+
     def _outputs(self, state: TrainState, sample: _Sample) -> dict[str, np.ndarray]:
-        params, model_state = sharding.replicate((state.params, state.model_state), self._parts.mesh)
+        params, model_state = sharding.replicate(kept_network(self._objective, state), self._parts.mesh)
         return evaluators.predict_split(
             evaluators.predict_of(self._objective),
             params,
@@ -202,6 +207,10 @@ class _Sample:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def card(self) -> DatasetCard:
+        return self.split.card
 
     def allocate(self, size: int) -> dict[str, np.ndarray]:
         return self.split.allocate(size)

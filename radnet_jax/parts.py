@@ -21,9 +21,14 @@ import optax
 
 from radnet_jax import sharding
 from radnet_jax.augment import AUGMENTATIONS, recipes
-from radnet_jax.data.dataset import Split, open_split
+from radnet_jax.data.card import CARD_FILE
+from radnet_jax.data.dataset import Split
+from radnet_jax.data.labels import count_labels
 from radnet_jax.data.pipeline import steps_per_epoch
-from radnet_jax.errors import UserError
+from radnet_jax.data.storage import is_remote
+from radnet_jax.data.subsets import open_subset
+from radnet_jax.errors import UserError, nearest
+from radnet_jax.evaluation.evaluators import VIEWS
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.models import MODELS
 from radnet_jax.objectives import OBJECTIVES, Objective
@@ -34,7 +39,10 @@ from radnet_jax.schedules import SCHEDULES
 from radnet_jax.starts import Start, check_backbone, find_start
 
 # What an objective's factory is given beside its section, of what it names.
-OFFERED = ("backbone", "card", "num_examples", "batch_size", "total_steps", "steps_per_epoch", "local_views", "groups")
+OFFERED = (
+    *("backbone", "card", "counts", "num_examples", "batch_size", "total_steps", "steps_per_epoch"),
+    *("local_views", "groups"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +78,8 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
     """
     mesh = mesh or sharding.make_mesh(replica=config.mesh.replica if config.run == "train" else 1)
     check_names(config, mesh)
-    split = open_split(config.data.dir, config.data.split)
+    _check_built(config)
+    split = open_subset(config.data.dir, config.data.split, **plain(config.data.subset))
     backbone_config = plain(config.backbone)
     start = planned or (find_start(config.init_from) if config.init_from else None)
     if start is not None:
@@ -86,10 +95,20 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
             raise UserError("config.input is missing", expected="what the model sees, for a run without init_from")
         model_input = ModelInput.from_json(plain(config.input))
     adapter = make_adapter(split.card.stored, model_input, plain(config.adapter) if config.adapter else None)
-    return Parts(mesh, split, start, adapter, _make_backbone(config), backbone_config)
+    return Parts(mesh, split, start, adapter, make_backbone(config), backbone_config)
 
 
-def _make_backbone(config: ConfigDict) -> Any:
+def _check_built(config: ConfigDict) -> None:
+    """Refuses a folder without a dataset; where the config knows what builds it, the message says it."""
+    folder = str(config.data.dir)
+    fix = f"build it: {config.dataset_command}" if config.dataset_command else ""
+    if not folder:
+        raise UserError("config.data.dir is missing", expected="the folder of a built dataset", fix=fix)
+    if fix and not is_remote(folder) and not Path(folder, CARD_FILE).is_file():
+        raise UserError(f"no dataset in {folder}", expected=f"a folder with {CARD_FILE}", fix=fix)
+
+
+def make_backbone(config: ConfigDict) -> Any:
     name, kwargs = _named(config.backbone)
     groups, remat = (config.groups, config.remat) if config.run == "train" else (1, "none")
     if remat != "none" and "remat" not in MODELS.parameters(name):
@@ -106,10 +125,11 @@ def make_objective(config: ConfigDict, parts: Parts) -> Objective:
         kwargs,
         backbone=parts.backbone,
         card=parts.split.card,
+        counts=functools.partial(count_labels, parts.split),
         num_examples=len(parts.split),
         batch_size=config.batch_size,
         total_steps=config.total_steps,
-        steps_per_epoch=steps_per_epoch(len(parts.split), config.batch_size),
+        steps_per_epoch=steps_per_epoch(len(parts.split), config.batch_size, subset=bool(parts.split.part)),
         local_views=local_views,
         groups=config.groups,
     )
@@ -163,7 +183,7 @@ def _named(section: ConfigDict) -> tuple[str, dict[str, Any]]:
 
 def check_names(config: ConfigDict, mesh: Mesh) -> None:
     """Checks all that can be checked of a run before its dataset and start exist: names, arguments, ranges."""
-    _make_backbone(config)
+    make_backbone(config)
     METRICS.get(config.primary_metric)
     _check_range("seed", config.seed, 0, 2**31 - 1)
     _check_range("log_every", config.log_every, 1)
@@ -177,6 +197,11 @@ def check_names(config: ConfigDict, mesh: Mesh) -> None:
         _check_range("total_steps", config.total_steps, 1)
         _check_range("accumulate", config.accumulate, 1)
         _check_range("select.every", config.select.every, 0)
+        for what, views in config.views.items():
+            if views not in VIEWS:
+                raise UserError(
+                    f"config.views.{what}{nearest(views, VIEWS)}", got=repr(views), expected=", ".join(VIEWS)
+                )
         _check_range("data.shuffle_window", config.data.shuffle_window, 0)
         if not 0 <= config.average < 1:
             raise UserError("config.average", got=config.average, expected="0, or a momentum below 1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 from typing import Any
 
@@ -30,10 +30,16 @@ def is_due(phase: Phase, step: int) -> bool:
 
 
 class Phases:
-    """The phases of a run's objective. A signal to stop that comes in one is heeded at the step after it."""
+    """The phases of a run's objective. A signal to stop that comes in one is heeded at the step after it.
 
-    def __init__(self, config: ConfigDict, parts: Parts, objective: Objective):
+    `metrics` are those of the latest of each phase; those of before a checkpoint are handed in.
+    """
+
+    def __init__(
+        self, config: ConfigDict, parts: Parts, objective: Objective, metrics: Mapping[str, Any] | None = None
+    ):
         self._config, self._parts, self._objective = config, parts, objective
+        self.metrics: dict[str, Any] = dict(metrics or {})
         self._rules = sharding.make_rules(config.fsdp)
 
     def due(self, step: int) -> list[Phase]:
@@ -41,7 +47,7 @@ class Phases:
         return [phase for phase in self._objective.phases if is_due(phase, step)]
 
     def run(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, Array]]:
-        """Runs what is due before `step`; returns the state with a new objective_state, and metrics for the log.
+        """Runs what is due before `step`; returns the state with a new objective_state, and what its metrics are.
 
         The objective_state of the given state is used up.
         """
@@ -53,7 +59,12 @@ class Phases:
             remembered, more = finish(*_split(state), self._config.seed, step)
             state = state.replace(objective_state=remembered)
             metrics |= more
+        self.metrics |= metrics
         return state, metrics
+
+    def values(self) -> dict[str, float]:
+        """Returns the metrics as numbers, for a checkpoint."""
+        return {name: float(value) for name, value in self.metrics.items()}
 
     def _observed(self, state: TrainState, phase: Phase) -> TrainState:
         """Shows the whole train split to the objective, in record order."""

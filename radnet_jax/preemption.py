@@ -13,6 +13,8 @@ from absl import logging
 import jax
 from jax.experimental import multihost_utils
 
+from radnet_jax.errors import Preempted
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what clusters send before they kill; USR1 is Slurm's usual choice
 
 
@@ -22,7 +24,8 @@ def watch() -> Iterator[Callable[[int], bool]]:
 
     With several processes all of them agree on the step at which they stop, whichever got the signal: the coordination
     service that `jax.distributed.initialize` started listens to SIGTERM and to the platform's notice, and the function
-    must be called by each process at every step. A second signal ends the process at once.
+    must be called by each process at every step. A second signal ends the process at once (with several processes: a
+    second SIGUSR1).
     """
     told: list[str] = []
     before: dict[int, Any] = {}
@@ -39,6 +42,25 @@ def watch() -> Iterator[Callable[[int], bool]]:
             before[number] = signal.signal(number, handler)
     try:
         yield (lambda step: _all_agree(step, bool(told))) if several else (lambda step: bool(told))
+    finally:
+        for caught, old in before.items():
+            signal.signal(caught, old)
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Raises Preempted where a signal that asks to stop comes outside of `watch`: between runs, and in short ones."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        del frame
+        raise Preempted(f"{signal.Signals(number).name} came")
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+        for number in SIGNALS:
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
     finally:
         for caught, old in before.items():
             signal.signal(caught, old)

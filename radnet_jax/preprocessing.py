@@ -22,6 +22,7 @@ RESIZE_RULES = ("pad_area", "stretch_area", "none")  # pad_area keeps the aspect
 CHANNEL_RULES = ("keep", "repeat", "mean")
 
 Window = tuple[float, float]  # (centre, width) in the stored unit
+IMAGE = "image"  # a value range: from the lowest to the highest value of each image by itself
 
 
 def _check(what: str, got: Any, valid: tuple[str, ...]) -> None:
@@ -76,7 +77,8 @@ class ModelInput:
       channels: channels of the model's input.
       size: height and width in pixels.
       windows: HU windows (centre, width) scaled to [0, 1], one channel each; empty where `value_range` is scaled.
-      value_range: stored values that map to 0 and 1 where there is no window; None with windows.
+      value_range: stored values that map to 0 and 1 where there is no window; None with windows; "image" for the lowest
+        and highest value of each image over all channels, which loses what absolute values say (HU).
       mean: by channel, of the [0, 1] values.
       std: by channel, of the [0, 1] values.
     """
@@ -85,7 +87,7 @@ class ModelInput:
     channels: int
     size: tuple[int, int]
     windows: tuple[Window, ...]
-    value_range: tuple[float, float] | None
+    value_range: tuple[float, float] | str | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -96,6 +98,8 @@ class ModelInput:
                 "a model input is scaled either by windows or by a value range",
                 got=f"windows={self.windows}, value_range={self.value_range}",
             )
+        if isinstance(self.value_range, str):
+            _check("value range", self.value_range, (IMAGE,))
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.channels:
                 raise UserError(
@@ -118,7 +122,7 @@ class Adapter:
 
     Attributes:
       windows: windows applied to the stored values, or empty.
-      value_range: stored values that map to 0 and 1 where there is no window; None with windows.
+      value_range: stored values that map to 0 and 1 where there is no window; None with windows; or "image".
       channels: "keep", "repeat" (one channel to all) or "mean" (colour to one).
       crossing: whether the modality changes, which is legal only where it was declared.
     """
@@ -126,7 +130,7 @@ class Adapter:
     stored: StoredPixels
     model_input: ModelInput
     windows: tuple[Window, ...]
-    value_range: tuple[float, float] | None
+    value_range: tuple[float, float] | str | None
     channels: str
     crossing: bool
 
@@ -166,15 +170,16 @@ def make_adapter(stored: StoredPixels, model_input: ModelInput, declared: Mappin
             fix="declare it (config.adapter with windows and channels), or use a dataset of the model's modality",
         )
     windows = model_input.windows if declared is None else tuple(_tuples(declared["windows"]))
-    if stored.unit == "HU" and not windows:
+    by_image = not windows and model_input.value_range == IMAGE
+    if stored.unit == "HU" and not windows and not by_image:
         raise UserError(
             f"preprocessing contract: HU values need a window, {sides}",
             fix="give windows=((centre, width), ...) in the model input or the declared adapter",
         )
     if stored.unit != "HU" and windows:
         raise UserError(f"preprocessing contract: a HU window needs HU values, {sides}", got=f"windows={windows}")
-    value_range = None if windows else stored.value_range
-    if not crossing and not windows and model_input.value_range != stored.value_range:
+    value_range = None if windows else IMAGE if by_image else stored.value_range
+    if not crossing and not windows and not by_image and model_input.value_range != stored.value_range:
         raise UserError(
             f"preprocessing contract: another value range, {sides}",
             got=stored.value_range,
@@ -226,8 +231,12 @@ def to_unit(
       One channel for each window, or the stored channels where the value range is scaled. Clipped to [0, 1].
     """
     x = image.astype("float32")
+    if adapter.value_range == IMAGE:
+        low, high = x.min(axis=(-3, -2, -1), keepdims=True), x.max(axis=(-3, -2, -1), keepdims=True)
+        return (x - low) / (high - low).clip(1e-6)  # a constant image is black
     if not adapter.windows:
         assert adapter.value_range is not None
+        assert not isinstance(adapter.value_range, str)
         low, high = adapter.value_range
         windows: tuple[Window, ...] = (((low + high) / 2, high - low),)
     else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
 import hashlib
 import os
 from pathlib import Path
 import time
 from typing import Any
+import uuid
 
 from absl import logging
 import jax
@@ -16,15 +18,16 @@ from jaxtyping import Float, PyTree
 from ml_collections import ConfigDict
 import numpy as np
 
-from radnet_jax import records, rng, sharding, starts
+from radnet_jax import identity_audit, records, rng, sharding, starts
 from radnet_jax.data.dataset import Split
 from radnet_jax.errors import UserError, nearest
-from radnet_jax.evaluation import evaluators, ledger, probes
+from radnet_jax.evaluation import evaluators, ledger, probes, ridge
 from radnet_jax.evaluation.canonical import canonical_json
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.parts import Parts, assemble, check_workdir, lock, plain
 
 BATCH_STATS = ("start", "initial", "reestimated")
+CLASSIFIERS = ("logistic", "ridge", "logistic_at_ridge")
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Path:
@@ -40,7 +43,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     if records.is_finished(config, parts, workdir):
         return workdir
     with lock(workdir):
-        return _run(config, parts, judged, workdir, began)
+        shared = identity_audit.run(config, parts, workdir)
+        return _run(config, parts, judged, workdir, began, shared)
 
 
 def check(config: ConfigDict, parts: Parts) -> list[Split]:
@@ -53,23 +57,40 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
         raise UserError(
             "probe.batch_stats does not fit the start", got=probe.batch_stats, expected=" or ".join(expected)
         )
-    if parts.split.card.task == "none" or not parts.split.all_labels()[1].any():
-        raise UserError(f"dataset {parts.split.card.name} has no labels to probe", fix="use a labelled dataset")
+    records.check_classes(config, parts)
+    identity_audit.check(config)
     if probe.name == "linear_probe" and "val" not in config.data.judge:
         raise UserError("the linear probe chooses its regularisation on val", fix='have "val" in config.data.judge')
+    if probe.classifier not in CLASSIFIERS:
+        raise UserError(
+            f"unknown probe.classifier {probe.classifier!r}{nearest(probe.classifier, CLASSIFIERS)}",
+            expected=", ".join(CLASSIFIERS),
+        )
+    if probe.name == "knn":
+        known = int((parts.split.all_labels()[1].min(axis=1) > 0).sum())
+        if probe.neighbours > known:
+            told = f"at most {known}, the fully labelled training records"
+            raise UserError("probe.neighbours", got=probe.neighbours, expected=told)
     if probe.name == "linear_probe" and not (probe.strengths and min(probe.strengths) >= 0):
         raise UserError("probe.strengths", got=tuple(probe.strengths), expected="one or more penalties of at least 0")
     return records.check_judged(config, parts)
 
 
-def _run(config: ConfigDict, parts: Parts, judged: list[Split], workdir: Path, began: float) -> Path:
+def _run(
+    config: ConfigDict,
+    parts: Parts,
+    judged: list[Split],
+    workdir: Path,
+    began: float,
+    shared: Mapping[str, Any] | None,
+) -> Path:
     features = _cached_features(config, parts, [parts.split, *judged])
     scores, chosen = _PROBES[config.probe.name](config, parts, judged, features)
     predictions, metrics = records.judge(scores)
     timings = {"total_s": time.perf_counter() - began}
     record = records.run_record(config, parts, timings=timings, metrics={"last": metrics})
     if jax.process_index() == 0:
-        ledger.write_run(workdir, record | {"probe": chosen}, predictions=predictions)
+        ledger.write_run(workdir, record | {"probe": chosen, "audit": shared}, predictions=predictions)
         logging.info("%s", records.outcome(record))
     return workdir
 
@@ -77,15 +98,49 @@ def _run(config: ConfigDict, parts: Parts, judged: list[Split], workdir: Path, b
 def _linear_probe(
     config: ConfigDict, parts: Parts, judged: list[Split], features: Mapping[Split, np.ndarray]
 ) -> tuple[dict[Split, np.ndarray], dict[str, Any]]:
-    """The strength with the highest primary metric on val; of equals, the strongest penalty."""
-    multi_label = parts.split.card.task == "multi_label"
-    strengths = tuple(sorted(config.probe.strengths, reverse=True))
+    """The strength with the highest primary metric on val; of equals, the strongest penalty.
+
+    `probe.classifier`: "logistic" regression fitted at each of `probe.strengths`; "ridge" regression over its whole
+    path (37 strengths, 1e-6 to 1e3, from one decomposition; its probabilities are not calibrated); or
+    "logistic_at_ridge", logistic regression fitted once, as strongly penalised as the best ridge regression.
+    """
+    task, classifier = parts.split.card.task, config.probe.classifier
     labels, mask = parts.split.all_labels()
-    fitted = probes.fit_linear_probes(features[parts.split], labels, mask, multi_label=multi_label, strengths=strengths)
+    train = features[parts.split]
     val = next(s for s in judged if s.name == "val")
-    val_labels, val_mask = val.all_labels()
-    metric = METRICS.get(config.primary_metric)
-    results = [metric(p.scores(features[val]), val_labels, val_mask) for p in fitted]
+
+    def logistic(strengths: Sequence[float]) -> list[probes.LinearProbe]:
+        return probes.fit_linear_probes(
+            train, labels, mask, multi_label=task == "multi_label", strengths=tuple(strengths)
+        )
+
+    if classifier == "logistic":
+        strengths: tuple[float, ...] = tuple(sorted(config.probe.strengths, reverse=True))
+        fitted = logistic(strengths)
+        best, on_val = _best(config, val, strengths, (p.scores(features[val]) for p in fitted))
+        return {split: fitted[best].scores(features[split]) for split in judged}, _chosen(strengths, best, on_val)
+    strengths = ridge.STRENGTHS[::-1]
+    path = ridge.fit_ridge_path(train, labels, mask)
+
+    def ridges(split: Split, strengths: Sequence[float]) -> Iterator[np.ndarray]:
+        for scores in path.scores(features[split], strengths):
+            yield ridge.squashed(scores, multi_label=task == "multi_label")
+
+    best, on_val = _best(config, val, strengths, ridges(val, strengths))
+    chosen = _chosen(strengths, best, on_val)
+    if classifier == "ridge":
+        return {s: next(ridges(s, strengths[best : best + 1])) for s in judged}, chosen
+    strength = ridge.logistic_strength(strengths[best], labels, mask, multi_label=task == "multi_label")
+    (only,) = logistic([strength])
+    return {split: only.scores(features[split]) for split in judged}, chosen | {"logistic_strength": strength}
+
+
+def _best(
+    config: ConfigDict, val: Split, strengths: Sequence[float], scores: Iterable[np.ndarray]
+) -> tuple[int, list[float]]:
+    """Returns the number of the first strength with the highest primary metric on val, and that of each."""
+    metric, (labels, mask) = METRICS.get(config.primary_metric), val.all_labels()
+    results = [metric(s, labels, mask) for s in scores]
     on_val = [r.value for r in results]
     if not np.isfinite(on_val).any():
         raise UserError(
@@ -93,8 +148,13 @@ def _linear_probe(
             fix="build the dataset with a larger val split",
         )
     best = int(np.nanargmax(on_val))
-    chosen = {"strength": strengths[best], "on_val": dict(zip(map(str, strengths), on_val, strict=True))}
-    return {split: fitted[best].scores(features[split]) for split in judged}, chosen
+    if len(strengths) > 1 and best in (0, len(strengths) - 1):
+        logging.info("probe: the best strength %g is an end of the path", strengths[best])
+    return best, on_val
+
+
+def _chosen(strengths: Sequence[float], best: int, on_val: list[float]) -> dict[str, Any]:
+    return {"strength": strengths[best], "on_val": dict(zip(map(str, strengths), on_val, strict=True))}
 
 
 def _knn(
@@ -130,7 +190,7 @@ def _variables(config: ConfigDict, parts: Parts) -> tuple[PyTree, PyTree]:
             parts.backbone,
             params,
             stats,
-            parts.split,
+            parts.split.whole(),  # labels are scarce in a subset, not images
             adapter=parts.adapter,
             batch_size=config.eval_batch_size,
             mesh=parts.mesh,
@@ -150,14 +210,16 @@ def _cached_features(config: ConfigDict, parts: Parts, splits: list[Split]) -> d
     }
     variables = None
     features = {}
-    for split in splits:
+    for wanted in splits:
+        # Features do not depend on labels or on the subset: one pass over the whole split serves all label budgets.
+        split = dataclasses.replace(wanted.whole() if config.probe.cache_dir else wanted, judged=())
         key = hashlib.sha256(canonical_json(what | {"split": split.name}).encode()).hexdigest()[:24]
         path = Path(config.probe.cache_dir) / f"{key}.npy" if config.probe.cache_dir else None
         if path is not None and path.is_file():
-            features[split] = np.load(path, allow_pickle=False)
+            features[wanted] = _rows(np.load(path, allow_pickle=False, mmap_mode="r"), split, wanted)
             continue
         variables = variables or _variables(config, parts)
-        features[split] = evaluators.extract_features(
+        found = evaluators.extract_features(
             parts.backbone,
             *variables,
             split,
@@ -167,10 +229,16 @@ def _cached_features(config: ConfigDict, parts: Parts, splits: list[Split]) -> d
         )
         if path is not None and jax.process_index() == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # machines can have processes of one number
             with temporary.open("wb") as file:
-                np.save(file, features[split], allow_pickle=False)
+                np.save(file, found, allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+        features[wanted] = _rows(found, split, wanted)
     return features
+
+
+def _rows(features: np.ndarray, split: Split, wanted: Split) -> Float[np.ndarray, "n d"]:
+    """Returns those of a split's features that are of the subset that is wanted."""
+    return np.asarray(features if wanted.rows is None or split.part else features[wanted.rows])

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+import dataclasses
 import importlib.metadata
 from pathlib import Path
 import platform
 from typing import Any
 
 from absl import logging
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 from ml_collections import ConfigDict
 import numpy as np
 
 from radnet_jax import sharding, xla_flags
 from radnet_jax.data.dataset import Split, open_split
-from radnet_jax.errors import UserError
-from radnet_jax.evaluation import evaluators, ledger
+from radnet_jax.data.labels import count_labels
+from radnet_jax.errors import UserError, nearest
+from radnet_jax.evaluation import evaluators, ledger, segmentation
 from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.evaluation.metrics import METRICS, higher_is_better, task_kinds
-from radnet_jax.parts import Parts, plain
+from radnet_jax.objectives import Objective
+from radnet_jax.parts import Parts, make_objective, plain
+from radnet_jax.registry import check_arguments
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "array-record", "numpy", "scipy")
+_USUAL = ("accuracy", "auroc")
 _WATCHING = ("log_every", "sinks", "profile", "knn")
-_OUTSIDE = ("name", "checkpoint", "tags", "mesh", "fsdp", "remat", *_WATCHING)  # say nothing about the result
+_OUTSIDE = (
+    "name",
+    "checkpoint",
+    "tags",
+    "mesh",
+    "fsdp",
+    "remat",
+    "audit",
+    "dataset_command",
+    *_WATCHING,
+)  # say nothing about the result
 _PLACES = (("init_from",), ("data", "dir"), ("probe", "cache_dir"))  # what is there is named by fingerprints
 
 
@@ -41,7 +56,10 @@ def public_config(config: ConfigDict) -> dict[str, Any]:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a plain config without what says nothing about the result: logging, saving, names and places."""
-    resolved = {k: v for k, v in config.items() if k not in _OUTSIDE}
+    outside = set(_OUTSIDE)
+    if config.get("judged_weights") == "best" and not config["data"]["judge"]:
+        outside.remove("knn")  # it chooses what the run leaves behind
+    resolved = {k: v for k, v in config.items() if k not in outside}
     for *section, key in _PLACES:
         if not section:
             resolved.pop(key, None)
@@ -83,9 +101,15 @@ def checkpoint_meta(config: ConfigDict, parts: Parts) -> dict[str, Any]:
         "checkpoint": parts.start.id if parts.start else None,
         "model_input": parts.model_input.to_json(),
         "dataset": {"name": card.name, "fingerprint": card.fingerprint},
+        "lineage": lineage(parts),
         "topology": sharding.topology(parts.mesh),
         "code": ledger.code_version(),
     }
+
+
+def lineage(parts: Parts) -> list[dict[str, str]]:
+    """Returns the datasets that the start was trained on, oldest first."""
+    return [{"name": n, "fingerprint": f} for n, f in (parts.start.lineage if parts.start else ())]
 
 
 def check_same_run(record: Mapping[str, Any], config: ConfigDict, parts: Parts, workdir: Path, what: str) -> None:
@@ -135,36 +159,127 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def check_classes(config: ConfigDict, parts: Parts) -> None:
+    """Refuses a train split without labels, or one that has no record of a class."""
+    counts = count_labels(parts.split)
+    if not any(counts.known):
+        raise UserError(
+            f"split {parts.split.name!r} of dataset {parts.split.card.name} has no labels", fix="use a labelled dataset"
+        )
+    choice = config.data.missing_classes
+    if choice not in ("refuse", "allow"):
+        raise UserError("config.data.missing_classes", got=repr(choice), expected="refuse or allow")
+    if choice == "refuse":
+        counts.check(" of ".join(filter(None, (parts.split.part, f"split {parts.split.name!r}"))))
+
+
 def check_judged(config: ConfigDict, parts: Parts) -> list[Split]:
     """Returns the splits that the run is judged on ([] for pretraining); refuses metrics that do not fit the task."""
     if not config.data.judge:
         return []
-    task, metric = parts.split.card.task, config.primary_metric
+    (task, _), metric = judged_task(config, parts), config.primary_metric
     if task not in task_kinds(metric):
         fitting = [name for name in METRICS.names() if task in task_kinds(name) and higher_is_better(name)]
         raise UserError(
             f"primary_metric {metric!r} is not defined for a {task} task such as dataset {parts.split.card.name}",
             expected=" or ".join(fitting),
-            fix="choose it with --config.primary_metric" if fitting else "use a labelled dataset",
+            fix=f"set --config.primary_metric={_usual(fitting)}" if fitting else "use a labelled dataset",
         )
     if not higher_is_better(metric):
         raise UserError(
             f"primary_metric {metric!r} is an error, and starts are ranked by what is better when higher",
             fix="it stands in every run.json beside the primary metric",
         )
-    return [open_split(config.data.dir, name) for name in config.data.judge]
+    return [open_judged(config, name) for name in config.data.judge]
+
+
+def open_judged(config: ConfigDict, name: str) -> Split:
+    """Opens a split that a run is judged on, or selected by, where only `data.judged_labels` are known."""
+    split = open_split(config.data.dir, name)
+    judged = tuple(config.data.judged_labels)
+    for label in judged:
+        if label not in split.card.labels:
+            raise UserError(
+                f"config.data.judged_labels: unknown label {label!r}{nearest(label, split.card.labels)}",
+                expected=f"some of {', '.join(split.card.labels)}",
+            )
+    if judged and split.card.task != "multi_label":
+        raise UserError(
+            "config.data.judged_labels is for findings", got=f"a {split.card.task} task", fix="set it to ()"
+        )
+    return dataclasses.replace(split, judged=judged)
+
+
+def _usual(fitting: list[str]) -> str:
+    """The metric that a task is usually judged by, of those that are defined for it."""
+    return next((name for name in _USUAL if name in fitting), fitting[0])
+
+
+def mask_rules(config: ConfigDict, parts: Parts) -> segmentation.Rules | None:
+    """Returns how the run's masks are judged; None for a run that is judged by labels, or not at all."""
+    if config.run != "train" or make_objective(config, parts).judged != "masks":
+        return None
+    if "masks" not in config:
+        raise UserError("config.masks is missing", expected="how masks are judged, as configs/finetune/lits.py has it")
+    if crops := [views for views in plain(config.views).values() if views != "whole"]:
+        raise UserError("config.views: masks are judged on whole images", got=", ".join(crops), expected="whole")
+    section = plain(config.masks)
+    check_arguments("config.masks", segmentation.Rules, section)
+    return segmentation.Rules(**section)
+
+
+def judged_task(config: ConfigDict, parts: Parts) -> tuple[str, tuple[str, ...]]:
+    """Returns the kind of task that a run is judged on, and the names of its labels or regions."""
+    rules, card = mask_rules(config, parts), parts.split.card
+    return (card.task, card.labels) if rules is None else (segmentation.TASK, tuple(rules.of(card)))
+
+
+def scores(
+    config: ConfigDict,
+    parts: Parts,
+    objective: Objective,
+    params: PyTree,
+    model_state: PyTree,
+    split: Split,
+    views: str,
+) -> Float[np.ndarray, "n k"] | Predictions:
+    """Returns what `judge` takes of a split: probabilities by case, of the whole image or of crops (`views`), or its
+    judged masks.
+    """
+    predict = evaluators.predict_of(objective)
+    options: dict[str, Any] = dict(adapter=parts.adapter, batch_size=config.eval_batch_size, mesh=parts.mesh)
+    rules = mask_rules(config, parts)
+    if rules is not None:
+        return segmentation.predict_masks(predict, params, model_state, split, rules=rules, **options)
+    out = evaluators.predict_split(predict, params, model_state, split, views=views, **options)
+    return evaluators.scores_of(out["logits"], split.card)
 
 
 def judge(
-    scores: Mapping[Split, Float[np.ndarray, "n k"]],
+    scores: Mapping[Split, Float[np.ndarray, "n k"] | Predictions],
 ) -> tuple[Predictions, dict[str, dict[str, Any]]]:
-    """Returns the predictions of a run and every metric that is defined for its task, on each whole split."""
-    predictions = evaluators.predictions_of(dict(scores))
+    """Returns the predictions of a run and every metric that is defined for its task, on each whole split.
+
+    Of a run that is judged by masks, `scores` are the predictions of each split already.
+    """
+    masks = [p for p in scores.values() if isinstance(p, Predictions)]
+    if masks:
+        found = {p.split[0]: segmentation.metrics_of(p) for p in masks}
+        for p in masks:
+            found[p.split[0]] |= {
+                name: METRICS.get(name)(p.scores, p.labels, p.label_mask)
+                for name in METRICS.names()
+                if segmentation.TASK in task_kinds(name)
+            }
+        return ledger.together(masks), found
+    predictions = evaluators.predictions_of({k: v for k, v in scores.items() if not isinstance(v, Predictions)})
     metrics = {}
     for split in scores:
         part = predictions.of(split.name)
         metrics[split.name] = {
-            name: METRICS.get(name)(part.scores, part.labels, part.label_mask) for name in METRICS.names()
+            name: METRICS.get(name)(part.scores, part.labels, part.label_mask)
+            for name in METRICS.names()
+            if segmentation.TASK not in task_kinds(name)
         }
     return predictions, metrics
 
@@ -177,6 +292,7 @@ def run_record(
     metrics: Mapping[str, Mapping[str, Any]],
     weights: str = "last",
     best: Mapping[str, Any] | None = None,
+    steps: int = 0,
 ) -> dict[str, Any]:
     """Returns what run.json holds.
 
@@ -186,7 +302,8 @@ def run_record(
       timings: in seconds.
       metrics: {weights: {split: {metric: value}}}; {} where nothing is judged.
       weights: whose metrics are the run's.
-      best: step and value of the weights that a split selected.
+      best: step and value of the weights that a split, or the neighbours beside a pretraining, selected.
+      steps: updates that were made.
     """
     card = parts.split.card
     tags = plain(config.tags)
@@ -197,24 +314,28 @@ def run_record(
         "checkpoint": parts.start.id if parts.start else None,
         "config": public_config(config),
         "dataset": {"name": card.name, "fingerprint": card.fingerprint, "splits": dict(card.splits)}
-        | {"generated": card.generated},
+        | {"generated": card.generated, "train_records": len(parts.split)}
+        | {"labels": list(card.labels), "segmentation": list(card.segmentation), "task": card.task},
         "code": ledger.code_version(),
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"python": platform.python_version()},
         "topology": sharding.topology(parts.mesh),
         "timings": dict(timings),
         "adapter": parts.adapter.to_json(),
+        "lineage": lineage(parts),
+        "steps": steps,
+        "best": best,
         "kind": tags.pop("kind"),
         **tags,
     }
     if config.data.judge:
+        task, names = judged_task(config, parts)
         record |= {
             "primary_metric": config.primary_metric,
             "weights": weights,
             "metrics": metrics[weights],
             "metrics_of_weights": dict(metrics),
-            "best": best,
-            "label_names": list(card.labels),
-            "task_kind": card.task,
+            "label_names": list(names),
+            "task_kind": task,
         }
     return record
 

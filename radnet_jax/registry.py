@@ -61,6 +61,11 @@ class Registry:
         """Returns the names of the arguments of the factory called `name`."""
         return list(inspect.signature(self.get(name)).parameters)
 
+    def defaults(self, name: str) -> dict[str, Any]:
+        """Returns the arguments of the factory called `name` that need not be given, with what they are then."""
+        parameters = inspect.signature(self.get(name)).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
     def build(self, name: str, kwargs: Mapping[str, Any] | None = None, **extra: Any) -> Any:
         """Calls the factory with a config section as keyword arguments; an unknown or missing argument is refused.
 
@@ -78,7 +83,7 @@ class Registry:
 def check_arguments(
     what: str, function: Callable[..., Any], kwargs: Mapping[str, Any], offered: Iterable[str] = ()
 ) -> None:
-    """Refuses keyword arguments that a function has not, with the nearest valid name, and missing ones.
+    """Refuses keyword arguments that a function has not, with the nearest valid name, missing ones, text for numbers.
 
     Args:
       what: the function's name for messages.
@@ -96,6 +101,10 @@ def check_arguments(
             raise UserError(
                 f"{what} has no argument {key!r}{nearest(key, valid)}", expected=f"of {', '.join(valid) or 'none'}"
             )
+        default = parameters[key].default
+        if isinstance(default, int | float) and isinstance(kwargs[key], str):
+            kind = "True or False" if isinstance(default, bool) else f"a number, such as {default}"
+            raise UserError(f"{what}: {key}", got=repr(kwargs[key]), expected=kind)
     missing = [k for k in valid if parameters[k].default is inspect.Parameter.empty and k not in kwargs]
     if missing:
         raise UserError(f"{what} needs the argument(s) {', '.join(missing)}")

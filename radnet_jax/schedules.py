@@ -92,6 +92,28 @@ def steps(
     return schedule
 
 
+@SCHEDULES.register("exponential")
+def exponential(base_lr: float, *, total_steps: int, decay: float, epochs: int) -> Schedule:
+    """Returns a rate that is multiplied by `decay` after each epoch: base_lr * decay ** epoch.
+
+    Args:
+      base_lr: of the first epoch.
+      total_steps: updates of the whole run.
+      decay: more than 0, at most 1.
+      epochs: of the whole run: an epoch is total_steps / epochs updates.
+    """
+    if not 0 < decay <= 1:
+        raise UserError("exponential: decay", got=decay, expected="more than 0, at most 1")
+    if epochs < 1:
+        raise UserError("exponential: epochs", got=epochs, expected="at least 1")
+
+    def schedule(step: Int[Array, ""] | int) -> Float[Array, ""]:
+        epoch = jnp.asarray(step, jnp.int32) * epochs // total_steps
+        return base_lr * jnp.asarray(decay, jnp.float32) ** epoch.astype(jnp.float32)
+
+    return schedule
+
+
 def scale_lr(lr: float, batch_size: int, *, rule: str, reference: int = 256) -> float:
     """Scales a learning rate that was found at the batch size `reference` to `batch_size`.
 

@@ -13,12 +13,19 @@ from jaxtyping import PyTree
 
 from radnet_jax import checkpoint, trees
 from radnet_jax.errors import UserError
+from radnet_jax.models import MODELS
 from radnet_jax.preprocessing import ModelInput
 
-_BACKBONE = ("params/backbone/", "model_state/batch_stats/backbone/")
-_WEIGHTS = ("params/", "model_state/")
+# By the network that an objective keeps: where its backbone stands in a checkpoint, and in the state of another run.
+_BACKBONE = {
+    "online": {"params/backbone/": "params/backbone/"}
+    | {"model_state/batch_stats/backbone/": "model_state/batch_stats/backbone/"},
+    "target": {"objective_state/target/params/backbone/": "params/backbone/"}
+    | {"objective_state/target/batch_stats/backbone/": "model_state/batch_stats/backbone/"},
+}
+_WEIGHTS = ("params/", "model_state/", "objective_state/target/")
 # Say how it is computed and trained; with `pool` a ViT has the same weights and other features, as the config asks.
-_NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last", "layer_scale", "pool")
+NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last", "layer_scale", "pool")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,39 +37,74 @@ class Start:
       backbone: backbone section of its config.
       model_input: what its input is.
       folder: the checkpoint; None for a start that a study has planned and not trained yet.
+      kept: whose backbone it is, that of the "online" or the "target" network (`Objective.kept`).
+      lineage: (name, fingerprint) of the datasets that it was trained on, and what it came from, oldest first.
     """
 
     id: str
     backbone: Mapping[str, Any]
     model_input: ModelInput
     folder: Path | None
+    kept: str = "online"
+    lineage: tuple[tuple[str, str], ...] = ()
 
 
 def find_start(init_from: str) -> Start:
-    """Finds the newest checkpoint of the workdir `init_from` and reads what it is."""
+    """Finds the newest checkpoint of the workdir `init_from`, or the best one of a run that is judged by that."""
     folder = checkpoint.latest_folder(init_from)
     meta = checkpoint.load_meta(folder)
-    weights = sorted((k, v) for k, v in meta["digest"].items() if k.startswith(_BACKBONE))
+    if meta["config"].get("judged_weights") == "best":  # older ones don't have it
+        if not meta.get("best"):
+            raise UserError(f"{init_from}: no step of it was the best so far", fix="start from another checkpoint")
+        folder = folder.with_name(str(meta["best"]["step"]))
+        meta = checkpoint.load_meta(folder)
+    kept = meta.get("kept", "online")  # older checkpoints name none
+    weights = sorted((k, v) for k, v in meta["digest"].items() if k.startswith(tuple(_BACKBONE[kept])))
     digest = hashlib.sha256(repr(weights).encode()).hexdigest()[:8]
     return Start(
         id=f"{meta['run_id']}@{meta['step']}-{digest}",
         backbone=meta["config"]["backbone"],
         model_input=ModelInput.from_json(meta["model_input"]),
         folder=folder,
+        kept=kept,
+        lineage=tuple((d["name"], d["fingerprint"]) for d in _datasets(meta)),
     )
 
 
+def _datasets(meta: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """Returns the datasets of a checkpoint's start and its own; imported weights name none."""
+    return [*meta.get("lineage", ()), *([meta["dataset"]] if "dataset" in meta else [])]
+
+
 def check_backbone(start: Start, backbone: Mapping[str, Any]) -> None:
-    """Refuses a start whose backbone is not the one that the config asks for."""
-    names = sorted({*start.backbone, *backbone}.difference(_NOT_ARCHITECTURE))
-    differing = [k for k in names if start.backbone.get(k) != backbone.get(k)]
+    """Refuses a start whose backbone is not the one that the config asks for; a default may be written out or not."""
+    theirs, ours = start.backbone, backbone
+    if theirs["name"] == ours["name"]:
+        theirs, ours = _written_out(theirs), _written_out(ours)
+    names = sorted({*theirs, *ours}.difference(NOT_ARCHITECTURE))
+    differing = [k for k in names if theirs.get(k) != ours.get(k)]
     if differing:
         raise UserError(
             f"the checkpoint of start {start.id} is of another architecture",
-            got=", ".join(f"{k}={start.backbone.get(k)}" for k in differing),
-            expected=", ".join(f"{k}={backbone.get(k)}" for k in differing),
+            got=", ".join(f"{k}={theirs.get(k)}" for k in differing),
+            expected=", ".join(f"{k}={ours.get(k)}" for k in differing),
             fix="set config.backbone to the checkpoint's, or choose another init_from",
         )
+
+
+def _written_out(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = MODELS.defaults(backbone["name"])
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in {**defaults, **backbone}.items()}
+
+
+def backbone_of(arrays: Mapping[str, Any], kept: str) -> dict[str, Any]:
+    """Returns the backbone that a checkpoint hands on, by the names that it has in the state of another run."""
+    return {
+        here + name.removeprefix(there): array
+        for there, here in _BACKBONE[kept].items()
+        for name, array in arrays.items()
+        if name.startswith(there)
+    }
 
 
 def fill(start: Start, params: PyTree, model_state: PyTree, *, heads: str) -> tuple[PyTree, PyTree]:
@@ -72,8 +114,8 @@ def fill(start: Start, params: PyTree, model_state: PyTree, *, heads: str) -> tu
     """
     assert start.folder is not None, "a planned start has no weights yet"
     arrays, _ = checkpoint.load_arrays(start.folder)
-    kept = {k: v for k, v in arrays.items() if k.startswith(_BACKBONE)}
-    skipped = sorted(k for k in arrays if k.startswith(_WEIGHTS) and k not in kept)
+    kept, taken = backbone_of(arrays, start.kept), tuple(_BACKBONE[start.kept])
+    skipped = sorted(k for k in arrays if k.startswith(_WEIGHTS) and not k.startswith(taken))
     logging.info("start %s: %d arrays, skipped %s", start.id, len(kept), ", ".join(skipped) or "none")
     merged = trees.merge_strict(
         kept,

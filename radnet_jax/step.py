@@ -63,9 +63,11 @@ def train_step(
       example for `compiled_observe`.
     """
     key = rng.stream(seed, "loss", state.step)
-    loss, aux, gradients = _gradients(objective, state, batch, key, accumulate, mesh if fsdp else None, fsdp)
+    loss, aux, gradients = gradients_of(objective, state, batch, key, accumulate, mesh if fsdp else None, fsdp)
     norm = optax.tree.norm(gradients)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    if "plateau" in state.aux:  # a factor of the learning rate, outside the moments as in torch (LARS has it inside)
+        updates = jax.tree.map(lambda u: u * state.aux["plateau"]["factor"], updates)
     new = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -96,14 +98,14 @@ def _without_bank(objective_state: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in objective_state.items() if k != "bank"}
 
 
-def _gradients(
+def gradients_of(
     objective: Objective,
     state: TrainState,
     batch: Batch,
     key: Array,
-    accumulate: int,
-    mesh: Mesh | None,
-    fsdp: sharding.Rules,
+    accumulate: int = 1,
+    mesh: Mesh | None = None,
+    fsdp: sharding.Rules = (),
 ) -> tuple[Array, LossAux, Any]:
     """Returns loss, what changed beside the parameters, and gradient; means over the parts of the batch."""
     params = state.params

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
-import functools
-import math
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
 import numpy as np
 import optax
 
 from radnet_jax import (
+    identity_audit,
     monitors,
     nonfinite,
     online,
@@ -28,74 +26,33 @@ from radnet_jax import (
     selection,
     sharding,
     sinks,
-    starts,
+    sweep,
     trees,
 )
 from radnet_jax.augment import recipes
 from radnet_jax.checkpoint import Checkpoints
 from radnet_jax.data.dataset import Split
 from radnet_jax.data.pipeline import train_batches
-from radnet_jax.errors import Preempted, UserError
-from radnet_jax.evaluation import evaluators, ledger
+from radnet_jax.errors import NotFiniteError, Preempted, UserError
+from radnet_jax.evaluation import ledger
 from radnet_jax.goodput import Goodput, in_words, shares
+from radnet_jax.initial import batch_shapes, initial_state, trace
 from radnet_jax.objectives import Objective
 from radnet_jax.parts import Parts, assemble, check_room, check_workdir, lock, make_objective, make_recipe, make_tx
 from radnet_jax.phases import Phases
 from radnet_jax.state import TrainState
-from radnet_jax.step import MADE, compiled_init, compiled_observe, compiled_prepare, compiled_step, prepare
+from radnet_jax.step import MADE, compiled_init, compiled_observe, compiled_prepare, compiled_step
 from radnet_jax.writer import Writer
 
 _ROOM = 2**24  # bytes for logs, predictions and the storage's own files
-
-
-def initial_state(
-    config: ConfigDict, parts: Parts, objective: Objective, tx: optax.GradientTransformation, recipe: recipes.Recipe
-) -> TrainState:
-    """Returns the state at step 0: random, with the start's backbone in place where there is one."""
-    rules = sharding.make_rules(config.fsdp)
-    shapes = _batch_shapes(config, parts, objective, recipe)
-    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    state = compiled_init(objective, tx, parts.mesh, rules, online.linear_probe(config, parts))(config.seed, batch)
-    if parts.start is not None:
-        params, model_state = starts.fill(parts.start, state.params, state.model_state, heads=objective.heads)
-        # Optimizer states start at zero or one whatever the parameters are.
-        state = state.replace(params=params, model_state=model_state)
-        state = state.replace(objective_state=objective.begin(state))
-    if config.average:
-        # A copy: a donated state may not hold one array twice.
-        weights = jax.tree.map(jnp.copy, {"params": state.params, "model_state": state.model_state})
-        state = state.replace(aux={**state.aux, "average": weights})
-    state = sharding.place(state, parts.mesh, rules)
-    if rules:
-        whole, here = trees.size_bytes(state), sharding.bytes_on_device(state)
-        logging.info("state: %.1f MiB, %.1f MiB on each device", whole / 2**20, here / 2**20)
-    return state
-
-
-def _batch_shapes(
-    config: ConfigDict, parts: Parts, objective: Objective, recipe: recipes.Recipe
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns what an objective sees of the smallest batch that has all groups."""
-    stored = parts.adapter.stored
-    n = math.lcm(config.groups, max(recipe.groups, 1))
-    k = len(parts.split.card.labels)
-    raw = {
-        "image": jax.ShapeDtypeStruct((n, *stored.size, stored.channels), stored.dtype),
-        "labels": jax.ShapeDtypeStruct((n, k), "float32"),
-        "label_mask": jax.ShapeDtypeStruct((n, k), "float32"),
-        "index": jax.ShapeDtypeStruct((n,), "int32"),
-        "segmentation": jax.ShapeDtypeStruct((n, *stored.size), "uint8"),
-    }
-    stage = functools.partial(prepare, requires=objective.requires, adapter=parts.adapter, recipe=recipe)
-    return jax.eval_shape(stage, raw, 0, 0)
 
 
 def check(config: ConfigDict, parts: Parts) -> list[Split]:
     """Makes every check that needs no weights; returns the splits that the run will be judged on."""
     objective = make_objective(config, parts)
     recipe = make_recipe(config, parts)
-    if "labels" in objective.requires and not parts.split.all_labels()[1].any():
-        raise UserError(f"objective {config.objective.name!r} needs labels, and split {parts.split.name!r} has none")
+    if "labels" in objective.requires:
+        records.check_classes(config, parts)
     if config.accumulate > 1 and objective.weight is None:
         raise UserError(
             f"config.accumulate, and the loss of {config.objective.name!r} needs the whole batch at once",
@@ -107,27 +64,19 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
             "config.data.synthetic trains on one batch again and again, to measure speed: there is nothing to judge",
             fix="set config.data.judge=()",
         )
+    sweep.check(config, lambda trial: check(trial, parts))
+    identity_audit.check(config)
     online.check(config, parts, objective)
     sinks.check(config.sinks)
     profiling.check(config)
     if config.fsdp:
         rules, (tx, _) = sharding.make_rules(config.fsdp), make_tx(config)
         init = compiled_init(objective, tx, parts.mesh, rules, online.linear_probe(config, parts))
-        batch = _batch_shapes(config, parts, objective, recipe)
+        batch = batch_shapes(config, parts, objective, recipe)
         sharding.check_rules(rules, jax.eval_shape(init, config.seed, batch))
     judged = records.check_judged(config, parts)
     selection.check(config, parts)
     return judged
-
-
-def _trace(config: ConfigDict, parts: Parts, objective: Objective, recipe: recipes.Recipe) -> None:
-    """Follows the shapes through the loss, where sizes that can't be taken are refused, before a file is made."""
-    batch = _batch_shapes(config, parts, objective, recipe)
-    params, model_state, remembered = jax.eval_shape(objective.init, jax.random.key(0), batch)
-    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    state = TrainState(step, params, model_state, remembered, (), {})
-    state = state.replace(objective_state=jax.eval_shape(objective.begin, state))
-    jax.eval_shape(objective.loss, params, state, batch, jax.random.key(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +93,7 @@ class _Run:
     checkpoints: Checkpoints
     asked_to_stop: Callable[[int], bool]
     goodput: Goodput
+    phases: Phases
 
     @property
     def probe(self) -> online.LinearProbe | None:
@@ -160,11 +110,15 @@ class _Run:
             check_room(self.workdir, trees.size_bytes(state) + _ROOM)
             meta = records.checkpoint_meta(self.config, self.parts)
             meta |= {"seconds": self.goodput.seconds(), "best": best._asdict() if best else None}
+            meta |= {"phases": self.phases.values(), "kept": self.objective.kept}
             self.checkpoints.save(int(state.step), state, meta, keep_too=best.step if best else None)
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Path:
     """Trains as the config says, evaluates, and writes the run's folder; goes on from its last checkpoint.
+
+    With `config.sweep` short runs choose the value of a field first. With `config.audit` the datasets that the start
+    was trained on are compared with those that the run is judged on, before anything else.
 
     Restore order: the workdir's own newest checkpoint, else `init_from`, else random initialisation. A finished run is
     left as it is.
@@ -176,20 +130,30 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       UserError: whatever a user can mend, before anything is trained; a step that is not finite.
       Preempted: the run was asked to stop (see `preemption`), and has saved its state.
     """
+    workdir = Path(workdir).resolve()
+    parts = assemble(config)
+    check(config, parts)
+    shared = identity_audit.run(config, parts, workdir)
+    config, swept = sweep.choose(config, parts, workdir, _run)
+    _run(config, workdir, {"audit": shared, "sweep": swept})
+    return workdir
+
+
+def _run(config: ConfigDict, workdir: Path, told: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """Does what `run` says of one config; returns what run.json holds, with `told` in it."""
     goodput = Goodput()
     parts = assemble(config)
     judged = check(config, parts)
     objective, recipe = make_objective(config, parts), make_recipe(config, parts)
     tx, schedule = make_tx(config)
-    workdir = Path(workdir).resolve()
     if records.is_finished(config, parts, workdir):
-        return workdir
-    _trace(config, parts, objective, recipe)
+        return ledger.read_run(workdir).record
+    trace(config, parts, objective, recipe)
     workdir = check_workdir(workdir, need_bytes=0)
     with lock(workdir), preemption.watch() as asked_to_stop:
         with goodput.spent_on("compile"):
             state = initial_state(config, parts, objective, tx, recipe)
-        check_room(workdir, (config.checkpoint.keep + 1) * trees.size_bytes(state) + _ROOM)
+        check_room(workdir, (config.checkpoint.keep + 2) * trees.size_bytes(state) + _ROOM)
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
         try:
             restored = checkpoints.restore_latest(
@@ -201,7 +165,9 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             source = f"checkpoint {start}" if restored else (config.init_from or "random initialisation")
             logging.info("%s: starting from %s", workdir, source)
             goodput.add(meta["seconds"])
-            this = _Run(config, parts, objective, tx, schedule, recipe, workdir, checkpoints, asked_to_stop, goodput)
+            phases = Phases(config, parts, objective, meta.get("phases", {}))  # older checkpoints have none
+            shared = (config, parts, objective, tx, schedule, recipe, workdir, checkpoints, asked_to_stop, goodput)
+            this = _Run(*shared, phases)
             with goodput.spent_on("steps"):
                 state, best = _loop(this, state, best)
             with goodput.spent_on("save"):
@@ -221,12 +187,13 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             metrics=metrics,
             weights=config.judged_weights,
             best=best._asdict() if best else None,
-        )
+            steps=int(state.step),
+        ) | dict(told or {})
         if jax.process_index() == 0:
             ledger.write_run(workdir, record, predictions=predictions)
             logging.info("%s", records.outcome(record))
             logging.info("%s: where the time went: %s", workdir, in_words(seconds))
-    return workdir
+    return record
 
 
 def _judge(
@@ -241,36 +208,29 @@ def _judge(
     if best is not None:
         of_best, _ = this.checkpoints.restore(best.step, state)
         weights["best"] = (of_best.params, of_best.model_state)
+    if this.config.judged_weights not in weights:
+        raise UserError(selection.NO_BEST, fix="judge other weights: config.judged_weights, in a new workdir")
     predictions, metrics = {}, {}
     for name, (params, model_state) in weights.items():
         scores = {}
         for split in judged:
-            scores[split] = _scores(this, params, model_state, split)
+            scores[split] = _scores(this, params, model_state, split, this.config.views.judge)
             if this.asked_to_stop(this.config.total_steps):
                 raise Preempted(f"all steps of {this.workdir} are done and saved, its evaluation is not")
         predictions[name], metrics[name] = records.judge(scores)
     return predictions[this.config.judged_weights], metrics
 
 
-def _scores(this: _Run, params: Any, model_state: Any, split: Split) -> Any:
+def _scores(this: _Run, params: Any, model_state: Any, split: Split, views: str) -> Any:
     params, model_state = sharding.replicate((params, model_state), this.parts.mesh)
-    out = evaluators.predict_split(
-        evaluators.predict_of(this.objective),
-        params,
-        model_state,
-        split,
-        adapter=this.parts.adapter,
-        batch_size=this.config.eval_batch_size,
-        mesh=this.parts.mesh,
-    )
-    return evaluators.scores_of(out["logits"], split.card)
+    return records.scores(this.config, this.parts, this.objective, params, model_state, split, views)
 
 
 def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[TrainState, selection.Best | None]:
     """Runs the steps that are left; returns the final state, and where it was best on the split that selects."""
     config, mesh = this.config, this.parts.mesh
     start, total = int(state.step), config.total_steps
-    if start >= total:
+    if start >= total or selection.stopped(config, state):
         return state, best
     rules = sharding.make_rules(config.fsdp)
     step_fn = compiled_step(this.objective, this.tx, mesh, config.accumulate, config.average, rules, this.probe)
@@ -284,6 +244,7 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         members=this.parts.split.members(),
+        indices=np.arange(len(this.parts.split)) if this.parts.split.part else None,
         shuffle_window=config.data.shuffle_window,
         synthetic=config.data.synthetic,
     )
@@ -293,18 +254,17 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
         logging.warning("%s: data.synthetic: one batch in every step, good for nothing but its speed", this.workdir)
     selecting = selection.split(config)
     neighbours = online.Neighbours(config, this.parts, this.objective)
-    phases = Phases(config, this.parts, this.objective)
+    phases = this.phases
     profile = profiling.Profile(config, this.workdir)
     writer = _writer(this, start)
     previous: tuple[int, dict[str, np.ndarray], Array] | None = None  # step, batch, whether the step was finite
-    of_phases: dict[str, Array] = {}
     try:
         for step in range(start, total):
             if phases.due(step):
                 if previous is not None:
                     _stop_unless_finite(this, state, best, *previous)
                 with this.goodput.spent_on("phases"):
-                    state, of_phases = phases.run(state, step)
+                    state, _ = phases.run(state, step)
             batch = this.goodput.next(batches)
             batch = {k: batch[k] for k in wanted}
             if on_device is None or not config.data.synthetic:
@@ -322,27 +282,35 @@ def _loop(this: _Run, state: TrainState, best: selection.Best | None) -> tuple[T
             stop = this.asked_to_stop(step)
             select = selecting is not None and (done % config.select.every == 0 or done == total)
             save = stop or done == total or done % config.checkpoint.every == 0
-            watch = select or neighbours.due(done)
+            watch, ended = select or neighbours.due(done), False
             if watch or save:
                 _stop_unless_finite(this, state, best, *previous)
             if neighbours.due(done):
                 with this.goodput.spent_on("evaluation"):
-                    metrics |= neighbours.metrics(state)
+                    metrics |= (found := neighbours.metrics(state))
+                if selecting is None and (value := neighbours.goal(found)) > (best.value if best else -np.inf):
+                    best, save = selection.Best(done, value), True
             if selecting is not None and select:
                 with this.goodput.spent_on("evaluation"):
-                    scores = _scores(this, state.params, state.model_state, selecting)
-                    value = selection.value(config, scores, selecting)
-                metrics[f"{config.select.split}_{config.primary_metric}"] = value
+                    scores = _scores(this, state.params, state.model_state, selecting, config.views.select)
+                    values = selection.values(config, scores, selecting)
+                    value = selection.goal(config, values)
+                    state = selection.after(config, state, values, mesh)
+                metrics |= values
                 if value > (best.value if best else -np.inf):
                     best, save = selection.Best(done, value), True
+                save |= (ended := selection.stopped(config, state))
             if watch or done == total or done % config.log_every == 0:
-                writer.write(done, {**metrics, **observe(watched), **of_phases, "learning_rate": this.schedule(step)})
+                rate = selection.learning_rate(this.schedule, step, state)
+                writer.write(done, {**metrics, **observe(watched), **phases.metrics, "learning_rate": rate})
             if save:
                 writer.flush()  # a step that is saved is not done again: its row would be lost with this process
                 this.save(state, best)
-            if stop and done < total:
+            if stop and done < total and not ended:
                 this.checkpoints.wait()
                 raise Preempted(f"{this.workdir} is saved at step {done} of {total}")
+            if ended:
+                break
     finally:
         profile.close()
         writer.close()
@@ -371,12 +339,7 @@ def _writer(this: _Run, start: int) -> Writer:
 
 
 def _stop_unless_finite(
-    this: _Run,
-    state: TrainState,
-    best: selection.Best | None,
-    step: int,
-    batch: dict[str, np.ndarray],
-    finite: Array,
+    this: _Run, state: TrainState, best: selection.Best | None, step: int, batch: dict[str, np.ndarray], finite: Array
 ) -> None:
     """Stops the run if loss or gradient of `step` were not finite; keeps the state before it, and its batch."""
     if bool(finite):
@@ -385,13 +348,15 @@ def _stop_unless_finite(
     batches = sharding.put_batch(batch, this.parts.mesh)
     prepare_fn = compiled_prepare(this.requires, this.parts.adapter, this.recipe, this.parts.mesh)
     key = rng.stream(this.config.seed, "loss", step)
-    names = nonfinite.first_leaves(this.objective, state, prepare_fn(batches, this.config.seed, step), key)
+    names = nonfinite.first_leaves(
+        this.objective, state, prepare_fn(batches, this.config.seed, step), key, this.config.accumulate
+    )
     sound = not names or not names[0].startswith(nonfinite.OF_STATE)
     if sound and step not in this.checkpoints.steps():
         this.save(state, best)
     this.checkpoints.wait()
     kept = f"checkpoint {step}" if sound else "lost, earlier checkpoints were kept"
-    raise UserError(
+    raise NotFiniteError(
         f"step {step + 1} of {this.workdir} is not finite",
         got=trees.shown(names) if names else "a gradient whose norm is too large for float32",
         fix="lower the learning rate, lengthen the warm-up or set optimizer.grad_clip, in a new workdir; "

@@ -63,6 +63,18 @@ def test_equals_scikit_learn():
     assert np.sum(np.asarray(apart) ** 2) == pytest.approx(theirs.inertia_, rel=1e-5)
 
 
+@pytest.mark.parametrize("find", ["kmeans", "balanced"])
+def test_bits_of_bfloat16_are_clustered_as_the_numbers_they_stand_for(find):
+    half = jnp.asarray(rows()).astype(jnp.bfloat16)
+    bits, valid, key = jax.lax.bitcast_convert_type(half, jnp.uint16), np.arange(N) % 7 > 0, jax.random.key(0)
+    options = dict(kmeans=dict(spherical=False), balanced=dict(epsilon=0.05, sinkhorn_iterations=3))[find]
+    ours, wanted = (globals()[find](key, x, valid, k=9, iterations=4, **options) for x in (bits, half.astype("f4")))
+    np.testing.assert_array_equal(ours.assignments, wanted.assignments)
+    np.testing.assert_allclose(ours.centroids, wanted.centroids, atol=1e-5)
+    apart, expected = clustering.distances(bits, ours), clustering.distances(half.astype("f4"), wanted)
+    np.testing.assert_allclose(apart, expected, atol=1e-5)
+
+
 def test_a_centroid_without_rows_stays():
     x = rows()
     start = np.concatenate([x[:3], -10 * np.ones((1, 8), np.float32)])

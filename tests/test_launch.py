@@ -22,6 +22,8 @@ PAGE = ROOT / "docs" / "launch.md"
 FILES = sorted((ROOT / "docs" / "launch").iterdir())
 SLURM = ROOT / "docs" / "launch" / "slurm.sh"
 KUBERNETES = ROOT / "docs" / "launch" / "kubernetes.yaml"
+STUDY_SLURM = ROOT / "docs" / "launch" / "study_slurm.sh"
+STUDY_KUBERNETES = ROOT / "docs" / "launch" / "study_kubernetes.yaml"
 
 
 def test_the_page_names_each_file():
@@ -39,7 +41,7 @@ def commands(file):
     """The words after `radnet_jax.main` of each command in a file."""
     text = re.sub(r"\\\n#?\s*", " ", file.read_text())  # goes on in the next line, also in a comment
     if file.suffix == ".yaml":
-        (container,) = job()["spec"]["template"]["spec"]["containers"]
+        (container,) = job(file)["spec"]["template"]["spec"]["containers"]
         text = container["args"][0]
     for line in text.splitlines():
         for match in re.finditer(r"(?:radnet_jax\.main|slurm\.sh|tpu_pod\.sh) (--.*)", line):
@@ -69,9 +71,10 @@ def test_every_override_that_the_page_names_exists():
         main._check_override(config, name)
 
 
-def job():
-    service, job = yaml.safe_load_all(KUBERNETES.read_text())
-    assert (service["kind"], job["kind"]) == ("Service", "Job")
+def job(file=KUBERNETES):
+    *services, job = yaml.safe_load_all(file.read_text())
+    assert [s["kind"] for s in services] == ["Service"] * (file == KUBERNETES)
+    assert job["kind"] == "Job"
     return job
 
 
@@ -99,6 +102,30 @@ def test_the_job_fits_together():
     assert {codes["containerName"] for _, codes in by_action} == {container["name"]}
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     assert values["workdir"].startswith(container["volumeMounts"][0]["mountPath"])
+
+
+def test_the_job_of_a_study_fits_together():
+    spec, pod = job(STUDY_KUBERNETES)["spec"], job(STUDY_KUBERNETES)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (command,) = container["args"]
+    values = dict(re.findall(r"--([\w.]+)=(\S+)", command))
+    assert values["config.job"] == "$JOB_COMPLETION_INDEX"
+    study = spec_of_study(values["config"])
+    assert spec["completionMode"] == "Indexed"
+    assert spec["completions"] == spec["maxFailedIndexes"] == len(study)
+    assert command.startswith("exec ")  # else bash gets the signal
+    assert pod["restartPolicy"] == "Never"  # what podFailurePolicy needs
+    rules = [(rule["action"], rule["onExitCodes"]["values"]) for rule in spec["podFailurePolicy"]["rules"][:2]]
+    assert rules == [("FailIndex", [main._EXIT_USER_ERROR]), ("Ignore", [main._EXIT_PREEMPTED])]
+    assert spec["backoffLimitPerIndex"] > 0  # what FailIndex needs
+    assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+    assert values["workdir"].startswith(container["volumeMounts"][0]["mountPath"])
+
+
+def spec_of_study(config):
+    from radnet_jax.study import run, spec
+
+    return run.all_runs(spec.read(main.load_config(ROOT / config)), Path("study"))
 
 
 def executable(path: Path, text: str) -> Path:
@@ -157,6 +184,18 @@ def test_a_job_that_saved_goes_back_into_the_queue(cluster, code, requeued):
     assert (folder / "requeued").is_file() == requeued
     if requeued:
         assert (folder / "requeued").read_text() == f"requeue {env['SLURM_JOB_ID']}\n"
+
+
+@pytest.mark.parametrize(("by_number", "given"), [("0", []), ("1", ["--config.job=5"])])
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True)])
+def test_a_task_of_a_study_does_its_job_or_what_is_left(cluster, by_number, given, code, requeued):
+    folder, env = cluster
+    python = executable(folder / "python", f'for word in "$@"; do echo "$word" >> asked; done\nexit {code}')
+    env |= {"RADNET_JAX_PYTHON": str(python), "FAKE_TASKS": "1", "SLURM_ARRAY_TASK_ID": "5", "BY_NUMBER": by_number}
+    done = subprocess.run(["bash", STUDY_SLURM, "--workdir=a folder"], cwd=folder, env=env, timeout=60, check=False)
+    assert done.returncode == code
+    assert (folder / "asked").read_text().splitlines() == ["-m", "radnet_jax.main", "--workdir=a folder", *given]
+    assert (folder / "requeued").is_file() == requeued
 
 
 def test_a_node_with_a_problem_ends_the_job_before_the_run(cluster):

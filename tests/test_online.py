@@ -11,7 +11,7 @@ import optax
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from radnet_jax import checkpoint, online, sharding, train
+from radnet_jax import checkpoint, online, sharding, starts, train
 from radnet_jax.data.dataset import open_split
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators, ledger, probes
@@ -124,7 +124,8 @@ def test_what_is_watched_stays_on_its_devices_and_is_the_same_on_one(ct_dataset,
 
 
 def test_a_run_shows_both_and_goes_on_bit_for_bit(ct_dataset, tmp_path):
-    config = pretraining(ct_dataset, average=0.5, log_every=1, knn=dict(every=3, split="val", examples=50))
+    knn = dict(every=3, split="val", examples=50)
+    config = pretraining(ct_dataset, average=0.5, log_every=1, knn=knn, checkpoint=dict(every=2, keep=3))
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     train.run(config, whole)
     shutil.copytree(whole / "checkpoints" / "2", resumed / "checkpoints" / "2")
@@ -149,6 +150,18 @@ def test_a_run_shows_both_and_goes_on_bit_for_bit(ct_dataset, tmp_path):
     assert sum(shares.values()) == pytest.approx(1)
     assert sum(record.timings["seconds"].values()) == pytest.approx(record.timings["total_s"])
     assert shares["evaluation"] > 0
+
+
+def test_the_best_step_by_neighbours_stays_and_can_be_handed_on(ct_dataset, tmp_path, monkeypatch):
+    told = iter([0.3, 0.9, 0.5, 0.4])
+    monkeypatch.setattr(online.Neighbours, "metrics", lambda self, state: {"knn_accuracy": next(told)})
+    knn = dict(every=1, split="val", examples=50)
+    config = pretraining(ct_dataset, knn=knn, judged_weights="best", checkpoint=dict(every=100, keep=1))
+    train.run(config, tmp_path)
+    steps = sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert steps == ["2", "4"]
+    assert ledger.read_run(tmp_path).record["best"] == {"step": 2, "value": 0.9}
+    assert "@2-" in starts.find_start(str(tmp_path)).id
 
 
 def in_order(accumulate):

@@ -1,6 +1,7 @@
 """Phases between steps: when they are due, that a pass shows every example once, and what a phase may change."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from radnet_jax import checkpoint, phases, sharding, train
+from radnet_jax.data.pipeline import steps_per_epoch
+from radnet_jax.evaluation import ledger
 from radnet_jax.objectives import Defaults, Phase, bank
 from radnet_jax.parts import assemble
 from radnet_jax.phases import Phases, is_due
@@ -68,6 +71,7 @@ def test_a_pass_shows_every_example_once(ct_dataset, devices):
     np.testing.assert_allclose(state.objective_state["total"], means.sum(), rtol=1e-5)
     assert state.objective_state["bank"]["mean"].sharding.is_equivalent_to(sharding.batch_sharding(parts.mesh), 1)
     assert set(metrics) == {"read_drawn", "sum_drawn"}
+    assert phases.values() == {k: float(v) for k, v in metrics.items()}
     assert float(metrics["read_drawn"]) != float(metrics["sum_drawn"])
 
 
@@ -105,3 +109,19 @@ def test_a_run_killed_at_a_phase_goes_on_bit_for_bit(ct_dataset, tmp_path, monke
     assert whole.keys() == killed.keys()
     for key, array in whole.items():
         np.testing.assert_array_equal(array, killed[key], err_msg=key)
+
+
+def test_a_run_that_goes_on_logs_the_phase_before_its_checkpoint(ct_dataset, tmp_path):
+    """Two of three steps of an epoch are done after the checkpoint: the clusters are those of before it."""
+    changes = dict(batch_size=24, total_steps=3, log_every=1, checkpoint=dict(every=1, keep=3))
+    config = every_objective.config("deepcluster_v2", ct_dataset, **changes)
+    assert steps_per_epoch(len(assemble(config, sharding.make_mesh(8)).split), 24) > 2
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train.run(config, whole)
+    (stopped / "checkpoints").mkdir(parents=True)
+    shutil.copytree(whole / "checkpoints" / "1", stopped / "checkpoints" / "1")
+    train.run(config, stopped)
+    rows = [ledger.read_run(folder).curves for folder in (whole, stopped)]
+    assert len(rows[1]) == 2
+    for there, here in zip(rows[0][1:], rows[1]):
+        assert here["clusters_used"] == there["clusters_used"]

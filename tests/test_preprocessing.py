@@ -67,3 +67,20 @@ def test_impossible_crossings_are_refused(stored, model_input, declared, message
 def test_unknown_words_are_refused():
     with pytest.raises(UserError, match="unknown modality"):
         dataclasses.replace(CT, modality="XRAY")
+
+
+def test_an_image_by_itself_goes_from_its_minimum_to_its_maximum():
+    stored = StoredPixels("CT", "HU", (-1024.0, 3071.0), (4, 4), 1, "pad_area", "int16")
+    model_input = ModelInput("CT", 3, (4, 4), (), "image", (0.0,) * 3, (1.0,) * 3)
+    adapter = make_adapter(stored, model_input)
+    images = np.random.default_rng(0).integers(-1000, 2000, (3, 4, 4, 1)).astype(np.int16)
+    images[2] = 7  # constant: black, not a division by zero
+    for namespace in (np, jnp):
+        unit = np.asarray(to_unit(namespace.asarray(images), adapter))
+        flat = images.reshape(3, -1).astype(float)
+        low, high = flat.min(1), flat.max(1)
+        want = (flat - low[:, None]) / np.maximum(high - low, 1e-6)[:, None]
+        np.testing.assert_allclose(unit.reshape(3, -1), want, atol=1e-6)
+    assert ModelInput.from_json(json.loads(json.dumps(model_input.to_json()))) == model_input
+    with pytest.raises(UserError, match="value range"):
+        ModelInput("CT", 3, (4, 4), (), "slice", (0.0,) * 3, (1.0,) * 3)

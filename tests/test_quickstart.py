@@ -17,19 +17,23 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from radnet_jax import probe, study, train
+from radnet_jax import probe, train
 from radnet_jax.main import load_config
+from radnet_jax.study import expand, spec
 
 config, workdir = load_config(Path("configs/quickstart.py")), Path(sys.argv[1])
-study._build("ct", config.datasets.ct, "", workdir)
-job = next(job for job in study.pretraining_jobs(config, workdir) if job.name == "pretrain ct")
+study = spec.read(config)
+for job in expand.dataset_jobs(study, workdir, print):
+    if job.dataset == "ct":
+        job.run(job.place)
+job = next(job for job in expand.pretraining_jobs(study, workdir) if job.name == "pretrain ct")
 short = job.config.to_dict() | {"total_steps": 60}
-train.run(ConfigDict(short).lock(), job.workdir)
+train.run(ConfigDict(short).lock(), job.place)
 
 template = load_config(Path("configs/evaluate/knn.py"), "smoke").to_dict()
 template["data"]["dir"] = short["data"]["dir"]
 for name, changes, batch_stats in (
-    ("pretrained", dict(init_from=str(job.workdir)), "start"),
+    ("pretrained", dict(init_from=str(job.place)), "start"),
     ("initial", dict(input=config.tasks.body_region.input), "initial"),
     ("reestimated", dict(input=config.tasks.body_region.input), "reestimated"),
 ):

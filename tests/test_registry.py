@@ -38,6 +38,10 @@ def test_refuses_in_one_line(registry, name, kwargs, message):
     assert "\n" not in str(caught.value)
 
 
+def test_tells_the_arguments_that_need_not_be_given(registry):
+    assert registry.defaults("first") == {"colour": "red", "card": None}
+
+
 def test_a_name_is_registered_once(registry):
     with pytest.raises(ValueError, match="twice"):
         registry.register("first")(lambda: None)

@@ -105,7 +105,8 @@ def test_a_step_that_is_not_finite_and_all_after_it_change_nothing():
         (lambda s, b: (s, b), None),
     ],
 )
-def test_the_first_leaf_that_is_not_finite_is_named(spoil, named):
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_first_leaf_that_is_not_finite_is_named(spoil, named, accumulate):
     state, batch = spoil(start(), data())
-    names = nonfinite.first_leaves(Regression(), state, batch, jax.random.key(0))
+    names = nonfinite.first_leaves(Regression(), state, batch, jax.random.key(0), accumulate)
     assert (names[0] if names else None) == named

@@ -21,7 +21,8 @@ from configs import common
 def get_config(arg: str = "") -> ConfigDict:
     return common.pretraining(
         arg,
-        dict(name="deepcluster", assignment="kmeans", prototypes=3000, clusterings=3, temperature=0.1, iterations=10),
+        dict(name="deepcluster", assignment="kmeans", prototypes=3000, clusterings=3, temperature=0.1, iterations=10)
+        | dict(bank_dtype="float32"),
         natural="swav_multicrop",
         batch_size=4096,
         epochs=800,

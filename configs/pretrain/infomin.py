@@ -6,8 +6,8 @@ Variants (`domain`, `smoke`, `size`, `go_on`): see `common.pretraining`.
 
 The recipe is that of the public checkpoint (PyContrast's InfoMin, 800 epochs) as far as it was published: SGD with
 momentum 0.9, learning rate 0.03 at batch 256, cosine, weight decay 1e-4 on all parameters, temperature 0.15, a queue of
-65,536 keys, momentum 0.999. Its ResNet-50 on ImageNet reaches 73.0 % linear top-1. It had RandAugment too, which
-the recipe "infomin" has not. `total_steps` is in steps: set it from your dataset's size.
+65,536 keys, momentum 0.999, RandAugment. Its ResNet-50 on ImageNet reaches 73.0 % linear top-1. `total_steps` is in
+steps: set it from your dataset's size.
 """
 
 from __future__ import annotations

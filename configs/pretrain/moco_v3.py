@@ -6,8 +6,8 @@ Variants (`domain`, `smoke`, `size`, `go_on`): see `common.pretraining`. Transfo
 
 The recipe is that of the authors' repository for 1000 epochs: LARS with learning rate 0.3 x batch / 256, weight decay
 1.5e-6 without biases and norms, 10 epochs of warm-up, then cosine, temperature 1, momentum of the target 0.996 rising
-to 1. At batch 4096 ResNet-50 on ImageNet reaches 74.6 % linear top-1. `total_steps` and `warmup_steps` are in steps:
-set them from your dataset's size; the momentum follows `total_steps`.
+to 1. At batch 4096 ResNet-50 on ImageNet reaches 74.6 % linear top-1 (the repository's published weights).
+`total_steps` and `warmup_steps` are in steps: set them from your dataset's size; the momentum follows `total_steps`.
 """
 
 from __future__ import annotations

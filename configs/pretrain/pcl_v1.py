@@ -29,6 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
             momentum=0.999,
             clusters=(25_000, 50_000, 100_000),
             negatives=16384,
+            bank_dtype="float32",
             warmup_steps=20 * (common.IMAGENET_IMAGES // 256),
             projector_layers=1,
             projector_dim=128,

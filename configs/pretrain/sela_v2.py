@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     return common.pretraining(
         arg,
         dict(name="deepcluster", assignment="sinkhorn", prototypes=3000, clusterings=3, temperature=0.1, iterations=10)
-        | dict(epsilon=0.05, sinkhorn_iterations=3),
+        | dict(epsilon=0.05, sinkhorn_iterations=3, bank_dtype="float32"),
         natural="swav_multicrop",
         batch_size=4096,
         epochs=400,

@@ -21,7 +21,8 @@ ImageNet, then ChestX-ray14, then a task:
     python -m radnet_jax.main --config=configs/finetune/classification.py:domain=chest_xray,crossing \
         --config.data.dir=TASK --config.init_from=SECOND --workdir=DIR
 
-The head is new in each; the backbone sees X-rays as it saw photographs.
+The head is new in each; the backbone sees X-rays as it saw photographs. A last task of several findings is judged with
+--config.primary_metric=auroc: accuracy, the default, is refused for it.
 """
 
 from __future__ import annotations

@@ -12,28 +12,9 @@ PHOTO_AUGMENT = dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, crop
 
 
 def study(name: str) -> ConfigDict:
-    """An empty study with its fields: datasets, pretraining, starts and tasks are for the config to fill in."""
-    config = ConfigDict()
-    config.run = "study"
-    config.name = name
-    config.seeds = (0, 1, 2, 3)
-    config.pretraining_seeds = False  # True: each seed has a pretraining of its own
-    config.data_root = ""  # folder that the sources of datasets are below
-    config.datasets = ConfigDict()
-    config.pretraining = ConfigDict()
-    config.starts = ConfigDict()
-    config.tasks = ConfigDict()
+    """A study whose protocols are a short fine-tuning and a linear probe."""
+    config = common.study(name)
     config.protocols = ConfigDict(dict(fine_tune=dict(config=fine_tune()), linear_probe=dict(config=linear_probe())))
-    config.compare = ConfigDict(
-        dict(
-            alpha=0.05,
-            margin=0.02,  # differences within it count as none: the margin of "equivalent"
-            n_resamples=10_000,
-            seed=0,
-        )
-    )
-    config.notes = ()  # sentences for the report: what the study can't show
-    config.report = ConfigDict(dict(images=True))
     return config
 
 

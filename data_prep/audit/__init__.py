@@ -85,6 +85,7 @@ def audit(
     distance: int = DISTANCE,
     likeness: float = LIKENESS,
     images_only: bool = False,
+    wanted: Callable[[Unit, Unit], bool] | None = None,
     log: Log = print,
 ) -> AuditResult:
     """Looks for what splits of different names share, within each dataset and between them.
@@ -94,6 +95,7 @@ def audit(
       distance: bits by which the hashes of two images may differ for their pixels to be compared.
       likeness: from this on two images count as the same picture (`likeness.py`).
       images_only: whether patients and files are left out where datasets were built with different salts.
+      wanted: which pairs of splits of different names are compared; all by default.
       log: takes a line of progress now and then.
 
     Raises:
@@ -106,7 +108,8 @@ def audit(
     datasets = open_datasets(folders)
     notes = _notes(datasets, images_only)
     units = [unit for dataset in datasets for unit in read_units(dataset)]
-    compared = [(a, b) for a, b in itertools.combinations(units, 2) if a.split != b.split]
+    pairs = itertools.combinations(units, 2)
+    compared = [(a, b) for a, b in pairs if a.split != b.split and (wanted is None or wanted(a, b))]
     if not compared:
         raise UserError(
             "nothing to compare: all records are in splits of one name",

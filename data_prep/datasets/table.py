@@ -39,6 +39,7 @@ class _Options(NamedTuple):
     mask_classes: int
     burned_in: bool
     dicom_ids: bool
+    resize: str
 
 
 @DATASETS.register("table")
@@ -51,6 +52,7 @@ def table(
     mask_labels: str = "foreground",
     burned_in: str = "reject",
     dicom_ids: str = "join",
+    resize: str = "pad_area",
 ) -> DatasetSpec:
     """--source=table.csv (UTF-8, a header line; .tsv with tabs) with the columns image, mask, patient, labels, split;
     all but image may be missing or empty, others are passed over. Paths are relative to the table.
@@ -63,9 +65,10 @@ def table(
       split    train, val or test; rows without may go to any split, splits without rows are taken out of train.
     Options: --modality=CT|XR|MR|US|fundus|photo (must be given; only CT is stored in HU), --channels=1|3,
     --value_range=low,high (values that become 0 and 255, for images of more than 8 bits), --mask_labels=liver,tumour
-    (names of the mask values 1, 2, ...; with one name every value above 0 counts), --burned_in=keep.
+    (names of the mask values 1, 2, ...; with one name every value above 0 counts), --burned_in=keep,
+    --resize=stretch_area (does not keep the aspect ratio).
     """
-    options = _check(modality, channels, value_range, mask_labels, burned_in, dicom_ids, size)
+    options = _check(modality, channels, value_range, mask_labels, burned_in, dicom_ids, resize, size)
     columns = _columns(source)
     rule = learn((line, row["labels"]) for line, row in _lines(source))
     splits = _splits(source)
@@ -77,7 +80,7 @@ def table(
         task=rule.task,
         labels=rule.names,
         stored=StoredPixels(
-            modality, "HU" if hu else "none", range_, (size, size), channels, "pad_area", "int16" if hu else "uint8"
+            modality, "HU" if hu else "none", range_, (size, size), channels, resize, "int16" if hu else "uint8"
         ),
         facts=("sex", "age_band", "scanner"),
         candidates=functools.partial(_candidates, table=source),
@@ -93,7 +96,14 @@ def table(
 
 
 def _check(
-    modality: str, channels: int, value_range: str, mask_labels: str, burned_in: str, dicom_ids: str, size: int
+    modality: str,
+    channels: int,
+    value_range: str,
+    mask_labels: str,
+    burned_in: str,
+    dicom_ids: str,
+    resize: str,
+    size: int,
 ) -> _Options:
     if modality not in MODALITIES:
         raise UserError("table: modality", got=repr(modality), expected=f"--modality=one of {', '.join(MODALITIES)}")
@@ -103,6 +113,8 @@ def _check(
         raise UserError("table: burned_in", got=repr(burned_in), expected="reject or keep")
     if dicom_ids not in ("join", "ignore"):
         raise UserError("table: dicom_ids", got=repr(dicom_ids), expected="join or ignore")
+    if resize not in ("pad_area", "stretch_area"):
+        raise UserError("table: resize", got=repr(resize), expected="pad_area or stretch_area")
     names = mask_labels.split(",")
     if not all(name.strip() for name in names) or len(set(names)) != len(names) or len(names) >= UNKNOWN_MASK:
         raise UserError("table: mask_labels", got=repr(mask_labels), expected="different names such as liver,tumour")
@@ -117,7 +129,7 @@ def _check(
                 "table: value_range", got=repr(value_range), expected="low < high, and another modality than CT"
             )
         bounds = (low, high)
-    return _Options(modality, channels, size, bounds, len(names), burned_in == "keep", dicom_ids == "join")
+    return _Options(modality, channels, size, bounds, len(names), burned_in == "keep", dicom_ids == "join", resize)
 
 
 def _reader(table: Path, file: TextIO) -> csv.DictReader:
@@ -276,7 +288,7 @@ def _encode(source: Path, path: str, frame: int, *, options: _Options) -> Num[np
     return image.fit(
         _pixels(source / path, frame, options),
         (options.size, options.size),
-        "pad_area",
+        options.resize,
         HU_RANGE[0] if options.modality == "CT" else 0,
     )
 
@@ -312,4 +324,4 @@ def _encode_mask(source: Path, path: str, mask: str, frame: int, *, options: _Op
         values = (values > 0).astype(np.uint8)
     elif ((values > options.mask_classes) & (values != UNKNOWN_MASK)).any():
         raise Reject("mask_value")
-    return image.fit_mask(values, (options.size, options.size), "pad_area")
+    return image.fit_mask(values, (options.size, options.size), options.resize)

@@ -42,6 +42,11 @@ def uniform(keys: Key[Array, " n"], name: str, shape: tuple[int, ...] = ()) -> F
     return jax.vmap(lambda key: jax.random.uniform(key, shape))(named(keys, name))
 
 
+def normal(keys: Key[Array, " n"], name: str, shape: tuple[int, ...] = ()) -> Float[Array, "n ..."]:
+    """Returns draws of mean 0 and standard deviation 1 for each row."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(named(keys, name))
+
+
 def between(u: Float[Array, "*s"], low: float, high: float) -> Float[Array, "*s"]:
     """Brings draws from [0, 1) to [low, high)."""
     return low + (high - low) * u

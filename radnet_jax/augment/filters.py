@@ -71,7 +71,7 @@ def _shifted_sum(x: Float[Array, "n c h w"], weights: Float[Array, "n r"], axis:
     return (y * (inverse[:, None, :, None] if axis == 2 else inverse[:, None, None, :])).astype(x.dtype)
 
 
-def sharpen(x: Float[Array, "n c h w"], factor: float) -> Float[Array, "n c h w"]:
+def sharpen(x: Float[Array, "n c h w"], factor: float | Float[Array, "n 1 1 1"]) -> Float[Array, "n c h w"]:
     """Blends with a smoothed image: factor 0 is smooth, 1 the original, 2 sharper (as torchvision).
 
     The filter is [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13; the outermost pixels stay as they are.

@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, Num
 
 from radnet_jax import sharding
-from radnet_jax.augment import colour, draws, filters, forms, geometry
-from radnet_jax.augment.recipes import Chance, Recipe
+from radnet_jax.augment import colour, draws, filters, forms, geometry, rand_augment
+from radnet_jax.augment.recipe import Chance, Recipe
 from radnet_jax.errors import UserError
 from radnet_jax.preprocessing import Adapter, standardise, to_unit
 
+CENTRE = 4  # number of the central one of `ten_crops`
 OUTSIDE = 255  # of a mask where the image was turned or moved away: unknown, as in the records
 
 Draws = Mapping[str, Array]
@@ -245,6 +246,8 @@ def draw(
     chance("blur", recipe.blur)
     if "blur" in out:
         out["sigma"] = uniform("sigma", *_sigmas(recipe, scale or min(size)))
+    if recipe.rand_augment:
+        out |= _draw_rand_augment(keys, recipe)
     chance("solarize", recipe.solarize)
     for name, most in (("noise", recipe.noise_std), ("rician", recipe.rician_std)):
         chance(name, getattr(recipe, name))
@@ -256,6 +259,18 @@ def draw(
         out["hole"], fits = draws.boxes(keys, "hole", size, recipe.erase_area, recipe.erase_ratio)
         out["erase"] &= fits
     return out
+
+
+def _draw_rand_augment(keys: Key[Array, " n"], recipe: Recipe) -> dict[str, Array]:
+    shape = (recipe.rand_augment,)
+    operation = draws.uniform(keys, "rand_augment", shape) * len(rand_augment.OPERATIONS)
+    level = recipe.rand_magnitude + recipe.rand_spread * draws.normal(keys, "rand_augment level", shape)
+    return {
+        "rand_operation": jnp.floor(operation).astype(jnp.int32),
+        "rand_level": jnp.clip(level, 0.0, 10.0) / 10,
+        "rand_sign": jnp.where(draws.uniform(keys, "rand_augment sign", shape) < 0.5, -1.0, 1.0),
+        "rand_done": draws.uniform(keys, "rand_augment done", shape) < 0.5,
+    }
 
 
 def _sigmas(recipe: Recipe, scale: int) -> tuple[float, float]:
@@ -358,6 +373,16 @@ def _intensities(x: Float[Array, "n c h w"], drawn: Draws, recipe: Recipe, adapt
         "erase": lambda x: geometry.erase(x, drawn["hole"], mean),
     }
     for name, change in changes.items():
+        if name == "solarize" and "rand_operation" in drawn:
+            operation, level, sign, done = (drawn[f"rand_{what}"] for what in ("operation", "level", "sign", "done"))
+            x = rand_augment.apply(x, operation, level, sign, done, _means(x, adapter))
         if name in drawn:
             x = forms.sometimes(drawn[name], change, x)
     return x
+
+
+def _means(x: Float[Array, "n c h w"], adapter: Adapter) -> Float[Array, "n c"]:
+    """The mean that the model's input is standardised by, of each channel of the data."""
+    mean = jnp.asarray(adapter.model_input.mean, jnp.float32)
+    mean = mean if len(mean) == x.shape[1] else jnp.full(x.shape[1], mean.mean())
+    return jnp.broadcast_to(mean, x.shape[:2]).astype(x.dtype)

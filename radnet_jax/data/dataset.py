@@ -31,15 +31,26 @@ class Split:
     `split[i]` is one example; `allocate` and `read_into` make batches. An example has `image [h w c]` as stored,
     `labels [k]` and `label_mask [k]` float32, and `index` (0..n-1); with masks also `segmentation [h w]` uint8
     (0 = background, 255 = unknown).
+
+    Attributes:
+      card: of the dataset.
+      folder: of the dataset.
+      name: of the split.
+      part: what of it this is, "" for all: a name for `rows`, which tells subsets apart.
+      rows: records of a subset, ascending; None for all. The subset's own records are numbered from 0.
+      judged: labels that results are about; () for all. Of the others nothing is known in `all_labels`.
     """
 
     card: DatasetCard
     folder: Path
     name: str
+    part: str = ""
+    rows: Int[np.ndarray, " n"] | None = dataclasses.field(default=None, compare=False, repr=False)
+    judged: tuple[str, ...] = ()
 
     @functools.cached_property
     def _shards(self) -> Shards:
-        return Shards(self.folder, self.name, len(self))
+        return Shards(self.folder, self.name, self.card.splits[self.name])
 
     @functools.cached_property
     def _scan(self) -> Scanner:
@@ -54,7 +65,11 @@ class Split:
         _ = self._shards, self._codec
 
     def __len__(self) -> int:
-        return self.card.splits[self.name]
+        return self.card.splits[self.name] if self.rows is None else len(self.rows)
+
+    def whole(self) -> Split:
+        """Returns the split that this is a subset of."""
+        return dataclasses.replace(self, part="", rows=None)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         batch = self.allocate(1)
@@ -81,7 +96,8 @@ class Split:
         shards, scan, coded = self._shards, self._scan, self._codec != "raw"
         raw = [(name, batch[name].reshape(len(batch[name]), -1), dtype) for name, dtype in self._raw_fields()]
         classes = []
-        for row, index in enumerate(indices, first):
+        places = indices if self.rows is None else self.rows[np.asarray(indices, int)].tolist()
+        for row, index in enumerate(places, first):
             record = shards.read(index)
             try:
                 features = scan(record)
@@ -122,34 +138,40 @@ class Split:
         if self.card.task == "multi_label":
             flat = (pc.list_flatten(table[name]).to_numpy() for name in ("labels", "label_mask"))
             labels, mask = (values.reshape(-1, k).astype(np.float32) for values in flat)
-            return labels, mask
-        return _one_hot(table["label"].to_numpy(), k)
+        else:
+            labels, mask = _one_hot(table["label"].to_numpy(), k)
+        if self.judged:
+            mask = mask * np.isin(self.card.labels, self.judged).astype(np.float32)
+        return labels, mask
 
     def members(self) -> tuple[Range, ...]:
         """Returns (first record, one past the last, weight) of each member of a mixture; () for any other dataset."""
         lengths = [member.splits.get(self.name, 0) for member in self.card.members]
         ends = itertools.accumulate(lengths)
-        rows = zip(self.card.members, lengths, ends)
-        return tuple((end - length, end, member.weight) for member, length, end in rows if length)
+        found = [(end - n, end, member.weight) for member, n, end in zip(self.card.members, lengths, ends)]
+        if self.rows is not None:
+            places = np.searchsorted(self.rows, [(start, end) for start, end, _ in found])
+            found = [(int(a), int(b), weight) for (a, b), (_, _, weight) in zip(places, found)]
+        return tuple((start, end, weight) for start, end, weight in found if start < end)
 
     def __hash__(self) -> int:
-        return hash((self.folder, self.name, self.card.fingerprint))
+        return hash((self.folder, self.name, self.card.fingerprint, self.part, self.judged))
 
     def __reduce__(self) -> Any:
-        return Split, (self.card, self.folder, self.name)
+        return Split, (self.card, self.folder, self.name, self.part, self.rows, self.judged)
 
     def manifest(self) -> pa.Table:
         """Returns the rows of the manifest in record order: case_id, patient (hashed), labels and kept facts."""
         table = pq.read_table(self.folder / MANIFEST_FILE, filters=[("split", "=", self.name)])
         table = table.sort_by("index")
-        if table.num_rows != len(self):
+        if table.num_rows != (expected := self.card.splits[self.name]):
             raise UserError(
                 f"the manifest of {self.folder} does not fit its records",
                 got=f"{table.num_rows} rows for split {self.name}",
-                expected=len(self),
+                expected=expected,
                 fix="rebuild the dataset",
             )
-        return table
+        return table if self.rows is None else table.take(self.rows)
 
 
 def _one_hot(classes: Int[np.ndarray, " n"], k: int) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:

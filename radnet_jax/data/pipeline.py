@@ -36,9 +36,14 @@ class Source(Protocol):
     def read_into(self, batch: Batch, first: int, indices: Sequence[int]) -> None: ...
 
 
-def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Returns the number of whole batches in an epoch; a dataset smaller than one batch is refused."""
+def steps_per_epoch(num_examples: int, batch_size: int, *, subset: bool = False) -> int:
+    """Returns the number of whole batches in an epoch; a dataset smaller than one batch is refused.
+
+    A declared subset is not: a batch is then several epochs long, so that one batch size serves all fractions.
+    """
     if num_examples < batch_size:
+        if subset:
+            return 1
         raise UserError(
             "the split is smaller than one batch",
             got=f"{num_examples} examples, batch_size {batch_size}",
@@ -74,7 +79,8 @@ def train_batches(
       start: number of the first batch, which is the step to go on from.
       process_index: this process's number.
       process_count: number of processes.
-      indices: the records that there are for this run (a label fraction, k shots); an epoch is once through these.
+      indices: the records that there are for this run (a label fraction, k shots); an epoch is once through these. Of
+        fewer than a batch has rows, a batch is several epochs long.
       members: (first record, one past the last, weight) of the parts of a mixture. In every 10,000 examples each part
         has exactly its share, and it is shuffled through epochs of its own.
       shuffle_window: 0 shuffles a whole epoch. A number of records reads blocks of `shuffle_window // 64` neighbours
@@ -135,10 +141,11 @@ def _order(
     if window < 0:
         raise UserError("shuffle_window", got=window, expected="0 (a full shuffle) or a number of records")
     chosen = None if indices is None else _checked(indices, n)
-    epoch = steps_per_epoch(n if chosen is None else len(chosen), batch_size) * batch_size
+    m = n if chosen is None else len(chosen)
+    epoch = steps_per_epoch(m, batch_size, subset=chosen is not None) * batch_size
     key = fold(seed, 0)
     if chosen is not None:  # what follows speaks of places in `chosen`
-        n = len(chosen)
+        n, epoch = m, epoch if m >= batch_size else m
         members = [
             (int(np.searchsorted(chosen, first)), int(np.searchsorted(chosen, stop)), weight)
             for first, stop, weight in members

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from radnet_jax.data.card import DatasetCard
-from radnet_jax.data.dataset import open_split
+from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError
 
 SPLITS_FILE = "splits.parquet"
@@ -54,6 +55,26 @@ def subset_indices(
     table = pq.read_table(path, columns=["index", column], filters=[("split", "=", split)]).sort_by("index")
     values = table[column].to_numpy()
     return np.flatnonzero(values <= limit)  # null = NaN, which is in no list
+
+
+def open_subset(folder: str | Path, split: str, *, fraction: float = 1.0, shots: int = 0) -> Split:
+    """Opens a subset of a split as a split of its own: its length, labels, manifest and batches are the subset's.
+
+    Args:
+      folder: of the dataset.
+      split: its name.
+      fraction: of the patients, see `subset_indices`; 1 for all.
+      shots: records of each class; 0 for all.
+
+    Raises:
+      UserError: as of `subset_indices`.
+    """
+    whole = open_split(folder, split)
+    if fraction == 1.0 and not shots:
+        return whole
+    rows = subset_indices(whole.folder, split, fraction=fraction, shots=shots or None)
+    part = f"{shots} shots" if shots else f"fraction {fraction:g}"
+    return dataclasses.replace(whole, part=part, rows=rows)
 
 
 def _open(path: Path, card: DatasetCard) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from radnet_jax.errors import UserError
 if TYPE_CHECKING:
     from radnet_jax.evaluation.ledger import Predictions, Run
 
-TASK_KINDS = ("single_label", "multi_label")
+TASK_KINDS = ("single_label", "multi_label", "segmentation")
 SPLITS = ("train", "val", "test")
 _ROUNDING = 1e-3  # probabilities that were computed in bfloat16 can leave [0, 1] by this much
 
@@ -94,15 +94,15 @@ def check_runs(runs: Sequence[Run]) -> None:
     """Refuses a table of runs that can't be compared.
 
     Raises:
-      UserError: the same run id or the same (task, protocol, start, variant, seed, checkpoint) twice, predictions that
-        `check_predictions` refuses, or two runs of a task that differ in primary metric, labels, case ids, patients or
-        truth.
+      UserError: the same run id or the same (task, protocol, start, variant, seed, checkpoint, share of the labels)
+        twice, predictions that `check_predictions` refuses, or two runs of a task that differ in primary metric,
+        labels, case ids, patients or truth.
     """
     seen: dict[object, Run] = {}
     for run in runs:
         keys: list[object] = [run.run_id]
         if run.judged:
-            keys.append((run.task, run.protocol, run.start, run.variant, run.seed, run.checkpoint))
+            keys.append((run.task, run.protocol, run.start, run.variant, run.seed, run.checkpoint, run.fraction))
         for key in keys:
             if key in seen:
                 raise UserError(

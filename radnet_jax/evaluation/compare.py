@@ -24,10 +24,11 @@ from radnet_jax.errors import UserError
 from radnet_jax.evaluation import verdicts
 from radnet_jax.evaluation.canonical import jsonable
 from radnet_jax.evaluation.checks import check_runs
-from radnet_jax.evaluation.ledger import Run
+from radnet_jax.evaluation.ledger import Run, setting_of
 from radnet_jax.evaluation.metrics import METRICS, entering
 from radnet_jax.evaluation.statistics import bootstrap, correction, power, tests
 from radnet_jax.evaluation.statistics.bootstrap import Resampled
+from radnet_jax.evaluation.summaries import Summary, summarise
 from radnet_jax.evaluation.verdicts import EQUIVALENT, NOT_ENOUGH, UNDEFINED, TaskVerdict
 
 FORMAT = 1
@@ -39,6 +40,8 @@ class Group:
     """The runs of one start (and variant) on one task x protocol.
 
     Attributes:
+      protocol: with the share of the training labels, where it is not all of them: "fine_tune, 10 % of labels". Each
+        share is a question of its own.
       compared: False for a variant that another one of the same start was preferred to, by its mean on val.
       values: the metric on test, by run.
       sd: standard deviation over seeds, ddof 1; NaN where the seed varies nothing or there is one run.
@@ -49,6 +52,7 @@ class Group:
       checkpoints: number of different pretraining runs; 0 where the start has none.
       left_out: labels that the mean over labels leaves out, by name.
       reason: why the metric is undefined, a key of verdicts.REASONS.
+      fraction: share of the training labels, in (0, 1].
     """
 
     task: str
@@ -73,6 +77,7 @@ class Group:
     left_out: tuple[str, ...]
     reason: str
     runs: tuple[str, ...]
+    fraction: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +156,7 @@ class Comparisons:
     rows: tuple[Comparison, ...]
     verdicts: tuple[TaskVerdict, ...]
     notes: tuple[str, ...]
+    summaries: tuple[Summary, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT} | {f.name: jsonable(getattr(self, f.name)) for f in dataclasses.fields(self)}
@@ -221,9 +227,9 @@ def compare(
         task_verdicts.append(verdicts.judge_task(of_protocol, own))
     family = int((~np.isnan(p)).sum())
     notes = verdicts.notes(groups, rows, family, alpha, n_resamples)
-    return Comparisons(
-        alpha, margin, n_resamples, seed, family, tuple(groups), tuple(rows), tuple(task_verdicts), notes
-    )
+    summaries = summarise(groups, alpha=alpha, seed=seed)
+    told = (tuple(groups), tuple(rows), tuple(task_verdicts), notes, summaries)
+    return Comparisons(alpha, margin, n_resamples, seed, family, *told)
 
 
 def _by(items: Sequence[Any], key: Any) -> dict[Any, list[Any]]:
@@ -258,7 +264,7 @@ def _task_groups(
     enter = entering(runs[0].primary_metric, truth.labels, truth.label_mask)
     on_test = [metric(t.scores, t.labels, t.label_mask) for t in tests_of]
     on_val = [metric(v.scores, v.labels, v.label_mask) for v in (run.predictions.of("val") for run in runs)]
-    rows_of = _by(range(len(runs)), lambda i: (runs[i].protocol, runs[i].start, runs[i].variant))
+    rows_of = _by(range(len(runs)), lambda i: (setting_of(runs[i]), runs[i].start, runs[i].variant))
     mean_val = {key: float(np.mean([on_val[i].value for i in rows])) for key, rows in rows_of.items()}
     groups = []
     for key in sorted(rows_of, key=lambda k: (k[0], _start_order(k[1]), k[2])):
@@ -296,6 +302,7 @@ def _task_groups(
                 left_out=tuple(runs[0].label_names[j] for j in on_test[rows[0]].left_out),
                 reason=reasons[0] if reasons else "no_val_metric" if undefined_val else "",
                 runs=tuple(runs[i].run_id for i in rows),
+                fraction=runs[rows[0]].fraction,
             )
         )
     return groups, rows_of, resampled

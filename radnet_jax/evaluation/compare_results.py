@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from radnet_jax.evaluation import verdicts
 from radnet_jax.evaluation.compare import LAST_STARTS, Comparison, Comparisons, Group
 from radnet_jax.evaluation.results import Cell, Place
 from radnet_jax.evaluation.statistics import correction, power, tests
+from radnet_jax.evaluation.summaries import summarise
 from radnet_jax.evaluation.verdicts import EQUIVALENT, NOT_ENOUGH, UNDEFINED
 
 EXPLORATORY = "exploratory"
@@ -66,10 +68,24 @@ def compare_results(
         own = [row for row in rows if _place(row) == place]
         here = [g for g in groups if _place(g) == place]
         verdict = _against(baseline, here, own) if baseline else verdicts.judge_task(here, own)
-        told.append(dataclasses.replace(verdict, protocol=", ".join(filter(None, (place.experiment, place.variant)))))
+        told.append(dataclasses.replace(verdict, protocol=_setting(place.experiment, place.variant)))
     family = int((~np.isnan(p)).sum())
-    notes = _notes(cells, chosen, rows, family)
-    return Comparisons(alpha, margin, 0, 0, family, tuple(groups), tuple(rows), tuple(told), notes)
+    notes = (*_notes(cells, chosen, rows, family), *verdicts.out_of_reach(rows, alpha, family))
+    out = Comparisons(alpha, margin, 0, 0, family, tuple(groups), tuple(rows), tuple(told), notes)
+    return dataclasses.replace(out, summaries=summarise(for_page(out).groups, alpha=alpha))
+
+
+def for_page(c: Comparisons) -> Comparisons:
+    """The comparisons of a table as the report takes them: experiment and variant together are one setting."""
+
+    def joined(item: Any) -> Any:
+        return dataclasses.replace(item, protocol=_setting(item.protocol, item.variant), variant="")
+
+    return dataclasses.replace(c, groups=tuple(map(joined, c.groups)), rows=tuple(map(joined, c.rows)))
+
+
+def _setting(experiment: str, variant: str) -> str:
+    return ", ".join(filter(None, (experiment, variant)))
 
 
 def explore(

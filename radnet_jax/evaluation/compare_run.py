@@ -13,8 +13,8 @@ from rich.console import Console
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import export, foreign, ledger, metrics, published, report, results
 from radnet_jax.evaluation.compare import Comparison, Comparisons, compare
-from radnet_jax.evaluation.compare_results import compare_results, explore
-from radnet_jax.evaluation.ledger import Run
+from radnet_jax.evaluation.compare_results import compare_results, explore, for_page
+from radnet_jax.evaluation.ledger import Run, setting_of
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.results import Cell, Place
 from radnet_jax.parts import check_workdir
@@ -35,11 +35,13 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     workdir = check_workdir(workdir, need_bytes=2**24)
     if kind in ("runs", "means"):
         comparisons, by_role = _compare_table(config)
+        found: Sequence[Run] = []
+        shown = for_page(comparisons)
     else:
         if kind == "cases":
             metric = config.primary_metric[0]
             judged = foreign.import_predictions(config.table, workdir / "runs", primary_metric=metric)
-            found: Sequence[Run] = judged
+            found = judged
         else:
             found = ledger.read_runs(config.runs)
             judged = [r for r in found if r.judged]
@@ -48,10 +50,11 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         settings = {key: config[key] for key in ("alpha", "margin", "n_resamples", "seed")}
         comparisons = compare(judged, **settings)
         compared = {(g.task, g.protocol, g.start, g.variant) for g in comparisons.groups if g.compared}
-        cells = _other_metrics([r for r in judged if (r.task, r.protocol, r.start, r.variant) in compared])
+        cells = _other_metrics([r for r in judged if (r.task, setting_of(r), r.start, r.variant) in compared])
         by_role = {"exploratory": explore(cells, alpha=config.alpha, margin=config.margin)}
-        page = report.write_report(workdir / "report", title=config.name, comparisons=comparisons, runs=found)
-        _say(f"report: {page}")
+        shown = comparisons
+    page = report.write_report(workdir / "report", title=config.name, comparisons=shown, runs=found)
+    _say(f"report: {page}")
     export.write_json(workdir / "comparisons.json", comparisons, **by_role)
     export.write_latex(workdir / "comparisons.tex", comparisons)
     path = export.write_csv(workdir / "comparisons.csv", {"primary": comparisons.rows, **by_role})
@@ -123,7 +126,7 @@ def _other_metrics(runs: Sequence[Run]) -> list[Cell]:
         p = run.predictions.of("test")
         for name in METRICS.names():
             if name != run.primary_metric and run.task_kind in metrics.task_kinds(name):
-                place = Place(run.protocol, run.task, "", name)
+                place = Place(setting_of(run), run.task, "", name)
                 value = METRICS.get(name)(p.scores, p.labels, p.label_mask).value
                 values.setdefault((place, run.start), {})[run.run_id] = value
     return [Cell(place, start, tuple(v.values()), tuple(v)) for (place, start), v in values.items()]

@@ -13,11 +13,12 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from radnet_jax import sharding
-from radnet_jax.augment.views import center
+from radnet_jax.augment.views import CENTRE, center, ten_crops
 from radnet_jax.data.card import DatasetCard
 from radnet_jax.data.dataset import Split
 from radnet_jax.data.pipeline import eval_batches
 from radnet_jax.evaluation.ledger import Predictions
+from radnet_jax.losses.classification import mean_of_views
 from radnet_jax.preprocessing import Adapter
 
 Predict = Callable[[PyTree, PyTree, dict[str, Array]], dict[str, Array]]
@@ -29,10 +30,23 @@ NO_FACT = (
 )  # fmt: skip
 
 
+VIEWS = ("whole", "center_crop", "ten_crop")
+
+
 @functools.lru_cache(maxsize=64)
-def _compiled(predict: Predict, adapter: Adapter, mesh: Mesh) -> Callable[..., dict[str, Array]]:
+def _compiled(
+    predict: Predict, adapter: Adapter, mesh: Mesh, views: str, multi_label: bool
+) -> Callable[..., dict[str, Array]]:
     def run(params: PyTree, model_state: PyTree, image: Array) -> dict[str, Array]:
-        return predict(params, model_state, {"image": center(image, adapter)})
+        if views == "whole":
+            return predict(params, model_state, {"image": center(image, adapter)})
+        crops = ten_crops(image, adapter)
+        if views == "center_crop":
+            return predict(params, model_state, {"image": crops[:, CENTRE]})
+        # One crop after another: the memory of the network is that of one, and none is sent between devices.
+        each = jax.lax.map(lambda crop: predict(params, model_state, {"image": crop}), crops.swapaxes(0, 1))
+        out = {k: v.mean(axis=0) for k, v in each.items()}
+        return out | {"logits": mean_of_views(each["logits"].swapaxes(0, 1), multi_label=multi_label)}
 
     # Replicated outputs: every process holds the whole split's scores, so metrics are computed on all of it at once.
     return jax.jit(run, out_shardings=sharding.replicated(mesh))
@@ -53,6 +67,7 @@ def predict_split(
     adapter: Adapter,
     batch_size: int,
     mesh: Mesh,
+    views: str = "whole",
 ) -> dict[str, np.ndarray]:
     """Runs `predict` over a split, in record order, and adds its `labels` and `label_mask`.
 
@@ -64,8 +79,11 @@ def predict_split(
       adapter: the preprocessing contract.
       batch_size: global.
       mesh: where to compute.
+      views: "whole" image; "center_crop" of the image resized to 256 / 224 of the input; or "ten_crop" of it, corners,
+        centre and their mirror images: "logits" are then those of the mean of the ten probabilities, which is what the
+        transfer benchmark (Hosseinzadeh Taher et al. 2021) averages, and anything else the mean of the ten.
     """
-    compiled = _compiled(predict, adapter, mesh)
+    compiled = _compiled(predict, adapter, mesh, views, split.card.task == "multi_label")
     collected: list[dict[str, Array]] = []
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     for batch in eval_batches(split, batch_size=batch_size, **processes):

@@ -75,9 +75,9 @@ def import_predictions(path: str | Path, out_dir: str | Path, *, primary_metric:
     for key, members in by_run.items():
         own = {c: values[members] for c, values in columns.items()}
         facts = {c: [v or None for v in own[c].tolist()] for c in FACTS if c in own}
-        cases = {c: own[c] for c in ("split", "case_id", "patient")}
-        matrices = {"scores": score[members], "labels": truths[0][members], "label_mask": truths[1][members]}
-        predictions = Predictions(**cases, **matrices, facts=facts)
+        cases: dict[str, Any] = {c: own[c] for c in ("split", "case_id", "patient")}
+        cases |= {"scores": score[members], "labels": truths[0][members], "label_mask": truths[1][members]}
+        predictions = Predictions(**cases, facts=facts)
         checkpoints = sorted(set(own["checkpoint"].tolist()))
         run = _run(Path(out_dir), Path(path), digest, key, checkpoints, predictions, labels, task_kind, primary_metric)
         vars(run)["predictions"] = predictions  # not written yet: nothing is, before all of them were checked

@@ -1,7 +1,8 @@
 """The ledger of runs: one folder a run, from which every table and figure is recomputed.
 
     run.json              what was run and what came out; written last, so its presence means that the run is finished
-    predictions.parquet   one row for each judged case: split, case id, hashed patient, facts, scores, labels, mask
+    predictions.parquet   one row for each judged case: split, case id, hashed patient, facts, scores, labels, mask;
+                          of a segmentation also counts, distances, lesions and the predicted mask (see `masks`)
     metrics.jsonl         one JSON object a line, {"step": ..., "loss": ...}: the curves
 
 Nothing here says who the patient is: `patient` and `case_id` are hashes made when the dataset was built.
@@ -28,6 +29,8 @@ import radnet_jax
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation.canonical import canonical_json, jsonable
 from radnet_jax.evaluation.checks import TASK_KINDS, check_predictions, check_runs
+from radnet_jax.evaluation.masks import COLUMNS as MASK_COLUMNS
+from radnet_jax.evaluation.masks import Masks, join
 
 RUN_FILE = "run.json"
 PREDICTIONS_FILE = "predictions.parquet"
@@ -55,10 +58,12 @@ class Predictions:
       split: "train", "val" or "test", by case.
       case_id: stable hash of the record, unique in its split.
       patient: hashed patient, the unit of every interval.
-      scores: probabilities in [0, 1]; NaN where the model gave none.
-      labels: 0 or 1; one-hot rows for a single-label task.
+      scores: probabilities in [0, 1]; NaN where the model gave none. Of a segmentation the Dice of each region; NaN
+        where truth and prediction are empty.
+      labels: 0 or 1; one-hot rows for a single-label task. Of a segmentation, whether there is something to find.
       label_mask: 1 where the label is known, else 0; rows of 0 for unlabelled cases.
       facts: further columns by name (sex, age_band, scanner, ...), each of length n; None where unknown.
+      masks: of a segmentation, whose case is a volume or an image: what was predicted and measured.
     """
 
     split: Sequence[str] | np.ndarray
@@ -68,6 +73,7 @@ class Predictions:
     labels: Float[np.ndarray, "n k"]
     label_mask: Float[np.ndarray, "n k"]
     facts: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    masks: Masks | None = None
 
     def of(self, split: str) -> Predictions:
         """The cases of one split in the order of their case ids, so that two runs of a task line up."""
@@ -82,10 +88,19 @@ class Predictions:
             labels=np.asarray(self.labels)[rows],
             label_mask=np.asarray(self.label_mask)[rows],
             facts={name: [values[i] for i in rows.tolist()] for name, values in self.facts.items()},
+            masks=None if self.masks is None else self.masks.take(rows),
         )
 
     def __len__(self) -> int:
         return len(self.case_id)
+
+
+def together(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of several splits as one; all have the same facts."""
+    facts = {name: [v for p in parts for v in p.facts[name]] for name in parts[0].facts}
+    masks = [p.masks for p in parts if p.masks is not None]
+    columns = {name: np.concatenate([np.asarray(getattr(p, name)) for p in parts]) for name in _COLUMNS}
+    return Predictions(**columns, facts=facts, masks=join(masks) if masks else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +122,24 @@ class Run:
         """Whether the run has predictions (every kind but pretraining)."""
         return self.record["kind"] != "pretrain"
 
+    @property
+    def fraction(self) -> float:
+        """Share of the training labels that the run saw, `tags.fraction` of its config; 1 in runs older than that."""
+        tags = self.record["config"].get("tags") or {}
+        return float(tags.get("fraction", 1.0))
+
     @functools.cached_property
     def predictions(self) -> Predictions:
-        return _read_predictions(self.folder / PREDICTIONS_FILE)
+        return _read_predictions(self.folder / PREDICTIONS_FILE, self.record["label_names"])
 
     @functools.cached_property
     def curves(self) -> list[dict[str, Any]]:
         return read_curves(self.folder)
+
+
+def setting_of(run: Run) -> str:
+    """The protocol of a run with its share of the labels, where that is not all: runs of one setting are compared."""
+    return run.protocol if run.fraction == 1 else f"{run.protocol}, {100 * run.fraction:.3g} % of labels"
 
 
 def run_id(config: Any, dataset_fingerprint: str, code: Mapping[str, Any]) -> str:
@@ -224,7 +250,7 @@ def _replace(path: Path, write: Any) -> None:
 
 
 def _table(p: Predictions) -> pa.Table:
-    clash = set(p.facts) & set(_COLUMNS)
+    clash = set(p.facts) & {*_COLUMNS, *MASK_COLUMNS}
     if clash:
         raise UserError(f"facts can't be called {', '.join(sorted(clash))}", fix="rename them")
 
@@ -247,10 +273,10 @@ def _table(p: Predictions) -> pa.Table:
         columns[name] = strings(values) if text else pa.array(values)
     for name in ("scores", "labels", "label_mask"):
         columns[name] = lists(getattr(p, name))
-    return pa.table(columns)
+    return pa.table(columns | ({} if p.masks is None else p.masks.to_columns()))
 
 
-def _read_predictions(path: Path) -> Predictions:
+def _read_predictions(path: Path, label_names: Sequence[str]) -> Predictions:
     try:
         table = pq.read_table(path, partitioning=None)
     except (OSError, pa.ArrowException) as error:
@@ -269,8 +295,11 @@ def _read_predictions(path: Path) -> Predictions:
 
     strings = {c: table[c].to_pylist() for c in _COLUMNS[:3]}
     matrices = {c: matrix(c) for c in _COLUMNS[3:]}
-    facts = {c: table[c].to_pylist() for c in table.column_names if c not in _COLUMNS}
-    return Predictions(**strings, **matrices, facts=facts)
+    facts = {c: table[c].to_pylist() for c in table.column_names if c not in (*_COLUMNS, *MASK_COLUMNS)}
+    masks = None
+    if "mask" in table.column_names:
+        masks = Masks.from_table(table, label_names, known=matrices["label_mask"] > 0)
+    return Predictions(**strings, **matrices, facts=facts, masks=masks)
 
 
 def read_curves(folder: str | Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from radnet_jax.evaluation import metrics
-from radnet_jax.evaluation.statistics import bootstrap, tests
+from radnet_jax.evaluation.statistics import bootstrap, exact, tests
 
 if TYPE_CHECKING:
     from radnet_jax.evaluation.compare import Comparison, Group
@@ -93,9 +93,15 @@ def join(names: Sequence[str]) -> str:
 
 
 def evidence(row: Comparison) -> str:
-    """The numbers that a comparison rests on, as one clause; the difference is that of the better start."""
+    """What a comparison says and the numbers it rests on, as one clause."""
+    what, numbers = statement(row)
+    return f"{what}: {numbers}" if row.verdict == UNDEFINED else f"{what} ({numbers})"
+
+
+def statement(row: Comparison) -> tuple[str, str]:
+    """(what a comparison says, the numbers it rests on); the difference is that of the better start."""
     if row.verdict == UNDEFINED:
-        return f"{row.a} and {row.b} can't be compared: {REASONS[row.reason]}"
+        return f"{row.a} and {row.b} can't be compared", REASONS[row.reason]
     first, second = better_of(row)
     low, high = (row.low, row.high) if first == row.a else (-row.high, -row.low)
     numbers = (
@@ -103,12 +109,12 @@ def evidence(row: Comparison) -> str:
         f"corrected {p_value(row.p_corrected)}{_decisive(row)}"
     )
     if row.verdict == EQUIVALENT:
-        return f"{first} and {second} are equivalent within ±{100 * row.margin:g} points ({numbers})"
+        return f"{first} and {second} are equivalent within ±{100 * row.margin:g} points", numbers
     if row.verdict == NOT_ENOUGH:
         detectable = "" if math.isnan(row.smallest_detectable) else _detectable(row)
-        return f"{NOT_ENOUGH} to tell {first} from {second} ({numbers}{detectable})"
+        return f"{NOT_ENOUGH} to tell {first} from {second}", numbers + detectable
     small = f", inside the margin of ±{100 * row.margin:g} points" if max(abs(low), abs(high)) < row.margin else ""
-    return f"{first} is better than {second} ({numbers}{small})"
+    return f"{first} is better than {second}", numbers + small
 
 
 def _decisive(row: Comparison) -> str:
@@ -125,7 +131,8 @@ def _decisive(row: Comparison) -> str:
 
 
 def _detectable(row: Comparison) -> str:
-    return f"; smallest detectable difference {100 * row.smallest_detectable:.1f} points"
+    found = row.smallest_detectable
+    return f"; smallest detectable difference {f'{100 * found:.1f}' if found < 1 else 'over 100'} points"
 
 
 def judge_task(groups: Sequence[Group], rows: Sequence[Comparison]) -> TaskVerdict:
@@ -166,24 +173,46 @@ def _all_beaten(leaders: Sequence[str], beaten: set[str], wins: Sequence[Compari
 def notes(
     groups: Sequence[Group], rows: Sequence[Comparison], family: int, alpha: float, n_resamples: int
 ) -> tuple[str, ...]:
-    """What a reader must know: a level out of reach, few patients, labels left out, undefined comparisons."""
+    """What a reader must know: levels out of reach, few patients, labels left out, undefined comparisons."""
     out = []
     if family and 2 / (n_resamples + 1) >= alpha / family:
         out.append(
             f"{n_resamples} resamples can't reach the corrected level {alpha / family:.2g} of {family} comparisons: "
             f"raise n_resamples to {math.ceil(2 * family / alpha)} or more."
         )
+    out += out_of_reach(rows, alpha, family)
     for task, first in {g.task: g for g in reversed(groups)}.items():
-        if first.n_patients < MIN_PATIENTS:
+        if 0 < first.n_patients < MIN_PATIENTS:
             out.append(
                 f"Task {task}: the test split has {first.n_patients} patients whose cases enter the metric; intervals "
                 f"over fewer than {MIN_PATIENTS} are too narrow."
             )
-        for label in first.left_out:
-            out.append(f"Task {task}: {label} has cases of one class only and is left out of the mean over labels.")
+        # Of scores that are no numbers the truth is not to blame: those comparisons are undefined, and say why.
+        for label in first.left_out if first.reason in ("", "one_class", "no_cases", "no_positive") else ():
+            out.append(
+                f"Task {task}: {label} has no known cases of both classes and is left out of the mean over labels."
+            )
     undefined = [row for row in rows if row.verdict == UNDEFINED]
     for row in undefined:
         out.append(f"{row.task}, {row.protocol}: {row.a} and {row.b} are not compared: {REASONS[row.reason]}.")
     if undefined:
         out.append(f"Undefined comparisons are not counted in the family of {family}.")
     return tuple(out)
+
+
+def out_of_reach(rows: Sequence[Comparison], alpha: float, family: int) -> list[str]:
+    """That no exact test over these seeds could confirm a verdict: Welch's test then leans on its normal law."""
+    level = alpha / max(family, 1)
+    least = {
+        (row.n_a, row.n_b): exact.least_permutation_p(row.n_a, row.n_b)
+        for row in rows
+        if not math.isnan(row.p_seeds) and not row.fixed
+    }
+    short = {sizes: p for sizes, p in least.items() if p >= level}
+    if not short:
+        return []
+    (a, b), p = min(short.items(), key=lambda item: item[1])
+    return [
+        f"Of {a} runs against {b} an exact permutation test gives no p below {p:.2g}, so it can't reach the corrected "
+        f"level {level:.2g}: over seeds the verdicts rest on Welch's test, which takes the runs for normal."
+    ]

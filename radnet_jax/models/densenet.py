@@ -90,7 +90,7 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Any]:
-        """Returns `{"pooled": [b d] float32, "stages": [four maps, of stride 4, 8, 16 and 32]}`.
+        """Returns `{"pooled": [b d] float32, "stages": [four maps, of stride 4, 8, 16 and 32], "stem": of stride 2}`.
 
         `image` is standardised. The maps are the blocks' outputs, normalised and rectified, as the next layer sees
         them. With `train`, BatchNorm uses the batch's statistics and updates "batch_stats".
@@ -107,6 +107,7 @@ class DenseNet(nn.Module):
         )
         x = conv(2 * self.growth, 7, 2, name="stem_conv")(image.astype(self.dtype))
         x = norm(name="stem_norm")(x)
+        stem = nn.relu(x)
         x = nn.relu(max_pool_3x3(x, "torch"))  # in this order: the same values, a quarter of the work
         stages = []
         for i, layers in enumerate(self.depths, start=1):
@@ -116,7 +117,7 @@ class DenseNet(nn.Module):
             for j in range(1, layers + 1):
                 x = Layer(self.growth, conv, norm, name=f"stage{i}_layer{j:02d}")(x)
         x = nn.relu(norm(name="final_norm")(x))
-        return {"pooled": jnp.mean(x, axis=(1, 2), dtype=jnp.float32), "stages": [*stages, x]}
+        return {"pooled": jnp.mean(x, axis=(1, 2), dtype=jnp.float32), "stages": [*stages, x], "stem": stem}
 
 
 @MODELS.register("densenet121")

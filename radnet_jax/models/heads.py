@@ -116,16 +116,19 @@ class LinearHead(nn.Module):
 
     Attributes:
       out: number of classes or findings.
+      bias: whether there is one.
     """
 
     out: int
+    bias: bool = True
 
     @nn.compact
     def __call__(self, features: Float[Array, "b d"], *, train: bool = False) -> Float[Array, "b k"]:
         del train  # as any network of a chain takes it
         # Small weights: the loss starts at chance, so that the first steps do not tear a pretrained backbone.
         init = nn.initializers.normal(0.01)
-        return nn.Dense(self.out, kernel_init=init, name="linear")(features.astype(jnp.float32))
+        linear = nn.Dense(self.out, use_bias=self.bias, kernel_init=init, name="linear")
+        return linear(features.astype(jnp.float32))
 
 
 class UnitLinear(nn.Module):

@@ -5,11 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from radnet_jax.models import positions
 from radnet_jax.models.transformer import Block, layer_norm
+
+
+@jax.custom_vjp
+def permuted(x: Float[Array, "b n d"], order: Int[Array, "b n"], inverse: Int[Array, "b n"]) -> Float[Array, "b n d"]:
+    """Returns the rows of each example in an order of its own; the gradient is the other way round.
+
+    That of `take_along_axis` would be added up row by row, as if a row could be taken twice.
+    """
+    del inverse
+    return jnp.take_along_axis(x, order[:, :, None], axis=1)
+
+
+permuted.defvjp(
+    lambda x, order, inverse: (permuted(x, order, inverse), inverse),
+    lambda inverse, gradient: (jnp.take_along_axis(gradient, inverse[:, :, None], axis=1), None, None),
+)
 
 
 class MaskedDecoder(nn.Module):
@@ -46,7 +63,7 @@ class MaskedDecoder(nn.Module):
         token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width)).astype(self.dtype)
         masked = jnp.broadcast_to(token, (x.shape[0], restore.shape[1] - (x.shape[1] - 1), self.width))
         patches = jnp.concatenate([x[:, 1:], masked], axis=1)
-        patches = jnp.take_along_axis(patches, restore[:, :, None], axis=1)
+        patches = permuted(patches, restore, jnp.argsort(restore, axis=1))
         patches += jnp.asarray(positions.sincos(*grid, self.width)).astype(self.dtype)
         x = jnp.concatenate([x[:, :1], patches], axis=1)
         for i in range(1, self.depth + 1):

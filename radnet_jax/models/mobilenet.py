@@ -141,7 +141,7 @@ class MobileNetV3(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Any]:
-        """Returns `{"pooled": [b d] float32, "stages": [four maps, of stride 4, 8, 16 and 32]}`.
+        """Returns `{"pooled": [b d] float32, "stages": [four maps, of stride 4, 8, 16 and 32], "stem": of stride 2}`.
 
         `image` is standardised. With `train`, BatchNorm uses the batch's statistics and updates "batch_stats".
         """
@@ -157,10 +157,13 @@ class MobileNetV3(nn.Module):
         )
         x = conv(_scaled(STEM, self.multiplier), 3, 2, name="stem_conv")(image.astype(self.dtype))
         x = nn.hard_swish(norm(name="stem_norm")(x))
-        stages, stride = [], 2
+        stages, stride, stem = [], 2, x
         for i, (kernel, hidden, features, squeeze, activation, strides) in enumerate(BLOCKS[self.size], start=1):
-            if strides == 2 and stride > 2:
-                stages.append(x)
+            if strides == 2:
+                if stride == 2:
+                    stem = x
+                else:
+                    stages.append(x)
             stride *= strides
             x = Block(
                 kernel=kernel,
@@ -175,7 +178,7 @@ class MobileNetV3(nn.Module):
                 name=f"block{i:02d}",
             )(x)
         x = nn.hard_swish(norm(name="final_norm")(conv(self.width, 1, name="final_conv")(x)))
-        return {"pooled": jnp.mean(x, axis=(1, 2), dtype=jnp.float32), "stages": [*stages, x]}
+        return {"pooled": jnp.mean(x, axis=(1, 2), dtype=jnp.float32), "stages": [*stages, x], "stem": stem}
 
 
 def _register(name: str) -> None:

@@ -118,9 +118,10 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Any]:
-        """Returns `{"pooled": [b d] float32, "stages": [four maps [b h w c], from fine to coarse]}`.
+        """Returns `{"pooled": [b d] float32, "stages": [four maps [b h w c], from fine to coarse], "stem": [b h w c]}`.
 
-        `image` is standardised. With `train`, BatchNorm uses the batch's statistics and updates "batch_stats".
+        `image` is standardised. With `train`, BatchNorm uses the batch's statistics and updates "batch_stats". "stem"
+        is the map in front of the stages and of the pooling: of stride 2 with "conv7", 1 with "conv3".
         """
         conv = functools.partial(_conv, padding=self.padding, dtype=self.dtype)
         norm = functools.partial(
@@ -135,6 +136,7 @@ class ResNet(nn.Module):
         kernel, strides = (7, 2) if self.stem == "conv7" else (3, 1)
         x = conv(self.base_width, kernel, strides, name="stem_conv")(x)
         x = norm(name="stem_norm")(x)
+        stem = nn.relu(x)
         if self.stem == "conv7":
             x = max_pool_3x3(x, self.padding)  # in front of the ReLU: the same values, a quarter of the work
         x = nn.relu(x)
@@ -159,7 +161,7 @@ class ResNet(nn.Module):
             of_number = functools.partial(stage, number=i)
             x = (nn.remat(of_number) if self.remat == "stages" else of_number)(self, x)
             stages.append(x)
-        return {"pooled": jnp.mean(x, axis=(1, 2), dtype=jnp.float32), "stages": stages}
+        return {"pooled": jnp.mean(x, axis=(1, 2), dtype=jnp.float32), "stages": stages, "stem": stem}
 
 
 def _register(depth: int) -> None:

@@ -42,10 +42,11 @@ class Objective(Protocol):
     """A frozen dataclass of Linen modules and hyperparameters; it holds no arrays and can be hashed.
 
     A factory registered in OBJECTIVES makes it: `factory(*, backbone, **config)`, with the backbone module and, of what
-    else is known of the run, what the factory names: `card` of the dataset, `num_examples` of the train split,
-    `batch_size` (global), `total_steps`, `steps_per_epoch`, `local_views` (how many the augmentation makes), `groups`:
-    the contiguous parts of a batch that know nothing of each other, in BatchNorm and in the loss. A loss that is a mean
-    over examples (one with a `weight`) need not name them; another that does not is refused with more than one.
+    else is known of the run, what the factory names: `card` of the dataset, `counts` (a function that returns those of
+    its training labels), `num_examples` of the train split, `batch_size` (global), `total_steps`, `steps_per_epoch`,
+    `local_views` (how many the augmentation makes), `groups`: the contiguous parts of a batch that know nothing of each
+    other, in BatchNorm and in the loss. A loss that is a mean over examples (one with a `weight`) need not name them;
+    another that does not is refused with more than one.
 
     What is remembered without gradient stands in `objective_state`, a dict. Under "target" an EMA network has
     {"params", "batch_stats"}; under "bank" stands what has a row for each training example (see `bank`), is divided
@@ -60,12 +61,17 @@ class Objective(Protocol):
       weight: what a part of a batch weighs in the loss of the whole (the number of terms of its mean); None where the
         loss needs the whole batch at once, as contrastive ones do.
       phases: work between steps.
+      kept: whose backbone the run leaves behind, for other runs to start from and for nearest neighbours to judge:
+        that of the "online" network, or of the "target".
+      judged: what a run of it is judged by, "labels" of the images or "masks".
     """
 
     requires: frozenset[str]
     heads: str
+    judged: str
     weight: Callable[[Batch], Float[Array, ""]] | None
     phases: tuple[Phase, ...]
+    kept: str
 
     def __hash__(self) -> int: ...
 
@@ -97,7 +103,10 @@ class Objective(Protocol):
         ...
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        """Returns "features" [b d], and "logits" [b k] where there is a head; the network in eval mode."""
+        """Returns "features" [b d], and "logits" where there is a head; the network in eval mode.
+
+        Logits are [b k]; of an objective that is judged by masks [b h w k], one for each value of the mask.
+        """
         ...
 
 
@@ -106,6 +115,8 @@ class Defaults:
 
     weight: Callable[[Batch], Float[Array, ""]] | None = None
     phases: tuple[Phase, ...] = ()
+    kept: str = "online"
+    judged: str = "labels"
 
     def begin(self, state: TrainState) -> PyTree:
         return state.objective_state
@@ -118,3 +129,12 @@ class Defaults:
 
     def finish(self, state: TrainState, phase: Phase, rng: Array) -> tuple[PyTree, dict[str, Array]]:
         raise NotImplementedError(f"{type(self).__name__} has no phases")
+
+
+def kept_network(objective: Objective, state: TrainState) -> tuple[PyTree, PyTree]:
+    """Returns (params, model_state) for `predict` with the backbone that the run leaves behind."""
+    if objective.kept == "online":
+        return state.params, state.model_state
+    target, stats = state.objective_state["target"], state.model_state["batch_stats"]
+    model_state = {**state.model_state, "batch_stats": {**stats, **target["batch_stats"]}}
+    return {**state.params, **target["params"]}, model_state

@@ -16,6 +16,7 @@ from jaxtyping import Array, Int, Num
 
 from radnet_jax.errors import UserError
 
+DTYPES = ("float32", "bfloat16")
 _MULTIPLE = 1024  # of rows, so that a bank has the same shape on any number of devices that divides it
 _BITS = jnp.uint16  # bfloat16 is kept as its bits
 
@@ -23,6 +24,11 @@ _BITS = jnp.uint16  # bfloat16 is kept as its bits
 def rows(num_examples: int) -> int:
     """Returns the rows of a bank for so many examples; those after the last stay as they were made."""
     return -(-num_examples // _MULTIPLE) * _MULTIPLE
+
+
+def zeros(num_examples: int, dim: int, dtype: str = "float32") -> Num[Array, "n d"]:
+    """Returns a bank in which nothing was written yet, float32 or bfloat16."""
+    return _encoded(jnp.zeros((rows(num_examples), dim), dtype))
 
 
 def random_unit(rng: Array, num_examples: int, dim: int, dtype: str = "float32") -> Num[Array, "n d"]:
@@ -61,6 +67,12 @@ def check(name: str, num_examples: int, batch_size: int) -> None:
             got=f"{num_examples} examples, batch_size {batch_size}",
             fix=f"set --config.batch_size to at most {num_examples}",
         )
+
+
+def check_dtype(name: str, dtype: str) -> None:
+    """Refuses a bank of numbers of another type."""
+    if dtype not in DTYPES:
+        raise UserError(f"{name}: bank_dtype", got=repr(dtype), expected=" or ".join(DTYPES))
 
 
 def check_clusters(what: str, clusters: int, num_examples: int) -> None:

@@ -10,12 +10,13 @@ from jaxtyping import Array, Float, PyTree
 from radnet_jax.errors import UserError
 from radnet_jax.losses.barlow import barlow_twins as loss_of
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, networks
+from radnet_jax.objectives.chain import Chain
 from radnet_jax.state import LossAux, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class BarlowTwins(Defaults):
+class BarlowTwins(Chain):
     """Each dimension of the embedding agrees between two views, and with no other dimension (section 2.1, equation 1).
 
     Departures from the paper: none in the loss. Correlations are of the global batch, and each view has a pass of its
@@ -32,15 +33,6 @@ class BarlowTwins(Defaults):
     weight_off_diagonal: float
 
     requires = frozenset({"views"})
-    heads = r"projector/.*"
-
-    @property
-    def modules(self) -> networks.Modules:
-        return {"backbone": self.backbone, "projector": self.projector}
-
-    def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
-        params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
-        return params, {"batch_stats": batch_stats}, {}
 
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
         del rng
@@ -49,9 +41,6 @@ class BarlowTwins(Defaults):
         features, z = outputs["backbone"], outputs["projector"]
         loss, metrics = loss_of(z, weight=self.weight_off_diagonal)
         return loss, LossAux({"batch_stats": stats}, state.objective_state, metrics, features=features, embedding=z)
-
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
 
 
 @OBJECTIVES.register("barlow_twins")

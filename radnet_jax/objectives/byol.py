@@ -11,14 +11,13 @@ from jaxtyping import Array, Float, PyTree
 from radnet_jax.errors import UserError
 from radnet_jax.losses.cosine import swapped_cosine
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, networks
+from radnet_jax.objectives.chain import PredictingTarget
 from radnet_jax.state import LossAux, TrainState
-
-_TARGET = ("backbone", "projector")
 
 
 @dataclasses.dataclass(frozen=True)
-class BYOL(Defaults):
+class BYOL(PredictingTarget):
     """From one view the online network predicts the target network's embedding of the other (section 3.1).
 
     Both networks see both views, each view in a pass of its own, with BatchNorm's statistics of the global batch. The
@@ -42,23 +41,6 @@ class BYOL(Defaults):
     total_steps: int
 
     requires = frozenset({"views"})
-    heads = r"(projector|predictor)/.*"
-
-    @property
-    def modules(self) -> networks.Modules:
-        return {"backbone": self.backbone, "projector": self.projector, "predictor": self.predictor}
-
-    @property
-    def target_modules(self) -> networks.Modules:
-        return {name: self.modules[name] for name in _TARGET}
-
-    def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
-        params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
-        model_state = {"batch_stats": batch_stats}
-        return params, model_state, {"target": networks.make_target(_TARGET, params, model_state)}
-
-    def begin(self, state: TrainState) -> PyTree:
-        return {"target": networks.make_target(_TARGET, state.params, state.model_state)}
 
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
         del rng
@@ -76,15 +58,6 @@ class BYOL(Defaults):
 
     def weight(self, batch: Batch) -> Float[Array, ""]:
         return jnp.float32(len(batch["views"]))
-
-    def after_update(self, state: TrainState) -> tuple[PyTree, PyTree]:
-        # The update that has just been counted has the momentum of the step before it: the first one has `momentum`.
-        momentum = networks.rising_momentum(self.momentum, state.step - 1, self.total_steps)
-        target = networks.follow(state.objective_state["target"], state.params, momentum)
-        return state.params, {"target": target}
-
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
 
 
 @OBJECTIVES.register("byol")

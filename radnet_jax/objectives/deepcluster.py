@@ -15,14 +15,15 @@ from radnet_jax import clustering
 from radnet_jax.errors import UserError
 from radnet_jax.losses.deepcluster import cluster_cross_entropy
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, Phase, bank, multicrop, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, Phase, bank, multicrop, networks
+from radnet_jax.objectives.chain import Chain
 from radnet_jax.state import LossAux, TrainState
 
 _CROPS = 2  # global views, each with a bank of its own
 
 
 @dataclasses.dataclass(frozen=True)
-class DeepCluster(Defaults):
+class DeepCluster(Chain):
     """Views of an image are classified into its cluster, which was found before the epoch among all images.
 
     The embeddings of the two global views are written into two banks as the network passes over them; before each epoch
@@ -51,6 +52,7 @@ class DeepCluster(Defaults):
       epsilon: of Sinkhorn-Knopp.
       sinkhorn_iterations: of the same.
       num_examples: of the train split.
+      bank_dtype: "float32", or "bfloat16" for half of the memory of the embeddings.
       local_views: smaller views of each image beside the two; 0 for none.
       phases: the first pass, and clustering before each epoch.
     """
@@ -65,28 +67,23 @@ class DeepCluster(Defaults):
     epsilon: float
     sinkhorn_iterations: int
     num_examples: int
+    bank_dtype: str
     local_views: int
     phases: tuple[Phase, ...]
-
-    heads = r"projector/.*"
 
     @property
     def requires(self) -> frozenset[str]:
         return multicrop.requires(self.local_views) | {"index"}
 
-    @property
-    def modules(self) -> networks.Modules:
-        return {"backbone": self.backbone, "projector": self.projector}
-
     def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
         params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
-        dim, rows = self.projector.out, bank.rows(self.num_examples)
+        dim, banks = self.projector.out, [str(crop) for crop in range(_CROPS)]
         directions = jax.random.normal(jax.random.fold_in(rng, 1), (self.clusterings, self.prototypes, dim))
         remembered = {
             "prototypes": networks.unit(directions),
             "bank": {
-                "embeddings": {str(crop): jnp.zeros((rows, dim)) for crop in range(_CROPS)},
-                "assignments": jnp.full((rows, self.clusterings), -1, jnp.int32),
+                "embeddings": {crop: bank.zeros(self.num_examples, dim, self.bank_dtype) for crop in banks},
+                "assignments": jnp.full((bank.rows(self.num_examples), self.clusterings), -1, jnp.int32),
             },
         }
         return params, {"batch_stats": batch_stats}, remembered
@@ -156,9 +153,6 @@ class DeepCluster(Defaults):
             sinkhorn_iterations=self.sinkhorn_iterations,
         )
 
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
-
 
 @OBJECTIVES.register("deepcluster")
 def deepcluster(
@@ -175,6 +169,7 @@ def deepcluster(
     iterations: int = 10,
     epsilon: float = 0.05,
     sinkhorn_iterations: int = 3,
+    bank_dtype: str = "float32",
     projector_hidden: int = 2048,
     projector_dim: int = 128,
     groups: int = 1,
@@ -190,6 +185,7 @@ def deepcluster(
         if value < 1:
             raise UserError(f"deepcluster: {name}", got=value, expected="at least 1")
     bank.check("deepcluster", num_examples, batch_size)
+    bank.check_dtype("deepcluster", bank_dtype)
     bank.check_clusters("deepcluster: prototypes", prototypes, num_examples)
     return DeepCluster(
         backbone=backbone,
@@ -202,6 +198,7 @@ def deepcluster(
         epsilon=epsilon,
         sinkhorn_iterations=sinkhorn_iterations,
         num_examples=num_examples,
+        bank_dtype=bank_dtype,
         local_views=local_views,
         phases=(
             Phase("first pass", every=0, first=0, reads=True),

@@ -12,22 +12,21 @@ from jaxtyping import Array, Float, PyTree
 from radnet_jax.errors import UserError
 from radnet_jax.losses import dino as losses
 from radnet_jax.models.heads import Projector, UnitLinear
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, multicrop, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, multicrop, networks
+from radnet_jax.objectives.chain import Chain
 from radnet_jax.state import LossAux, TrainState
 
 _ALL = ("backbone", "projector", "last_layer")
 
 
 @dataclasses.dataclass(frozen=True)
-class DINO(Defaults):
+class DINO(Chain):
     """A student's outputs for every view follow a teacher's for the two global ones (section 3.1).
 
     The teacher is an average of the student. Its outputs are centred by their running mean and sharpened by a low
     temperature, which together keep the two from collapsing.
 
     Departures from the paper:
-      The kept backbone, which later runs start from, is the student's. The published results are of the teacher's:
-        each checkpoint holds it as objective_state/target/params/backbone.
       While the last layer is frozen, in the first epochs, its gradient is zero. The authors' code leaves it out of the
         optimizer: here AdamW shrinks its rows meanwhile, which changes nothing of their directions.
       The projector sees the views of one size at a time, in the authors' code all of them: with BatchNorm in it, its
@@ -35,8 +34,11 @@ class DINO(Defaults):
       The last layer's norm is 1, always; the authors let it be trained for some of their ViTs.
       The teacher's temperature rises with each step, in the authors' code with each epoch.
 
+    The teacher's backbone is the one that is kept (section 3.1; the published results are of it); the student's stands
+    in the checkpoint beside it.
+
     Attributes:
-      backbone: the network that is kept (student).
+      backbone: the network; its teacher's copy is kept.
       projector: MLP to the bottleneck.
       last_layer: unit rows to the outputs, from the bottleneck scaled to length 1.
       momentum: of the teacher at step 0; it rises to 1 by a cosine.
@@ -64,6 +66,7 @@ class DINO(Defaults):
     local_views: int
 
     heads = r"(projector|last_layer)/.*"
+    kept = "target"
 
     @property
     def requires(self) -> frozenset[str]:
@@ -126,9 +129,6 @@ class DINO(Defaults):
         momentum = networks.rising_momentum(self.momentum, state.step - 1, self.total_steps)
         target = networks.follow(state.objective_state["target"], state.params, momentum)
         return state.params, {**state.objective_state, "target": target}
-
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
 
 
 @jax.custom_vjp

@@ -14,15 +14,14 @@ from jaxtyping import Array, Float, Int, PyTree
 from radnet_jax.errors import UserError
 from radnet_jax.losses.info_nce import info_nce
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, bank, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, bank, networks
+from radnet_jax.objectives.chain import Chain
 from radnet_jax.objectives.moco import check_numbers
 from radnet_jax.state import LossAux, TrainState
 
-BANK_DTYPES = ("float32", "bfloat16")
-
 
 @dataclasses.dataclass(frozen=True)
-class InsDis(Defaults):
+class InsDis(Chain):
     """An image finds its own row of a memory bank among rows that are drawn (section 3.2, equation 2).
 
     The bank has the embedding of each training example, as a running mean on the sphere: after the loss was taken, the
@@ -52,11 +51,6 @@ class InsDis(Defaults):
     bank_dtype: str
 
     requires = frozenset({"image", "index"})
-    heads = r"projector/.*"
-
-    @property
-    def modules(self) -> networks.Modules:
-        return {"backbone": self.backbone, "projector": self.projector}
 
     def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
         params, batch_stats = networks.init(rng, self.modules, batch["image"])
@@ -78,9 +72,6 @@ class InsDis(Defaults):
     def weight(self, batch: Batch) -> Float[Array, ""]:
         return jnp.float32(len(batch["index"]))
 
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
-
 
 def drawn(rng: Array, draws: int, num_examples: int) -> Int[Array, " k"]:
     """Returns the examples whose rows are the negatives of a step, uniform with replacement."""
@@ -96,8 +87,7 @@ def check_bank(name: str, *, draws: int, bank_dtype: str) -> None:
     """Refuses a bank from which nothing is drawn, or of another type."""
     if draws < 1:
         raise UserError(f"{name}: draws", got=draws, expected="at least 1")
-    if bank_dtype not in BANK_DTYPES:
-        raise UserError(f"{name}: bank_dtype", got=repr(bank_dtype), expected=" or ".join(BANK_DTYPES))
+    bank.check_dtype(name, bank_dtype)
 
 
 @OBJECTIVES.register("insdis")

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from radnet_jax.errors import UserError
 from radnet_jax.losses.masked_pixels import masked_pixels, patchify
 from radnet_jax.models.checks import check_positive
-from radnet_jax.models.masked import MaskedDecoder
+from radnet_jax.models.masked import MaskedDecoder, permuted
 from radnet_jax.models.vit import ViT
 from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
 from radnet_jax.state import LossAux, TrainState
@@ -65,7 +65,7 @@ class MAE(Defaults):
         tokens: Any = self.backbone.apply(encoder, image, method="embed")
         order, restore = shuffles(rng, *tokens.shape[:2])
         visible = self._visible(tokens.shape[1])
-        seen = jnp.take_along_axis(tokens, order[:, :visible, None], axis=1)
+        seen = permuted(tokens, order, restore)[:, :visible]
         encoded: Any = self.backbone.apply(encoder, seen, train=True, method="encode")
         patches = patchify(image, self.backbone.patch)
         decoder, grid = {"params": params["decoder"]}, self.backbone.grid(image)

@@ -16,12 +16,13 @@ from jaxtyping import Array, Float, Int, PyTree
 from radnet_jax.errors import UserError
 from radnet_jax.losses.info_nce import info_nce
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, networks
+from radnet_jax.objectives.chain import Chain
 from radnet_jax.state import LossAux, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class MoCo(Defaults):
+class MoCo(Chain):
     """A view finds the key of the other view among a queue of earlier keys (section 3, equation 1, algorithm 1).
 
     View 0 is the query and view 1 the key, which the target network makes: the EMA of the online one (equation 2),
@@ -53,11 +54,6 @@ class MoCo(Defaults):
     groups: int = 1
 
     requires = frozenset({"views"})
-    heads = r"projector/.*"
-
-    @property
-    def modules(self) -> networks.Modules:
-        return {"backbone": self.backbone, "projector": self.projector}
 
     def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
         params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
@@ -89,9 +85,6 @@ class MoCo(Defaults):
         remembered = state.objective_state
         target = networks.follow(remembered["target"], state.params, self.momentum)
         return state.params, {**remembered, "target": target}
-
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
 
 
 Queue = dict[str, Array]

@@ -10,15 +10,14 @@ from jaxtyping import Array, Float, PyTree
 
 from radnet_jax.losses.info_nce import in_batch_nce
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, networks
+from radnet_jax.objectives.chain import PredictingTarget
 from radnet_jax.objectives.moco import check_numbers
 from radnet_jax.state import LossAux, TrainState
 
-_TARGET = ("backbone", "projector")
-
 
 @dataclasses.dataclass(frozen=True)
-class MoCoV3(Defaults):
+class MoCoV3(PredictingTarget):
     """Each view's prediction finds the target's embedding of the other among those of the batch (algorithm 1).
 
     ctr(q1, k2) + ctr(q2, k1), each 2 t times the cross-entropy, with negatives of the global batch and no queue. Each
@@ -44,22 +43,6 @@ class MoCoV3(Defaults):
     total_steps: int
 
     requires = frozenset({"views"})
-    heads = r"(projector|predictor)/.*"
-
-    @property
-    def modules(self) -> networks.Modules:
-        return {"backbone": self.backbone, "projector": self.projector, "predictor": self.predictor}
-
-    @property
-    def target_modules(self) -> networks.Modules:
-        return {name: self.modules[name] for name in _TARGET}
-
-    def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
-        params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
-        return params, {"batch_stats": batch_stats}, {}
-
-    def begin(self, state: TrainState) -> PyTree:
-        return {"target": networks.make_target(_TARGET, state.params, state.model_state)}
 
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
         del rng
@@ -76,15 +59,6 @@ class MoCoV3(Defaults):
         remembered = {"target": {**target, "batch_stats": target_stats}}
         aux = LossAux({"batch_stats": stats}, remembered, metrics, features=online["backbone"], embedding=q)
         return first + second, aux
-
-    def after_update(self, state: TrainState) -> tuple[PyTree, PyTree]:
-        # The update that has just been counted has the momentum of the step before it: the first one has `momentum`.
-        momentum = networks.rising_momentum(self.momentum, state.step - 1, self.total_steps)
-        target = networks.follow(state.objective_state["target"], state.params, momentum)
-        return state.params, {"target": target}
-
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
 
 
 @OBJECTIVES.register("moco_v3")

@@ -18,13 +18,14 @@ from radnet_jax.errors import UserError
 from radnet_jax.losses.info_nce import info_nce
 from radnet_jax.losses.proto_nce import concentration, draw_negatives, proto_nce
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, Phase, bank, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, Phase, bank, networks
+from radnet_jax.objectives.chain import Chain
 from radnet_jax.objectives.moco import check_numbers, check_queue, enqueue, first_queue, target_keys
 from radnet_jax.state import LossAux, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class PCL(Defaults):
+class PCL(Chain):
     """A view finds its key, as in MoCo, and the prototypes of its image in several clusterings (equations 9 and 11).
 
     Before each epoch after the first ones the target network's embeddings of all images, one centre view of each in
@@ -48,6 +49,7 @@ class PCL(Defaults):
       iterations: moves of the centroids.
       restarts: of k-means, of which the best is kept.
       num_examples: of the train split.
+      bank_dtype: "float32", or "bfloat16" for half of the memory of the embeddings.
       phases: clustering before each epoch, after a number of steps.
       groups: contiguous parts of the batch with BatchNorm statistics of their own.
     """
@@ -62,27 +64,23 @@ class PCL(Defaults):
     iterations: int
     restarts: int
     num_examples: int
+    bank_dtype: str
     phases: tuple[Phase, ...]
     groups: int = 1
 
     requires = frozenset({"views", "index"})
-    heads = r"projector/.*"
-
-    @property
-    def modules(self) -> networks.Modules:
-        return {"backbone": self.backbone, "projector": self.projector}
 
     def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
         params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
-        dim, rows = self.projector.out, bank.rows(self.num_examples)
+        dim = self.projector.out
         keys = jax.random.normal(jax.random.fold_in(rng, 1), (self.queue, dim))
         remembered = {
             "queue": first_queue(keys),
             "prototypes": {str(m): jnp.zeros((k, dim)) for m, k in enumerate(self.clusters)},
             "concentration": {str(m): jnp.full(k, self.temperature) for m, k in enumerate(self.clusters)},
             "bank": {
-                "embeddings": jnp.zeros((rows, dim)),
-                "assignments": jnp.full((rows, len(self.clusters)), -1, jnp.int32),
+                "embeddings": bank.zeros(self.num_examples, dim, self.bank_dtype),
+                "assignments": jnp.full((bank.rows(self.num_examples), len(self.clusters)), -1, jnp.int32),
             },
         }
         return params, {"batch_stats": batch_stats}, remembered
@@ -157,9 +155,6 @@ class PCL(Defaults):
         new = {**remembered, "prototypes": prototypes, "concentration": phi, "bank": rows}
         return new, {"clusters_used": jnp.stack(used).mean()}
 
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
-
 
 @OBJECTIVES.register("pcl")
 def pcl(
@@ -177,6 +172,7 @@ def pcl(
     warmup_steps: int = 0,
     iterations: int = 20,
     restarts: int = 5,
+    bank_dtype: str = "float32",
     projector_layers: int = 2,
     projector_hidden: int = 2048,
     projector_dim: int = 128,
@@ -185,6 +181,7 @@ def pcl(
     check_numbers("pcl", temperature=temperature, momentum=momentum)
     check_queue("pcl", queue, batch_size)
     bank.check("pcl", num_examples, batch_size)
+    bank.check_dtype("pcl", bank_dtype)
     if not clusters:
         raise UserError("pcl: clusters", got=clusters, expected="one number for each clustering")
     for k in clusters:
@@ -207,6 +204,7 @@ def pcl(
         iterations=iterations,
         restarts=restarts,
         num_examples=num_examples,
+        bank_dtype=bank_dtype,
         phases=(Phase("clustering", every=steps_per_epoch, first=warmup_steps, reads=True),),
         groups=groups,
     )

@@ -10,12 +10,13 @@ from jaxtyping import Array, Float, PyTree
 from radnet_jax.errors import UserError
 from radnet_jax.losses.ntxent import nt_xent
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, networks
+from radnet_jax.objectives.chain import Chain
 from radnet_jax.state import LossAux, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class SimCLR(Defaults):
+class SimCLR(Chain):
     """Two views of an image agree, all other views of the global batch differ (section 2.1, equation 1).
 
     Departures from the paper: none in the loss. Negatives are the whole global batch, wherever it is computed. Both
@@ -35,15 +36,6 @@ class SimCLR(Defaults):
     groups: int = 1
 
     requires = frozenset({"views"})
-    heads = r"projector/.*"
-
-    @property
-    def modules(self) -> networks.Modules:
-        return {"backbone": self.backbone, "projector": self.projector}
-
-    def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
-        params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
-        return params, {"batch_stats": batch_stats}, {}
 
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
         del rng
@@ -53,9 +45,6 @@ class SimCLR(Defaults):
         features, z = (networks.unfold(outputs[name], views.shape[1]) for name in ("backbone", "projector"))
         loss, metrics = nt_xent(z, temperature=self.temperature, groups=self.groups)
         return loss, LossAux({"batch_stats": stats}, state.objective_state, metrics, features=features, embedding=z)
-
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
 
 
 @OBJECTIVES.register("simclr")

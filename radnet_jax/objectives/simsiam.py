@@ -10,12 +10,13 @@ from jaxtyping import Array, Float, PyTree
 
 from radnet_jax.losses.cosine import swapped_cosine
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, networks
+from radnet_jax.objectives.chain import Predicting
 from radnet_jax.state import LossAux, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class SimSiam(Defaults):
+class SimSiam(Predicting):
     """From one view a predictor predicts the embedding of the other, which gets no gradient (equations 1 and 2).
 
     Departures from the paper: none in the loss. Each view has a pass of its own, as in the authors' code.
@@ -31,15 +32,6 @@ class SimSiam(Defaults):
     predictor: Any
 
     requires = frozenset({"views"})
-    heads = r"(projector|predictor)/.*"
-
-    @property
-    def modules(self) -> networks.Modules:
-        return {"backbone": self.backbone, "projector": self.projector, "predictor": self.predictor}
-
-    def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
-        params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
-        return params, {"batch_stats": batch_stats}, {}
 
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
         del rng
@@ -56,9 +48,6 @@ class SimSiam(Defaults):
 
     def weight(self, batch: Batch) -> Float[Array, ""]:
         return jnp.float32(len(batch["views"]))
-
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
 
 
 @OBJECTIVES.register("simsiam")

@@ -13,12 +13,13 @@ from jaxtyping import Array, Float, PyTree
 from radnet_jax.errors import UserError
 from radnet_jax.losses.swav import swapped_prediction
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, bank, multicrop, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, bank, multicrop, networks
+from radnet_jax.objectives.chain import Chain
 from radnet_jax.state import LossAux, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class SwAV(Defaults):
+class SwAV(Chain):
     """Views of an image predict each other's assignment to prototypes, which are trained (section 3, equation 2).
 
     The prototypes have length one: at the start and after each update. They get no gradient in the first steps
@@ -60,10 +61,6 @@ class SwAV(Defaults):
     def requires(self) -> frozenset[str]:
         return multicrop.requires(self.local_views)
 
-    @property
-    def modules(self) -> networks.Modules:
-        return {"backbone": self.backbone, "projector": self.projector}
-
     def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
         params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
         dim = self.projector.out
@@ -100,9 +97,6 @@ class SwAV(Defaults):
     def after_update(self, state: TrainState) -> tuple[PyTree, PyTree]:
         vectors = networks.unit(state.params["prototypes"]["vectors"])
         return {**state.params, "prototypes": {"vectors": vectors}}, state.objective_state
-
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
 
 
 @OBJECTIVES.register("swav")

@@ -10,12 +10,13 @@ from jaxtyping import Array, Float, PyTree
 from radnet_jax.errors import UserError
 from radnet_jax.losses.vicreg import vicreg as loss_of
 from radnet_jax.models.heads import Projector
-from radnet_jax.objectives import OBJECTIVES, Batch, Defaults, networks
+from radnet_jax.objectives import OBJECTIVES, Batch, networks
+from radnet_jax.objectives.chain import Chain
 from radnet_jax.state import LossAux, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class VICReg(Defaults):
+class VICReg(Chain):
     """Embeddings of two views are equal, vary in each dimension, and share nothing between dimensions (section 4.1).
 
     Departures from the paper: the terms are scaled as in the authors' code, see `losses.vicreg`. Each view has a pass
@@ -38,15 +39,6 @@ class VICReg(Defaults):
     gamma: float
 
     requires = frozenset({"views"})
-    heads = r"projector/.*"
-
-    @property
-    def modules(self) -> networks.Modules:
-        return {"backbone": self.backbone, "projector": self.projector}
-
-    def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
-        params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
-        return params, {"batch_stats": batch_stats}, {}
 
     def loss(self, params: PyTree, state: TrainState, batch: Batch, rng: Array) -> tuple[Float[Array, ""], LossAux]:
         del rng
@@ -56,9 +48,6 @@ class VICReg(Defaults):
         weights = {k: getattr(self, k) for k in ("invariance", "variance", "covariance", "gamma")}
         loss, metrics = loss_of(z, **weights)
         return loss, LossAux({"batch_stats": stats}, state.objective_state, metrics, features=features, embedding=z)
-
-    def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        return networks.features(self.modules, params, model_state, batch["image"])
 
 
 @OBJECTIVES.register("vicreg")

@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             logging.info("%s is there: skipped", path)
             return path
         assert start.folder is not None
-        variables = nested(of_backbone(load_arrays(start.folder)[0]))
+        variables = nested(of_backbone(load_arrays(start.folder)[0], start.kept))
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in start.backbone.items() if k != "name"}
         backbone = MODELS.build(start.backbone["name"], arguments)
         params, stats = sharding.replicate((variables["params"], variables.get("batch_stats", {})), mesh)

@@ -71,7 +71,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
                 return folder
             raise UserError(f"workdir {folder} holds another export", fix="use a new --workdir, or delete this one")
         loaded, meta = load_arrays(start.folder)
-        arrays = of_backbone(loaded)
+        arrays = of_backbone(loaded, start.kept)
         written = [_write_arrays(name, folder, arrays, section, layout, start) for name in formats]
         _write_json(folder / "preprocessing.json", model_card.preprocessing(start.model_input))
         card = {"format": 1, "id": start.id, "backbone": section, "model_input": start.model_input.to_json()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from radnet_jax import starts
 from radnet_jax.errors import UserError
 
 CARD_FILE = "radnet_jax.json"
@@ -15,13 +16,13 @@ ARRAYS_FILE = "arrays.npz"
 SUMS_FILE = "SHA256SUMS"
 
 
-def of_backbone(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the backbone's arrays of a checkpoint by name, "params/..." and "batch_stats/..."."""
+def of_backbone(arrays: Mapping[str, np.ndarray], kept: str) -> dict[str, np.ndarray]:
+    """Returns what a checkpoint hands on (see `Start.kept`) by name, "params/..." and "batch_stats/..."."""
     parts = {"params/backbone/": "params/", "model_state/batch_stats/backbone/": "batch_stats/"}
     return {
         f"{ours}{name.removeprefix(start)}": array
         for start, ours in parts.items()
-        for name, array in arrays.items()
+        for name, array in starts.backbone_of(arrays, kept).items()
         if name.startswith(start)
     }
 

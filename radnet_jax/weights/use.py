@@ -181,7 +181,7 @@ def load(path_or_name: str) -> Backbone:
     start = starts.find_start(str(folder))
     assert start.folder is not None
     arrays, _ = load_arrays(start.folder)
-    return Backbone(start.id, start.backbone, start.model_input, of_backbone(arrays))
+    return Backbone(start.id, start.backbone, start.model_input, of_backbone(arrays, start.kept))
 
 
 def _load_export(folder: Path) -> Backbone:

@@ -74,6 +74,7 @@ OPERATIONS = {
     "sharpness": dict(sharpness=0.5),
     "blur": dict(blur=1.0, blur_sigma=(8.0, 40.0)),
     "solarize": dict(solarize=0.5),
+    "rand_augment": dict(rand_augment=8, rand_magnitude=5.0, rand_spread=1.0),
     "noise": dict(noise=1.0, noise_std=0.2),
     "rician": dict(rician=1.0, rician_std=0.2),
     "erase": dict(erase=1.0, erase_area=(0.05, 0.6), erase_ratio=(0.3, 3.0)),

@@ -10,7 +10,8 @@ import pytest
 
 from radnet_jax.data.card import read_card
 from radnet_jax.data.dataset import open_split
-from radnet_jax.data.subsets import subset_indices
+from radnet_jax.data.labels import count_labels
+from radnet_jax.data.subsets import open_subset, subset_indices
 from radnet_jax.errors import UserError
 
 FRACTIONS = (1.0, 0.5, 0.1, 0.01, 0.001)
@@ -34,6 +35,31 @@ def test_fractions_and_shots_are_nested_lists_of_records(ct_dataset):
         assert before <= set(chosen)
         before = set(chosen)
     assert len(set(patients[subset_indices(ct_dataset, "train", shots=3)])) == 18
+
+
+def test_a_subset_is_a_split_of_its_own(ct_dataset):
+    whole = open_split(ct_dataset, "train")
+    for options in ({"fraction": 0.1}, {"shots": 3}):
+        rows = subset_indices(ct_dataset, "train", **options)
+        part = open_subset(ct_dataset, "train", **options)
+        assert len(part) == len(rows) < len(whole)
+        np.testing.assert_array_equal(part.all_labels()[0], whole.all_labels()[0][rows])
+        assert part.manifest()["case_id"].to_pylist() == [whole.manifest()["case_id"][int(i)].as_py() for i in rows]
+        for i in (0, len(rows) - 1):
+            np.testing.assert_array_equal(part[i]["image"], whole[int(rows[i])]["image"])
+            assert part[i]["index"] == i
+        assert part != whole
+        assert part.whole() == whole
+    assert count_labels(open_subset(ct_dataset, "train", shots=3)).positive == (3,) * 6
+    assert open_subset(ct_dataset, "train") == whole
+    assert len({open_subset(ct_dataset, "train", shots=k) for k in (1, 2, 2)}) == 2
+
+
+def test_labels_that_are_not_judged_are_unknown(ct_dataset):
+    split = dataclasses.replace(open_split(ct_dataset, "test"), judged=("thorax",))
+    mask = split.all_labels()[1]
+    assert mask[:, split.card.labels.index("thorax")].all()
+    assert mask.sum() == len(split)
 
 
 def test_test_is_whole_and_has_no_subsets(ct_dataset):

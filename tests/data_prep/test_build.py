@@ -22,6 +22,7 @@ from data_prep.phantom import write_ct
 from radnet_jax.data.card import read_card
 from radnet_jax.errors import UserError
 from tests.data_prep.dicom_files import source_of_patients, write_dicom
+from tests.data_prep.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_without_a_salt_the_build_of_patients_is_refused_and_tells_how_to_make_o
 ):
     monkeypatch.delenv("RADNET_JAX_SALT_FILE")
     flags = ["--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'out'}", "--size=16"]
-    error = _refused(capsys, *flags)
+    error = refused(capsys, *flags)
     assert "head -c 32 /dev/urandom | base64 > FILE" in error
     assert "--salt_file" in error
     assert "RADNET_JAX_SALT_FILE" in error
@@ -147,7 +148,7 @@ def test_a_marker_that_is_not_about_the_files_turns_no_salt_off(tmp_path, monkey
     change(phantoms)
     flags = ["--dataset=radnet", f"--source={phantoms}", f"--out={tmp_path / 'out'}", "--splits=train", "--size=16"]
     monkeypatch.delenv("RADNET_JAX_SALT_FILE")
-    error = _refused(capsys, *flags)
+    error = refused(capsys, *flags)
     assert "no salt" in error
     assert "about other files" in error
     assert main([*flags, f"--salt_file={salt_file}"]) == 0
@@ -317,79 +318,6 @@ def test_only_one_build_writes_a_folder(source, tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "write_shard", nested)
     build("radnet", source, tmp_path / "out", size=16)
     assert seen
-
-
-def _refused(capsys, *flags):
-    """Exit code 2 and one line on stderr, which is returned."""
-    assert main(list(flags)) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
-
-
-def test_refusals_on_the_command_line(source, tmp_path, capsys):
-    out = f"--out={tmp_path / 'out'}"
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.doc").touch()
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("text")
-    (tmp_path / "short").write_bytes(b"abc")
-    there = f"--source={source}"
-    assert 'did you mean "radnet"' in _refused(capsys, "--dataset=radnett", there, out)
-    assert "not a folder" in _refused(capsys, "--dataset=radnet", f"--source={tmp_path / 'none'}", out)
-    assert "holds no files" in _refused(capsys, "--dataset=radnet", f"--source={tmp_path / 'empty'}", out)
-    assert "not_dicom: 1" in _refused(capsys, "--dataset=radnet", f"--source={tmp_path / 'texts'}", out)
-    assert "--source is missing" in _refused(capsys, "--dataset=radnet", out)
-    assert "not empty" in _refused(capsys, "--dataset=radnet", there, f"--out={tmp_path / 'full'}")
-    assert "inside source" in _refused(capsys, "--dataset=radnet", there, f"--out={source / 'out'}")
-    assert 'did you mean "size"' in _refused(capsys, "--dataset=radnet", there, out, "--sise=3")
-    assert "unknown flag" in _refused(capsys, "--dataset=radnet", there, out, "--view=finding")
-    assert "too short" in _refused(capsys, "--dataset=radnet", there, out, f"--salt_file={tmp_path / 'short'}")
-    assert "can't be read" in _refused(capsys, "--dataset=radnet", there, out, "--salt_file=/nowhere/salt")
-    assert "add up to 1" in _refused(capsys, "--dataset=radnet", there, out, "--split_fractions=0.5,0.2,0.2")
-    assert "split_fractions" in _refused(capsys, "--dataset=radnet", there, out, "--split_fractions=many")
-    assert "size" in _refused(capsys, "--dataset=radnet", there, out, "--size=2")
-    assert "workers" in _refused(capsys, "--dataset=radnet", there, out, "--workers=0")
-    assert "'abc'" in _refused(capsys, "--dataset=radnet", there, out, "--size=abc")
-    assert "--dataset: expected one argument" in _refused(capsys, there, out, "--dataset")
-    assert "--help" in _refused(capsys, "--help=radnet")
-    assert not (tmp_path / "full" / ".build").exists()
-
-
-def test_too_few_patients_tells_the_way_out(tmp_path, capsys):
-    source = source_of_patients(tmp_path / "in", patients=2)
-    flags = ["--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'out'}"]
-    assert main(flags) == 2
-    printed = capsys.readouterr()
-    assert "--splits=train" in printed.err
-    assert printed.err.count("\n") == 1
-    assert printed.out == ""  # no remarks before it is clear that there will be a dataset
-    assert main([*flags, "--splits=train"]) == 0
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_unwritable_folder(source, tmp_path, capsys):
-    (tmp_path / "locked").mkdir(mode=0o500)
-    flags = ["--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'locked' / 'out'}"]
-    assert "can't be written" in _refused(capsys, *flags)
-
-
-def test_a_file_in_the_way_of_the_folder(source, tmp_path, capsys):
-    (tmp_path / "file").touch()
-    flags = ["--dataset=radnet", f"--source={source}", f"--out={tmp_path / 'file' / 'out'}"]
-    assert "can't be written" in _refused(capsys, *flags)
-
-
-def test_help_tells_what_the_source_must_look_like(capsys):
-    assert main(["--help"]) == 0
-    text = capsys.readouterr().out
-    assert all(f"--dataset={name}" in text for name in ("radnet", "image_folder", "chestxray14"))
-    assert main(["--dataset=chestxray14", "--help"]) == 0
-    text = capsys.readouterr().out
-    assert "Data_Entry_2017" in text
-    assert "--view=finding" in text
-    assert "--dataset=radnet\n" not in text
 
 
 def test_build_json_holds_counts_options_and_versions(source, tmp_path):

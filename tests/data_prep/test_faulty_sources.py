@@ -14,8 +14,9 @@ import tensorflow_datasets as tfds
 from data_prep import build as build_module
 from data_prep.build import build, main
 from data_prep.guard import watch
+from data_prep.header_pass import make_plan
 from data_prep.miniatures import write_miniature
-from data_prep.plan import Plan, make_plan
+from data_prep.plan import Plan
 from data_prep.spec import Reject
 from tests.data_prep.dicom_files import source_of_patients, write_dicom
 from tests.data_prep.test_plan import _photograph, _spec

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.plan import Plan, make_plan
+from data_prep.header_pass import make_plan
+from data_prep.plan import Plan
 from data_prep.spec import Candidate, DatasetSpec, Row
 from data_prep.subsets import write_subsets
 from radnet_jax.preprocessing import StoredPixels

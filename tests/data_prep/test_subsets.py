@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.build import build
-from data_prep.plan import Plan, make_plan
+from data_prep.header_pass import make_plan
+from data_prep.plan import Plan
 from data_prep.spec import Candidate, DatasetSpec, Row
 from data_prep.subsets import COUNT_TOLERANCE, FRACTIONS, MIX_TOLERANCE, NO_FINDING, seats, write_subsets
 from radnet_jax.data.card import read_card

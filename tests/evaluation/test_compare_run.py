@@ -85,7 +85,9 @@ def test_a_table_of_runs_with_the_synthetic_groups_of_the_study(tmp_path, capsys
     assert (f"{100 * float(row['delta_relative']):+.2f}", f"{float(row['p']):.3f}") == ("+2.07", "0.025")
     assert (row["p_corrected"], row["verdict"]) == ("", "as published, no verdict")
     assert f"{float(row['p_one_sided']):.4f}" == "0.0127"
-    assert not (tmp_path / "out" / "report").exists()
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "of runs, without their cases: intervals are over seeds" in page
+    assert "over patients" not in page.split('id="reading"')[0]
     assert "rests on the seed test alone" in capsys.readouterr().out
 
 

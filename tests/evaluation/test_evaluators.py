@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from radnet_jax import sharding
-from radnet_jax.augment.views import center
+from radnet_jax.augment.views import center, ten_crops
 from radnet_jax.data.dataset import open_split
 from radnet_jax.evaluation import evaluators
 from radnet_jax.models import MODELS
@@ -41,6 +41,26 @@ def test_features_are_those_of_each_record_in_order(setting):
             mesh=sharding.make_mesh(),
         )
         np.testing.assert_allclose(features, expected, rtol=2e-4, atol=1e-5)
+
+
+def test_ten_crops_are_judged_by_the_mean_of_their_probabilities(setting):
+    split, _, adapter, _, images = setting
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)) * 5
+
+    def predict(params, model_state, batch):
+        features = jnp.std(batch["image"], axis=(1, 2)) * jnp.asarray([1.0, 2.0, 3.0]) + batch["image"][:, 0, 0]
+        return {"features": features, "logits": features @ params}
+
+    settings = {"adapter": adapter, "batch_size": 16, "mesh": sharding.make_mesh()}
+    crops = ten_crops(images, adapter)
+    each = np.stack([np.asarray(predict(weights, {}, {"image": crops[:, t]})["logits"]) for t in range(10)], axis=1)
+    probabilities = np.exp(each) / np.exp(each).sum(-1, keepdims=True)
+    got = evaluators.predict_split(predict, weights, {}, split, views="ten_crop", **settings)
+    scores = evaluators.scores_of(got["logits"], split.card)
+    np.testing.assert_allclose(scores, probabilities.mean(axis=1), atol=1e-4)
+    assert np.abs(scores - probabilities[:, 4]).max() > 0.01
+    got = evaluators.predict_split(predict, weights, {}, split, views="center_crop", **settings)
+    np.testing.assert_allclose(got["logits"], each[:, 4], rtol=1e-3, atol=1e-3)
 
 
 def test_reestimated_statistics_are_those_of_the_data(setting):

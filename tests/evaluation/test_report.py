@@ -1,7 +1,10 @@
 """The report: one file that needs nothing else, says the verdict, and takes any name for what it is."""
 
+import base64
 from html.parser import HTMLParser
+import itertools
 import json
+import math
 from pathlib import Path
 import re
 from urllib.parse import unquote
@@ -11,10 +14,14 @@ import numpy as np
 import pytest
 
 from radnet_jax.errors import UserError
-from radnet_jax.evaluation import figures, ledger
+from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.compare import compare
-from radnet_jax.evaluation.report import write_report
+from radnet_jax.evaluation.compare_results import compare_results, for_page
+from radnet_jax.evaluation.metrics import METRICS
+from radnet_jax.evaluation.report import details, lines, style, words, write_report
+from radnet_jax.evaluation.results import Cell, Place
 from tests.evaluation.simulated import Cases, record, study
+from tests.evaluation.test_summaries import group
 
 EVIL = '<img src=x onerror="alert(1)">&"'
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -139,7 +146,8 @@ def test_the_verdict_and_its_numbers_stand_there(made):
 
 def test_images_have_words(made):
     page = Page(made[0].read_text())
-    assert len(page.images) == 1 + 2 * 2 + 2  # the example, two figures for each task x protocol, two of curves
+    # The example; eight figures of fine-tuning (ranks too), seven of the probe; loss and convergence, twice.
+    assert len(page.images) == 1 + 8 + 7 + 2 * 2
     assert all(image.get("alt") or image.get("aria-label") for image in page.images)
     assert page.headings[0] == 1
     assert page.headings.count(1) == 1
@@ -164,7 +172,7 @@ def test_comparisons_json_holds_every_pair(made):
 def test_no_patient_stands_in_the_report(made):
     path, _, runs = made
     patients = set(runs[-1].predictions.patient) | set(runs[-1].predictions.case_id)
-    for file in path.parent.iterdir():
+    for file in (p for p in path.parent.rglob("*") if p.is_file()):
         text = file.read_text()
         assert not any(p in text for p in patients)
 
@@ -195,10 +203,10 @@ def test_undefined_metrics_are_drawn_as_nothing_and_said(tmp_path):
 
 
 def test_each_start_keeps_its_colour():
-    look = figures.looks(["scratch", "natural", "ct", "ct"])
-    assert look == figures.looks(["ct", "natural", "scratch"])
+    look = style.looks(["scratch", "natural", "ct", "ct"])
+    assert look == style.looks(["ct", "natural", "scratch"])
     assert len({s.colour for s in look.values()}) == len({s.marker for s in look.values()}) == 3
-    many = figures.looks([f"start{i}" for i in range(12)])
+    many = style.looks([f"start{i}" for i in range(12)])
     assert len({(s.colour, s.marker) for s in many.values()}) == 12
 
 
@@ -207,3 +215,181 @@ def test_an_unwritable_folder_is_one_line(made, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="can't write the report"):
         write_report(Path(tmp_path, "file", "report"), title="x", comparisons=comparisons, runs=runs)
+
+
+def _report(root, runs, **more):
+    return write_report(root / "report", title="x", comparisons=compare(runs, n_resamples=100), runs=runs, **more)
+
+
+def test_without_images_no_pixel_of_a_patient_is_in_it(tmp_path):
+    study(tmp_path / "runs", Cases(n_patients=50), {"a": 1.2, "b": 0.6}, seeds=2)
+    runs = ledger.read_runs(tmp_path / "runs")
+    asked = []
+
+    def pixels(task, case_ids):
+        asked.append((task, list(case_ids)))
+        return [cv2.imencode(".png", np.full((5, 7, 3), i, np.uint8))[1].tobytes() for i in range(len(case_ids))]
+
+    text = _report(tmp_path, runs, pixels=pixels).read_text()
+    found = [base64.b64decode(part) for part in re.findall(r'data:image/png;base64,([^"]+)"', text)]
+    images = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in found]
+    assert [int(image[0, 0, 0]) for image in images] == list(range(len(images)))
+    assert len(images) == 8
+    # They are cases that the best start gets wrong, the surest first.
+    (task, cases), test = asked[0], runs[0].predictions.of("test")
+    assert task == "regions"
+    scores = np.mean([r.predictions.of("test").scores for r in runs if r.start == "a"], axis=0)
+    rows = [list(test.case_id).index(c) for c in cases]
+    assert (scores[rows].argmax(axis=1) != test.labels[rows].argmax(axis=1)).all()
+    sure = scores.max(axis=1)
+    wrong = np.flatnonzero(scores.argmax(axis=1) != test.labels.argmax(axis=1))
+    assert sure[rows].tolist() == sorted(sure[wrong].tolist(), reverse=True)[:8]
+
+    path = _report(tmp_path / "off", runs)
+    for file in (path, *path.parent.glob("figures/*.svg")):
+        text = file.read_text()
+        assert not re.search(r"data:|<img|<image|background-image|\.(png|jpe?g|gif|webp)", text), file.name
+    assert "Images are left out." in path.read_text()
+
+
+def test_twenty_starts_have_room(tmp_path, recwarn):
+    skills = {f"objective_{i:02d}_with_a_name": 0.6 + 0.04 * i for i in range(19)} | {"scratch": 0.6}
+    study(tmp_path / "runs", Cases(n_patients=50), skills, seeds=2, curves=_curve())
+    runs = ledger.read_runs(tmp_path / "runs")
+    path = _report(tmp_path, runs)
+    assert not [w for w in recwarn if "constrained_layout" in str(w.message) or "layout" in str(w.message)]
+    text = path.read_text()
+    page = Page(text)
+    assert "All 190 differences" in text
+    assert len(page.images) > 5
+    starts = (path.parent / "figures" / "01-regions-fine-tune-starts.svg").read_text()
+    width, height = (float(x) for x in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', starts).groups())
+    assert height > 20 * 20 > width  # 20 points for each row
+    assert "objective_18_with_a_name" in text.split('id="results"')[0]
+    assert text.split('id="results"')[0].count("<li>") < 20  # the first screen stays one
+
+
+def test_shares_of_the_labels_have_their_figure(tmp_path):
+    cases = Cases(n_patients=50)
+    for fraction in (0.1, 1.0):
+        own = {"config": {"tags": {"fraction": fraction}}}
+        study(tmp_path / "runs" / str(fraction), cases, {"a": 0.8 + fraction, "b": 0.5}, seeds=2, **own)
+        for path in (tmp_path / "runs" / str(fraction)).rglob("run.json"):
+            path.write_text(path.read_text().replace('"run_id": "id-', f'"run_id": "{fraction}-'))
+    path = _report(tmp_path, ledger.read_runs(tmp_path / "runs"))
+    text = path.read_text()
+    assert "Label efficiency" in text
+    assert "fine-tuning, 10 % of labels" in text
+    (figure,) = [f for f in path.parent.glob("figures/*.svg") if "label-efficiency" in f.name]
+    assert re.search(r"a at 10 %: [\d.]+ \([\d.]+ to [\d.]+\); .*a at 100 %", figure.read_text())
+
+
+def test_several_tasks_are_summed_up_and_decide_nothing(tmp_path):
+    cases = Cases(n_patients=50)
+    for task in ("regions", "organs"):
+        study(tmp_path / "runs", cases, {"a": 1.2, "b": 0.6}, seeds=2, task=task)
+    text = _report(tmp_path, ledger.read_runs(tmp_path / "runs")).read_text()
+    section = text.split('id="across"')[1].split("</section>")[0]
+    assert "Mean ranks over 2 tasks" in section
+    assert "resampling over seeds begins at 10 runs a task" in section
+    assert "decides none of them" in section
+
+
+def test_other_metrics_stand_apart_and_are_called_exploratory(made):
+    text = made[0].read_text()
+    before, _, apart = text.split('id="result-0"')[1].partition("Other metrics: exploratory")
+    assert "balanced accuracy" in apart
+    assert "balanced accuracy" not in before
+    assert "no test, no correction, no verdict" in apart
+
+
+def test_findings_have_classes_calibration_and_worst_cases(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = (rng.random((200, 2)) < 0.4).astype(float)
+    for start, skill in {"a": 2.0, "b": 1.0}.items():
+        for seed in range(2):
+            logits = skill * (2 * labels - 1) + np.random.default_rng([seed, 1]).normal(0, 1.5, labels.shape)
+            predictions = ledger.Predictions(
+                split=["test"] * 200,
+                case_id=[f"c{i:03d}" for i in range(200)],
+                patient=[f"p{i // 2:03d}" for i in range(200)],
+                scores=1 / (1 + np.exp(-logits)),
+                labels=labels,
+                label_mask=(rng.random(labels.shape) < 2).astype(float),
+            )
+            own = record(f"{start} {seed}", start=start, seed=seed, primary_metric="auroc", task_kind="multi_label")
+            own |= {"label_names": ["mass", "effusion"]}
+            ledger.write_run(tmp_path / "runs" / f"{start}{seed}", own, predictions=predictions)
+    text = _report(tmp_path, ledger.read_runs(tmp_path / "runs")).read_text()
+    Page(text)
+    assert "AUROC × 100 of each label" in text
+    assert "the probabilities of all labels, against the truth" in text
+    assert re.search(r"<b>(mass|effusion): (yes|no)</b> was said to be <b>(mass|effusion) 0\.\d\d</b>", text)
+    assert "F1 by label" in text
+
+
+def test_every_metric_has_a_name_for_people():
+    assert {*METRICS.names()} <= {*words.METRICS}
+    assert words.metric("dice_ET") == "dice ET"
+    assert words.protocol("linear_probe, 10 % of labels") == "linear probe, 10 % of labels"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0"), (3.6, "0.001"), (122, "0.034"), (36_000, "10.0"), (4_500_000, "1,250")]
+)
+def test_device_hours(seconds, text):
+    assert words.hours(seconds) == text
+
+
+def test_names_at_the_ends_of_lines_stay_in_the_figure_and_apart():
+    heights = lines.spread({f"s{i}": 0.99 + i / 1000 for i in range(5)}, 0.1, 0.0, 1.0)
+    values = list(heights.values())
+    assert max(values) <= 1.0
+    assert all(b - a >= 0.1 - 1e-12 for a, b in itertools.pairwise(values))
+    assert lines.spread({"a": 0.2, "b": 0.8}, 0.1, 0.0, 1.0) == {"a": 0.2, "b": 0.8}
+
+
+def test_masks_are_told_by_their_dice():
+    """Of a segmentation the scores are the Dice of each case and label, NaN where nothing is there or was found."""
+    nan = math.nan
+    dice = np.array([[0.9, nan], [0.2, 0.7], [0.6, 0.1], [nan, 0.5]])
+    test = ledger.Predictions(
+        split=["test"] * 4,
+        case_id=list("abcd"),
+        patient=list("abcd"),
+        scores=dice,
+        labels=np.array([[1, 0], [1, 1], [1, 1], [0, 1]]),
+        label_mask=np.ones((4, 2)),
+    )
+    found = details.Judged(group("ct", [0.5], task="organs"), (test,), ("liver", "tumour"), "segmentation")
+    (table,) = details.class_tables([found])
+    assert [c["value"] for c in table["rows"][0]["cells"]] == ["56.7", "43.3"]  # means of 0.9 0.2 0.6, and 0.7 0.1 0.5
+    assert [c["n"] for c in table["columns"]] == ["in 3 of 4", "in 3 of 4"]
+    worst = details.worst_cases(found, None)["cases"]
+    assert [(c["place"], c["truth"], c["said"]) for c in worst[:2]] == [
+        (3, "tumour", "Dice 0.10"),
+        (2, "liver", "Dice 0.20"),
+    ]
+    assert len(worst) == 6  # of what is there, nothing that is undefined
+    look, gallery = style.looks(["ct"]), style.Gallery()
+    assert details.roc([found], look, gallery, "x") == details.calibration([found], look, gallery, "x") == {}
+
+
+def test_many_starts_against_a_baseline_with_a_bracket_in_its_name(tmp_path):
+    place = Place("", "organs", "", "dice")
+    starts = {f"start {i}": 0.70 + 0.01 * i for i in range(12)} | {"ImageNet (supervised)": 0.75}
+    noise = (-0.002, 0.001, 0.0, 0.001)
+    cells = [Cell(place, s, tuple(mean + x for x in noise), tuple("0123")) for s, mean in starts.items()]
+    comparisons = compare_results(cells, baseline="ImageNet (supervised)")
+    path = write_report(tmp_path / "report", title="x", comparisons=for_page(comparisons), runs=[])
+    text = path.read_text()
+    Page(text)
+    card = text.split('class="verdict"')[1].split("</article>")[0]
+    whats = re.findall(r'class="what">([^<]*)<', card)
+    assert whats[0] == "ImageNet (supervised) and start 5 are equivalent within ±2 points"
+    assert len(whats) == 3
+    assert "for these checkpoints and test cases</h2>" not in card  # said once, below
+    assert ">organs · Dice<" in card
+    forest = (path.parent / "figures" / "02-organs-differences.svg").read_text()
+    assert "start minus ImageNet (supervised), points" in forest
+    assert "start 11 minus ImageNet (supervised) +6.0" in forest

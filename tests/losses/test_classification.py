@@ -4,8 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit, softmax
+from sklearn.utils.class_weight import compute_class_weight
 
-from radnet_jax.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
+from radnet_jax.losses.classification import (
+    balanced_weights,
+    log_odds,
+    log_priors,
+    mean_of_views,
+    sigmoid_cross_entropy,
+    softmax_cross_entropy,
+)
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.standard_normal((6, 4)).astype(np.float32) * 3
@@ -65,3 +74,33 @@ def test_large_bfloat16_logits_stay_finite(loss):
     value = loss(logits, np.array([[0, 1], [0, 1]]))
     assert value.dtype == jnp.float32
     assert np.isfinite(value)
+
+
+def test_outcomes_of_findings_are_weighed_apart():
+    outcomes = np.array([[1.0, 0.5, 2.0, 1.0], [3.0, 1.0, 0.25, 5.0]])
+    p = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    each = -(FINDINGS * np.log(p) + (1 - FINDINGS) * np.log(1 - p))
+    weights = np.where(FINDINGS > 0, outcomes[1], outcomes[0])
+    got = sigmoid_cross_entropy(LOGITS, FINDINGS, outcome_weights=outcomes)
+    assert got == pytest.approx((each * weights).sum() / weights.sum(), abs=1e-6)
+
+
+def test_balanced_weights_are_scikit_learns():
+    theirs = compute_class_weight("balanced", classes=np.arange(4), y=CLASSES)
+    np.testing.assert_allclose(balanced_weights(np.bincount(CLASSES)), theirs)
+
+
+def test_priors_are_logs_of_shares_and_odds():
+    np.testing.assert_allclose(np.exp(log_priors(np.array([1, 3, 4]))), [0.125, 0.375, 0.5])
+    np.testing.assert_allclose(np.exp(log_odds(np.array([1, 3]), np.array([4, 4]))), [1 / 3, 3])
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_views_are_averaged_as_probabilities(multi_label, scale):
+    logits = RNG.standard_normal((5, 10, 3)).astype(np.float32) * scale
+    logits[0, :, 0] = 200  # every view is sure
+    probabilities = expit if multi_label else (lambda x: softmax(x, axis=-1))
+    got = np.asarray(mean_of_views(logits, multi_label=multi_label))
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(probabilities(got), probabilities(logits).mean(axis=1), atol=1e-6)

@@ -28,6 +28,22 @@ def test_equals_the_papers_formula():
     assert float(masked_pixels(*data())) == pytest.approx(paper(*data()), rel=1e-5)
 
 
+def test_equals_lightlys_parts():
+    """lightly has no such loss: its MAE is its patches and their normalisation, and PyTorch's squared error."""
+    torch = pytest.importorskip("torch")
+    lightly = pytest.importorskip("lightly.models.utils")
+    predictions, _, masked = data(p=48)
+    image = np.random.default_rng(1).random((3, 8, 8, 3), np.float32)
+    patches = lightly.patchify(torch.tensor(image.transpose(0, 3, 1, 2)), 4)
+    chosen, x = torch.tensor(masked == 1), torch.tensor(predictions, requires_grad=True)
+    loss = torch.nn.functional.mse_loss(x[chosen], lightly.normalize_mean_var(patches)[chosen])
+    loss.backward()
+    ours = lambda x: masked_pixels(x, patchify(jnp.asarray(image), 4), masked)  # noqa: E731
+    value, gradient = jax.value_and_grad(ours)(jnp.asarray(predictions))
+    assert float(value) == pytest.approx(float(loss), rel=1e-5)
+    np.testing.assert_allclose(gradient, x.grad.numpy(), atol=1e-5)
+
+
 def test_predictions_of_zeros_are_at_chance():
     _, patches, masked = data(p=48)
     assert float(masked_pixels(np.zeros_like(patches), patches, masked)) == pytest.approx(47 / 48, rel=1e-4)

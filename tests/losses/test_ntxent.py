@@ -57,6 +57,18 @@ def test_gradient_equals_finite_differences_of_the_formula():
     np.testing.assert_allclose(gradient, numeric, atol=1e-5)
 
 
+def test_equals_lightly():
+    torch = pytest.importorskip("torch")
+    criterion = pytest.importorskip("lightly.loss").NTXentLoss(temperature=0.2)
+    z = embeddings()
+    x = torch.tensor(z, requires_grad=True)
+    loss = criterion(x[:, 0], x[:, 1])
+    loss.backward()
+    value, gradient = jax.value_and_grad(lambda z: nt_xent(z, temperature=0.2)[0])(jnp.asarray(z))
+    assert float(value) == pytest.approx(float(loss), rel=1e-5)
+    np.testing.assert_allclose(gradient, x.grad.numpy(), atol=1e-5)
+
+
 def test_one_pair_alone_has_loss_and_gradient_zero():
     value_and_grad = jax.jit(jax.value_and_grad(lambda z: nt_xent(z, temperature=0.1)[0]))
     loss, gradient = value_and_grad(jnp.asarray(embeddings(n=1)))

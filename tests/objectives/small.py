@@ -13,11 +13,14 @@ from radnet_jax.objectives import OBJECTIVES
 from radnet_jax.state import TrainState
 from radnet_jax.step import train_step
 
+SGD = optax.sgd(0.05)
 
-def make(name, backbone=None, **kwargs):
-    backbone = backbone or MODELS.build("resnet10", {"base_width": 4})
+
+def make(name, backbone=None, *, groups=1, **kwargs):
+    """An objective of a run of ten steps, five an epoch, of batches of eight; `kwargs` may say otherwise."""
+    backbone = backbone or MODELS.build("resnet10", {"base_width": 4}, groups=groups)
     offered = {"total_steps": 10, "steps_per_epoch": 5, "batch_size": 8, "num_examples": 40, "local_views": 0}
-    offered = {k: v for k, v in offered.items() if k not in kwargs}
+    offered = {k: v for k, v in (offered | {"groups": groups}).items() if k not in kwargs}
     return OBJECTIVES.build(name, kwargs, backbone=backbone, **offered)
 
 
@@ -27,14 +30,14 @@ def views(seed=0, n=8, v=2, size=16):
 
 def state_of(objective, batch, tx=None, seed=0):
     params, model_state, objective_state = jax.jit(objective.init)(jax.random.key(seed), batch)
-    tx = tx or optax.sgd(0.05)
-    state = TrainState(jnp.int32(0), params, model_state, objective_state, tx.init(params), {})
+    state = TrainState(jnp.int32(0), params, model_state, objective_state, (tx or SGD).init(params), {})
     return state.replace(objective_state=objective.begin(state))
 
 
+@functools.cache
 def stepper(objective, tx=None, **options):
     """Returns the compiled train step: (state, batch) -> (state, metrics)."""
-    step = functools.partial(train_step, objective=objective, tx=tx or optax.sgd(0.05), **options)
+    step = functools.partial(train_step, objective=objective, tx=tx or SGD, **options)
     return jax.jit(lambda state, batch: step(state, batch, 0))
 
 

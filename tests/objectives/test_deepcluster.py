@@ -14,6 +14,7 @@ from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
 from radnet_jax.phases import Phases
 from radnet_jax.step import MADE, compiled_prepare, compiled_step
 from tests import every_objective
+from tests.objectives import small
 
 B = 32
 
@@ -113,6 +114,20 @@ def make(local_views=2, num_examples=100, **changes):
     return OBJECTIVES.build("deepcluster", dict(prototypes=8) | changes, backbone=backbone, **offered)
 
 
+def test_banks_of_half_the_bytes_are_written_and_clustered():
+    objective = make(local_views=0, bank_dtype="bfloat16")
+    batch = {"views": small.views(n=B), "index": jnp.arange(B)}
+    state = small.state_of(objective, batch)
+    assert {x.nbytes for x in state.objective_state["bank"]["embeddings"].values()} == {1024 * 128 * 2}
+    _, aux = small.loss_of(objective, state, batch)
+    remembered, _ = objective.finish(
+        state.replace(objective_state=aux.objective_state), objective.phases[1], jax.random.key(0)
+    )
+    assignments = np.asarray(remembered["bank"]["assignments"])
+    assert (assignments[:B] >= 0).all()
+    assert (assignments[B:] == -1).all()
+
+
 def test_clusters_are_found_before_each_epoch():
     assert [(p.every, p.first, p.reads) for p in make().phases] == [(0, 0, True), (3, 0, False)]
 
@@ -127,6 +142,7 @@ def test_clusters_are_found_before_each_epoch():
         (dict(epsilon=0.0), "epsilon"),
         (dict(clusterings=0), "clusterings"),
         (dict(iterations=0), "iterations"),
+        (dict(bank_dtype="int8"), "bank_dtype"),
     ],
 )
 def test_bad_arguments_are_refused(changes, message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from radnet_jax.errors import UserError
-from radnet_jax.objectives import networks
+from radnet_jax.objectives import kept_network, networks
 from tests.objectives import small
 
 OPTIONS = dict(outputs=12, hidden=16, bottleneck=8, local_views=2, momentum=0.9, temperature_epochs=1)
@@ -72,6 +72,17 @@ def test_the_teacher_follows_all_networks(state, batch, step):
         new.params,
         target["params"],
     )
+
+
+def test_the_teacher_is_what_is_kept(objective, state, batch, step):
+    new, _ = step(state, batch)
+    kept = objective.predict(*kept_network(objective, new), {"image": batch["views"][:, 0]})["features"]
+    target = new.objective_state["target"]
+    backbone = {"backbone": objective.backbone}
+    want, _ = networks.apply(backbone, target["params"], target["batch_stats"], batch["views"][:, 0], train=False)
+    np.testing.assert_array_equal(kept, want["backbone"])
+    students = objective.predict(new.params, new.model_state, {"image": batch["views"][:, 0]})["features"]
+    assert np.abs(students - kept).max() > 1e-3
 
 
 def test_outputs_are_cosines_of_unit_rows(objective):

@@ -9,9 +9,9 @@ from radnet_jax.errors import UserError
 from radnet_jax.objectives import insdis, networks
 from tests.objectives.references import formulas
 from tests.objectives.references import insdis as reference
-from tests.objectives.steps import make, start, update, views
+from tests.objectives.small import make, state_of, stepper, views
 
-SMALL = dict(draws=12, projector_dim=6)
+SMALL = dict(draws=12, projector_dim=6, num_examples=20)
 INDEX = jnp.asarray([3, 19, 0, 7, 8, 11, 4, 16])
 
 
@@ -22,7 +22,7 @@ def batch(seed=0):
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 2e-5), ("bfloat16", 4e-3)])
 def test_the_rows_of_the_batch_move_to_its_embeddings_after_the_loss(dtype, atol):
     objective = make("insdis", **SMALL, bank_dtype=dtype)
-    state = start(objective, batch())
+    state = state_of(objective, batch())
     rows = formulas.bank_rows(state)
     assert state.objective_state["bank"]["rows"].nbytes == 1024 * 6 * jnp.dtype(dtype).itemsize
     key = jax.random.key(5)
@@ -52,9 +52,9 @@ def test_draws_are_real_examples_and_differ_by_step():
 
 def test_a_second_epoch_finds_what_the_first_has_left():
     objective = make("insdis", **SMALL)
-    state, losses = start(objective, batch()), []
+    state, losses = state_of(objective, batch()), []
     for _ in range(6):
-        state, metrics = update(objective, state, batch())
+        state, metrics = stepper(objective)(state, batch())
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0]
 

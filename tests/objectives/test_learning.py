@@ -1,22 +1,30 @@
 """On generated CT each objective learns what a random network does not have, and does not collapse; and a run that goes
 on from another begins with its backbone, in the target network too."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
 
-from configs.studies import objectives_mini
 from data_prep.build import build
 from data_prep.phantom import write_ct
 from radnet_jax import checkpoint, train, trees
 from radnet_jax.evaluation import ledger
 from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
 from tests import every_objective, tiny
+from tests.objectives import learning
 
-# Six regions: chance is .17. In the first comparison of all objectives (docs/objectives_mini.md) each was further above
-# random networks than this, and the rank of its embeddings higher.
-ABOVE_RANDOM = 0.05
+# Of six regions; chance is .17. Random networks of three seeds have .18, .33 and .31. Two that were made to collapse
+# fail: VICReg without variance and covariance has .34 to .37, DINO without centre and sharpening .32 and rank 2.0.
+ACCURACY = 0.38
+ABOVE_RANDOM = 0.04  # the best of three random networks
 RANK = 3.0
+# MAE does not reach the floor: after 1,000 steps its neighbours have .26 to .30, those of random ViTs .24 to .32. It is
+# judged by the pixels that it predicts in new views: zeros have a loss of .99 (see `losses.masked_pixels`).
+LOSS = {"mae": 0.9}
 UNLABELLED = [name for name in every_objective.NAMES if name not in ("supervised", "classification")]
 
 
@@ -28,32 +36,25 @@ def phantoms(tmp_path_factory):
     return folder / "dataset"
 
 
-def config(name, dataset, **changes):
-    """As in the first comparison; transformers with the small network of their own config."""
-    template = objectives_mini.pretraining(name, "ct")
-    loaded = every_objective.load(name)
-    if loaded.backbone.name.startswith("vit"):
-        changes = {"backbone": loaded.backbone.to_dict() | {"image_size": objectives_mini.SIZE}, **changes}
-    knn = dict(every=template.total_steps, split="val", examples=10_000)
-    return tiny.change(template, data=template.data.to_dict() | {"dir": str(dataset)}, **{"knn": knn, **changes})
-
-
-def last_row(config, workdir):
-    return ledger.read_run(train.run(config, workdir)).curves[-1]
+def last_row(name, dataset, workdir):
+    """Of a run in a process of its own, which computes faster than the tests, who compile faster."""
+    env = {k: v for k, v in os.environ.items() if k != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
+    command = [sys.executable, "-m", "tests.objectives.learning", name, str(dataset), str(workdir)]
+    subprocess.run(command, cwd=tiny.ROOT, env=env | {"JAX_NUM_CPU_DEVICES": "1"}, check=True, timeout=900)
+    return ledger.read_run(workdir).curves[-1]
 
 
 @pytest.fixture(scope="module")
 def random_accuracy(phantoms, tmp_path_factory):
-    """Nearest neighbours of a network that does not learn, whose BatchNorm has seen the data."""
+    """Nearest neighbours of the best of three networks that do not learn, whose BatchNorm has seen the data."""
     known = {}
 
     def of(name):
-        changes = dict(total_steps=40, knn=dict(every=40, split="val", examples=10_000))
-        still = config(name, phantoms, **changes)
-        still = tiny.change(still, schedule=dict(name="constant", base_lr=1e-12))
-        key = str(still.backbone)
+        key = str(learning.config(name, phantoms).backbone)
         if key not in known:
-            known[key] = last_row(still, tmp_path_factory.mktemp("still") / "run")["knn_accuracy"]
+            folder = tmp_path_factory.mktemp("random")
+            rows = [last_row(f"{name}:{seed}", phantoms, folder / str(seed)) for seed in range(3)]
+            known[key] = max(row["knn_accuracy"] for row in rows)
         return known[key]
 
     return of
@@ -62,25 +63,44 @@ def random_accuracy(phantoms, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", UNLABELLED)
 def test_learns_from_generated_data(phantoms, random_accuracy, tmp_path, name):
-    row = last_row(config(name, phantoms), tmp_path / "run")
-    print(f"{name}: {row}")
-    assert row["knn_accuracy"] > random_accuracy(name) + ABOVE_RANDOM
-    assert row.get("effective_rank", np.inf) > RANK
+    row = last_row(name, phantoms, tmp_path / "run")
+    if name in LOSS:
+        assert row["loss"] < LOSS[name]
+        return
+    accuracy, rank, best = row["knn_accuracy"], row.get("effective_rank"), random_accuracy(name)
+    print(f"{name}: neighbours {accuracy:.3f}, random {best:.3f}, rank {rank}")
+    assert accuracy > max(ACCURACY, best + ABOVE_RANDOM)
+    assert rank is None or rank > RANK
 
 
-@pytest.mark.parametrize("name", ["byol", "moco_v2", "pcl_v2"])
-def test_going_on_begins_with_the_start_in_both_networks(ct_dataset, tmp_path, name):
-    first = every_objective.config("simclr", ct_dataset, batch_size=16, total_steps=3)
+# Where the backbone that a run leaves behind stands in its checkpoint.
+KEPT = {
+    "simclr": ("params", "model_state/batch_stats"),
+    "dino_resnet50": ("objective_state/target/params", "objective_state/target/batch_stats"),
+}
+
+
+@pytest.mark.parametrize(
+    ("start", "name"), [("simclr", "byol"), ("simclr", "moco_v2"), ("simclr", "pcl_v2"), ("dino_resnet50", "byol")]
+)
+def test_going_on_begins_with_the_start_in_both_networks(ct_dataset, tmp_path, start, name):
+    first = every_objective.config(start, ct_dataset, batch_size=16, total_steps=3)
     arrays, _ = checkpoint.load_arrays(train.run(first, tmp_path / "first") / "checkpoints" / "3")
-    kept = {k.removeprefix("params/"): v for k, v in arrays.items() if k.startswith("params/backbone/")}
+    params, stats = (
+        {k.removeprefix(f"{folder}/"): v for k, v in arrays.items() if k.startswith(f"{folder}/backbone/")}
+        for folder in KEPT[start]
+    )
     second = every_objective.config(name, ct_dataset, init_from=str(tmp_path / "first"), input=None)
     parts = assemble(second)
     objective, recipe, (tx, _) = make_objective(second, parts), make_recipe(second, parts), make_tx(second)
     state = train.initial_state(second, parts, objective, tx, recipe)
-    for params in (state.params, state.objective_state["target"]["params"]):
-        found = {k: np.asarray(v) for k, v in trees.named_leaves({"backbone": params["backbone"]})}
+    target, online_stats = state.objective_state["target"], state.model_state["batch_stats"]
+    for kept, network in (
+        *((params, p) for p in (state.params, target["params"])),
+        *((stats, s) for s in (online_stats, target["batch_stats"])),
+    ):
+        found = {k: np.asarray(v) for k, v in trees.named_leaves({"backbone": network["backbone"]})}
         assert found.keys() == kept.keys()
         for key, value in kept.items():
             np.testing.assert_array_equal(found[key], value)
-    online, target = state.params["projector"], state.objective_state["target"]["params"]["projector"]
-    jax.tree.map(np.testing.assert_array_equal, online, target)
+    jax.tree.map(np.testing.assert_array_equal, state.params["projector"], target["params"]["projector"])

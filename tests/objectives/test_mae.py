@@ -9,6 +9,7 @@ import pytest
 from radnet_jax import rng
 from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS
+from radnet_jax.models.masked import permuted
 from radnet_jax.objectives.mae import shuffles
 from tests.objectives import small
 
@@ -50,6 +51,21 @@ def test_each_example_has_its_own_permutation():
     assert len({tuple(row) for row in np.asarray(order)}) == 32
     first = np.asarray(shuffles(jax.random.key(1), 4000, 8)[0])[:, 0]
     np.testing.assert_allclose(np.bincount(first, minlength=8) / 4000, 1 / 8, atol=0.03)
+
+
+def test_the_gradient_of_a_permutation_is_that_of_taking_rows():
+    order, restore = shuffles(jax.random.key(0), 5, 6)
+    x, weights = (jax.random.normal(jax.random.key(i), (5, 6, 3)) for i in (1, 2))
+
+    def ours(x):
+        return jnp.sum(weights * permuted(x, order, restore) ** 2)
+
+    def plain(x):
+        return jnp.sum(weights * jnp.take_along_axis(x, order[:, :, None], axis=1) ** 2)
+
+    (value, gradient), (wanted, expected) = jax.value_and_grad(ours)(x), jax.value_and_grad(plain)(x)
+    assert float(value) == float(wanted)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
 def test_masked_pixels_reach_the_loss_as_targets_only(objective, state, batch):

@@ -10,7 +10,7 @@ import pytest
 from radnet_jax.errors import UserError
 from radnet_jax.objectives import moco, networks
 from tests.objectives.references import moco as reference
-from tests.objectives.steps import make, start, update, views
+from tests.objectives.small import make, state_of, stepper, views
 
 SMALL = dict(queue=24, projector_hidden=16, projector_dim=6, momentum=0.9, temperature=0.2)
 
@@ -24,9 +24,9 @@ def objective():
 def trained(objective):
     """States before each of five steps and after the last, and the batches."""
     batches = [{"views": views(i)} for i in range(5)]
-    states = [start(objective, batches[0])]
+    states = [state_of(objective, batches[0])]
     for batch in batches:
-        states.append(update(objective, states[-1], batch)[0])
+        states.append(stepper(objective)(states[-1], batch)[0])
     return states, batches
 
 
@@ -89,7 +89,7 @@ def test_no_gradient_reaches_what_is_remembered(objective, trained):
 
 def test_one_layer_without_norm_is_the_first_versions_projector():
     objective = make("moco", **SMALL, projector_layers=1)
-    params = start(objective, {"views": views()}).params["projector"]
+    params = state_of(objective, {"views": views()}).params["projector"]
     assert jax.tree.map(jnp.shape, params) == {"linear1": {"kernel": (32, 6), "bias": (6,)}}
 
 
@@ -104,7 +104,7 @@ def test_a_queue_as_long_as_the_batch_is_replaced_whole():
 def test_with_groups_keys_are_made_in_other_groups_and_come_back_in_order():
     objective = make("moco", **SMALL, groups=2)
     batch = {"views": views()}
-    state = start(objective, batch)
+    state = state_of(objective, batch)
     keys, _ = moco.target_keys(objective.modules, state.objective_state, batch["views"][:, 1], 2)
     expected = np.zeros((8, 6), np.float32)
     target = state.objective_state["target"]

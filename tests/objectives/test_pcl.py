@@ -8,20 +8,29 @@ import pytest
 from radnet_jax.errors import UserError
 from radnet_jax.objectives import networks
 from tests.losses.test_proto_nce import equation_12
-from tests.objectives import steps
+from tests.objectives import small
 from tests.objectives.references import moco as of_moco
 from tests.objectives.references import pcl as reference
 
 N, B = 20, 8
-NUMBERS = dict(queue=2 * B, clusters=(4, 6), negatives=3, iterations=5, restarts=2, projector_hidden=16)
+NUMBERS = dict(
+    num_examples=N,
+    steps_per_epoch=2,
+    queue=2 * B,
+    clusters=(4, 6),
+    negatives=3,
+    iterations=5,
+    restarts=2,
+    projector_hidden=16,
+)
 
 
 def make(**changes):
-    return steps.make("pcl", **NUMBERS | dict(projector_dim=8, warmup_steps=3) | changes)
+    return small.make("pcl", **NUMBERS | dict(projector_dim=8, warmup_steps=3) | changes)
 
 
 def batch(seed=0):
-    return {"views": steps.views(seed, n=B), "index": jnp.arange(B) * 2}
+    return {"views": small.views(seed, n=B), "index": jnp.arange(B) * 2}
 
 
 def clustered(objective, state):
@@ -39,8 +48,8 @@ def clustered(objective, state):
 @pytest.fixture(scope="module")
 def case():
     objective = make()
-    state = steps.start(objective, batch())
-    state, _ = steps.update(objective, state, batch())
+    state = small.state_of(objective, batch())
+    state, _ = small.stepper(objective)(state, batch())
     return objective, state, *clustered(objective, state)
 
 
@@ -87,6 +96,19 @@ def test_prototypes_are_centroids_of_length_one_with_the_concentration_of_their_
         np.testing.assert_allclose(phi, equation_12(apart, own, k, 0.2), rtol=2e-2)
 
 
+def test_a_bank_of_half_the_bytes_is_clustered_too(case):
+    objective, state = make(bank_dtype="bfloat16"), case[1]
+    embeddings = objective.init(jax.random.key(0), batch())[2]["bank"]["embeddings"]
+    assert embeddings.nbytes == 1024 * 8 * 2
+    remembered = state.objective_state
+    state = state.replace(objective_state=remembered | {"bank": remembered["bank"] | {"embeddings": embeddings}})
+    after, metrics, _ = clustered(objective, state)
+    found, wanted = (np.asarray(s.objective_state["bank"]["assignments"]) for s in (after, case[2]))
+    assert (found >= 0).sum() == (wanted >= 0).sum() == 2 * N
+    assert np.mean(found[:N] == wanted[:N]) > 0.9  # equal seeds; a row between two clusters may change sides
+    assert metrics["clusters_used"] > 0.5
+
+
 def test_clusters_are_found_before_each_epoch_after_the_warm_up():
     (phase,) = make().phases
     assert (phase.every, phase.first, phase.reads) == (2, 3, True)
@@ -103,6 +125,7 @@ def test_clusters_are_found_before_each_epoch_after_the_warm_up():
         (dict(momentum=1.0), "momentum"),
         (dict(negatives=0), "negatives"),
         (dict(restarts=0), "restarts"),
+        (dict(bank_dtype="int8"), "bank_dtype; got 'int8'; expected float32 or bfloat16"),
         (dict(warmup_steps=-1), "warmup_steps"),
     ],
 )

@@ -77,7 +77,7 @@ def declare(
     """Says of a metric what can't be seen from its values.
 
     Args:
-      task_kinds: the kinds of task that it is defined for: "single_label", "multi_label".
+      task_kinds: the kinds of task that it is defined for: "single_label", "multi_label", "segmentation".
       entering: (labels [n k], label_mask [n k] or None) -> bool [n], the cases that its value rests on.
       higher_is_better: False for an error, which can't be a primary metric: those are maximised.
     """
@@ -90,7 +90,7 @@ def declare(
 
 
 def task_kinds(name: str) -> frozenset[str]:
-    """The kinds of task that a metric is for, of "single_label" and "multi_label".
+    """The kinds of task that a metric is for, of "single_label", "multi_label" and "segmentation".
 
     Raises:
       UserError: an unknown metric.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Int, Num
 import numpy as np
 
 from radnet_jax.errors import UserError
@@ -56,6 +56,12 @@ def label_brier(
     return over_labels(of_one, scores, labels, label_mask)
 
 
+def bin_of(probability: Num[np.ndarray, "*n"], bins: int) -> Int[np.ndarray, "*n"]:
+    """The bin of each probability, 0 to bins - 1: ((m - 1) / M, m / M], and 0 in the first."""
+    # Edges as m / M, not by steps of 1 / M: a probability that equals an edge then falls below it.
+    return np.searchsorted(np.arange(1, bins) / bins, probability, side="left")
+
+
 def calibration_error(probability: Num[np.ndarray, " n"], happened: Bool[np.ndarray, " n"], *, bins: int) -> Metric:
     """Expected calibration error: mean over cases of |share that happened - mean probability| of the case's bin.
 
@@ -72,10 +78,7 @@ def calibration_error(probability: Num[np.ndarray, " n"], happened: Bool[np.ndar
     reason = reason or _no_probabilities(probability)
     if reason:
         return undefined(reason)
-    # Edges as m / M, not by steps of 1 / M: a probability that equals an edge then falls below it.
-    edges = np.arange(1, bins) / bins
-    in_bin = np.searchsorted(edges, probability, side="left")
-    gap = np.bincount(in_bin, np.asarray(happened, np.float64) - probability, bins)
+    gap = np.bincount(bin_of(probability, bins), np.asarray(happened, np.float64) - probability, bins)
     return Metric(float(np.abs(gap).sum() / len(probability)))
 
 

@@ -87,8 +87,30 @@ def delong_interval(
       groups: the patient of each case; None says that each case is a patient of its own.
       level: coverage, in large samples; with few cases or an area near 1 the bootstrap's BCa covers better.
     """
-    areas = _areas([scores], labels, label_mask, groups)
-    value, error = float(areas.values[0]), math.sqrt(areas.covariance[0, 0])
+    return delong_interval_of_mean([scores], labels, label_mask=label_mask, groups=groups, level=level)
+
+
+def delong_interval_of_mean(
+    scores: Sequence[Num[np.ndarray, "n ..."]],
+    labels: Num[np.ndarray, "n ..."],
+    *,
+    label_mask: Num[np.ndarray, "n ..."] | None = None,
+    groups: Sequence[Any] | np.ndarray | None,
+    level: float = 0.95,
+) -> DelongInterval:
+    """The mean area of several runs on the same cases of one label, with its normal interval over patients.
+
+    Its variance is the mean of all entries of the areas' covariance matrix: the runs see the same patients.
+
+    Args:
+      scores: of each run.
+      labels: 0 or 1.
+      label_mask: 1 where known; None: all are.
+      groups: the patient of each case, or None.
+      level: coverage, as for `delong_interval`.
+    """
+    areas = _areas(scores, labels, label_mask, groups)
+    value, error = float(areas.values.mean()), math.sqrt(max(areas.covariance.mean(), 0.0))
     reason = areas.reason or ("" if error > 0 else "no_variance")
     half = math.nan if reason else float(ndtri((1 + level) / 2)) * error
     low, high = value - half, value + half

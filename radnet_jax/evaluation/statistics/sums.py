@@ -8,6 +8,7 @@ import dataclasses
 from jaxtyping import Float, Int, Num
 import numpy as np
 
+from radnet_jax.evaluation.metrics.calibration import BINS, bin_of
 from radnet_jax.evaluation.metrics.classification import known_entries
 
 
@@ -108,6 +109,39 @@ def label_brier(
 ) -> Weighted:
     scores, truth, known = known_entries(scores, labels, label_mask)
     return _over_classes(np.where(known, (scores - truth) ** 2, 0.0), known, known, group, n_groups)
+
+
+def ece(
+    scores: np.ndarray, labels: np.ndarray, label_mask: np.ndarray | None, group: np.ndarray, n_groups: int
+) -> Weighted:
+    scores, truth, known = known_entries(scores, labels, label_mask)
+    right = np.equal(scores.argmax(axis=1), truth.argmax(axis=1))
+    cases = np.asarray(known.all(axis=1))
+    return _gaps(scores.max(axis=1)[:, None], right[:, None], cases[:, None], group, n_groups)
+
+
+def label_ece(
+    scores: np.ndarray, labels: np.ndarray, label_mask: np.ndarray | None, group: np.ndarray, n_groups: int
+) -> Weighted:
+    scores, truth, known = known_entries(scores, labels, label_mask)
+    return _gaps(scores, truth, known, group, n_groups)
+
+
+def _gaps(
+    probability: np.ndarray, happened: np.ndarray, known: np.ndarray, group: np.ndarray, n_groups: int
+) -> Weighted:
+    """The mean over labels of the calibration error: in each bin, the sum of what happened minus what was said."""
+    n, k = probability.shape
+    terms = np.zeros((n, k, BINS + 1))
+    gap = np.where(known, happened - np.where(known, probability, 0.0), 0.0)
+    np.put_along_axis(terms, bin_of(probability, BINS)[:, :, None], gap[:, :, None], axis=2)
+    terms[:, :, BINS] = known
+
+    def finish(sums: np.ndarray) -> np.ndarray:
+        by_label = sums.reshape(len(sums), k, BINS + 1)
+        return mean_of_defined(ratio(np.abs(by_label[:, :, :BINS]).sum(axis=2), by_label[:, :, BINS]).T)
+
+    return of_sums(terms.reshape(n, k * (BINS + 1)), finish, group, n_groups)
 
 
 def _one_hot_guess(

@@ -13,7 +13,7 @@ from jaxtyping import Int, Num
 import numpy as np
 
 from radnet_jax.evaluation.metrics import METRICS, Metric
-from radnet_jax.evaluation.statistics import curves, sums
+from radnet_jax.evaluation.statistics import curves, dice, sums
 from radnet_jax.evaluation.statistics.sums import Weighted
 
 MetricFunction = Callable[..., Any]
@@ -25,8 +25,10 @@ FAST: dict[str, Callable[..., Weighted]] = {
         sums.accuracy,
         sums.balanced_accuracy,
         sums.brier,
+        sums.ece,
         sums.f1,
         sums.label_brier,
+        sums.label_ece,
         sums.label_f1,
         sums.top_5,
         curves.auprc,
@@ -34,6 +36,9 @@ FAST: dict[str, Callable[..., Weighted]] = {
         curves.sensitivity_at_95_specificity,
     )
 }
+
+FAST |= {f.__name__: f for f in (dice.dice_per_volume, dice.dice_positives_only, dice.dice_empty_is_one)}
+FAST |= {"dice_nnunet": dice.dice_nnunet}
 
 
 def weighted_metric(

@@ -1,14 +1,22 @@
 """A whole study, as small as it gets: it ends in a report, and goes on where it was stopped."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 from ml_collections import ConfigDict
 import pytest
 
-from radnet_jax import study
+from radnet_jax.data.card import read_card
 from radnet_jax.errors import UserError
+from radnet_jax.evaluation import ledger
 from radnet_jax.main import load_config
+from radnet_jax.study import expand, spec
+from radnet_jax.study import run as study
 from tests.tiny import ROOT
 
 TINY = dict(name="resnet10", base_width=4)
@@ -47,7 +55,9 @@ def test_ends_in_a_report(finished):
     workdir, path = finished
     text = path.read_text()
     assert "body_region" in text
-    assert text.count("data:image/png;base64,") == 3  # two pretrainings, one task
+    before, worst = text.split('id="images"')[1].count("data:image/png;base64,"), text.split('id="images"')[0]
+    assert before == 3  # two pretrainings, one task
+    assert 1 <= worst.count("data:image/png;base64,") <= 2 * 8  # of each protocol, the cases most confidently wrong
     comparisons = json.loads((path.parent / "comparisons.json").read_text())
     pairs = {(r["protocol"], r["a"], r["b"]) for r in comparisons["rows"]}
     assert len(pairs) == 2 * 3  # two protocols, three starts
@@ -167,19 +177,21 @@ def test_an_undeclared_crossing_is_refused_before_training(tmp_path):
 
 def test_pretraining_seeds_give_each_seed_a_checkpoint(tmp_path):
     config = tiny_config(pretraining_seeds=True)
-    pretraining = {job.name: job for job in study.pretraining_jobs(config, tmp_path)}
+    pretraining = {job.name: job for job in expand.pretraining_jobs(spec.read(config), tmp_path)}
     assert set(pretraining) == {f"pretrain {name} seed {seed}" for name in ("ct", "natural") for seed in (0, 1)}
-    assert {(job.config.seed, job.workdir) for job in pretraining.values()} == {
+    assert {(job.config.seed, job.place) for job in pretraining.values()} == {
         (seed, tmp_path / "runs" / "pretraining" / f"{name}-seed-{seed}")
         for name in ("ct", "natural")
         for seed in (0, 1)
     }
-    for job in study.downstream_jobs(config, tmp_path):
+    for job in expand.downstream_jobs(spec.read(config), tmp_path):
         start, seed = job.config.tags.start, job.config.seed
         assert job.config.tags.seed_varies
         of = "" if start == "scratch" else str(tmp_path / "runs" / "pretraining" / f"{start}-seed-{seed}")
         assert job.config.init_from == of
-    probes = [j for j in study.downstream_jobs(config, tmp_path) if j.config.tags.protocol == "linear_probe"]
+    probes = [
+        j for j in expand.downstream_jobs(spec.read(config), tmp_path) if j.config.tags.protocol == "linear_probe"
+    ]
     assert len([j for j in probes if j.config.tags.start == "ct"]) == 2
 
 
@@ -187,10 +199,109 @@ def test_a_start_may_have_a_pretraining_for_each_task(tmp_path):
     config = tiny_config().to_dict()
     config["tasks"]["again"] = config["tasks"]["body_region"]
     config["starts"]["own"] = {"pretraining": {"body_region": "ct", "again": "natural"}}
-    jobs = list(study.downstream_jobs(ConfigDict(config), tmp_path))
+    jobs = list(expand.downstream_jobs(spec.read(ConfigDict(config)), tmp_path))
     of = {(j.config.tags.task, j.config.init_from) for j in jobs if j.config.tags.start == "own"}
     folder = tmp_path / "runs" / "pretraining"
     assert of == {("body_region", str(folder / "ct")), ("again", str(folder / "natural"))}
     del config["starts"]["own"]["pretraining"]["again"]
     with pytest.raises(UserError, match="one for each of again, body_region"):
         study.run(ConfigDict(config).lock(), tmp_path)
+
+
+def number_of(name, workdir):
+    return [job.name for job in study.all_runs(spec.read(tiny_config()), workdir)].index(name)
+
+
+def test_one_job_is_run_after_what_it_needs(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "study")
+    workdir, name = tmp_path / "study", "body_region fine_tune ct seed 1"
+    lost = [workdir / "runs" / "pretraining" / "ct", workdir / "runs" / name.replace(" ", "-")]
+    other = workdir / "runs" / "body_region-fine_tune-ct-seed-0"
+    before = (lost[1] / "predictions.parquet").read_bytes()
+    for folder in (*lost, other):
+        shutil.rmtree(folder)
+    study.run(tiny_config(job=number_of(name, workdir)), workdir)
+    assert (lost[1] / "predictions.parquet").read_bytes() == before
+    assert not other.exists()
+    assert not list((workdir / "attempts").iterdir())
+
+
+def test_a_failed_job_is_told_and_can_be_tried_again(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished[0], tmp_path / "study")
+    workdir = tmp_path / "study"
+    shutil.rmtree(workdir / "runs" / "body_region-fine_tune-ct-seed-1")
+
+    def broken(config, folder):
+        raise KeyError("DOE^JANE")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(expand.RUNNERS["train"], "run", broken)
+        with pytest.raises(UserError, match=r"1 job\(s\) have failed.*seed 1: KeyError.*--config.retry=True") as told:
+            study.run(tiny_config(), workdir)
+    assert "DOE" not in str(told.value)
+    with pytest.raises(UserError, match="have failed"):
+        study.run(tiny_config(), workdir)  # not tried again unasked
+    study.run(tiny_config(retry=True), workdir)
+    assert (workdir / "runs" / "body_region-fine_tune-ct-seed-1" / "run.json").is_file()
+
+
+def test_each_fine_tuning_is_judged_at_another_site(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "study")
+    workdir = tmp_path / "study"
+    labels = tuple((name, name) for name in read_card(workdir / "datasets" / "ct").labels)
+    config = tiny_config(seeds=(0,)).to_dict()
+    config["tasks"]["body_region"]["external"] = {"again": dict(dataset="ct", labels=labels)}
+    path = study.run(ConfigDict(config).lock(), workdir)
+    comparisons = json.loads((path.parent / "comparisons.json").read_text())
+    assert {r["task"] for r in comparisons["rows"]} == {"body_region", "body_region at again"}
+    own, other = (
+        ledger.read_run(workdir / "runs" / f"body_region-fine_tune-ct-seed-0{at}") for at in ("", "-at-again")
+    )
+    known = {case: row for case, row in zip(own.predictions.case_id, own.predictions.scores)}
+    found = {case: row for case, row in zip(other.predictions.case_id, other.predictions.scores)}
+    assert set(known) < set(found)  # all records of the dataset, train too
+    assert all(abs(found[case] - known[case]).max() < 1e-5 for case in known)
+
+
+@pytest.mark.slow
+def test_processes_share_a_study_and_survive_a_kill(finished, tmp_path):
+    """The command line, two processes at once on the moved folder of a study that has lost half of its runs."""
+    shutil.copytree(finished[0], tmp_path / "study")
+    workdir = tmp_path / "study"
+    lost = sorted(p.parent for p in (workdir / "runs").rglob("run.json"))[::2]
+    before = {folder: (folder / "run.json").read_text() for folder in lost}
+    for folder in lost:
+        shutil.rmtree(folder)
+    config = tmp_path / "configs" / "tiny.py"
+    config.parent.mkdir()
+    config.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.study.test_study import tiny_config\n"
+        "def get_config():\n    return tiny_config(claims=dict(heartbeat=0.5, missed=8))\n"
+    )
+    flags = [f"--config={config}", f"--workdir={workdir}", "--config.at_once=2"]
+    command = [sys.executable, "-m", "radnet_jax.main", *flags]
+    first = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while sum((folder / "run.json").is_file() for folder in lost) < 2:
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)  # the machine is gone
+    first.wait()
+    done = subprocess.run(command, cwd=ROOT, timeout=300, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for folder, text in before.items():
+        old, new = json.loads(text), json.loads((folder / "run.json").read_text())
+        assert (new["run_id"], new.get("metrics")) == (old["run_id"], old.get("metrics"))
+    assert not list((workdir / "attempts").iterdir())
+    assert (workdir / "report" / "index.html").is_file()
+
+
+def test_a_list_changes_nothing(finished, tmp_path, capsys):
+    study.run(tiny_config(list=True), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert "pretrain ct" in capsys.readouterr().out
+    study.run(tiny_config(list=True), finished[0])
+    told = capsys.readouterr().out
+    assert " 0 left" in told
+    assert told.count("finished") == told.count("seed") + 2

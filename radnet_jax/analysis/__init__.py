@@ -1,0 +1,12 @@
+"""Feature space: what pretraining leaves behind in a network, and whether it is still there after fine-tuning.
+
+similarity   how alike two representations of the same images are; in memory, float64
+linear_cka   linear CKA of every block against every block, streaming, on devices
+intervals    of CKA, over patients
+networks     the backbones of an analysis, and the features of their blocks over a dataset
+weights      change of the weights; feature reuse and uniqueness as the first study had them
+properties, decoding   macroscopic properties of images, and how well they are read from features
+domains      distances between sets of features
+who_knows    whether different starts get the same cases right
+run          all of these for two networks; figures, findings, page: what is shown of them
+"""

@@ -1,0 +1,129 @@
+"""The drawings of an analysis: layer by layer maps, and curves over layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import math
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+import numpy as np
+
+from radnet_jax.evaluation.report.style import (
+    INK,
+    MARKERS,
+    PALETTE,
+    PAPER,
+    REFERENCE,
+    WIDTH,
+    Drawing,
+    name_rows,
+    plain,
+    row_axes,
+    short,
+    styled,
+)
+
+_NUMBERED = 12  # layers of a side up to which the cells have numbers
+
+
+def map_figure(values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str],
+               names: tuple[str, str]) -> Drawing:  # fmt: skip
+    """CKA of each layer of one network (rows) with each of another (columns): the darker, the more alike."""
+    cells = np.array([[math.nan if v is None else v for v in row] for row in values])
+    with styled():
+        cell = min(0.42, 5.2 / max(len(rows), len(columns)))
+        size = (max(WIDTH, 1.6 + cell * len(columns)), 1.3 + cell * len(rows))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        for (y, x), value in np.ndenumerate(cells):
+            shade = 0.0 if math.isnan(value) else float(np.clip(value, 0, 1))
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=PALETTE[0], alpha=0.85 * shade, lw=0))
+            if max(cells.shape) <= _NUMBERED:
+                text = "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+                axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color=PAPER if shade > 0.6 else INK)
+        axes.set_xticks(range(len(columns)), [plain(c) for c in columns], rotation=90)
+        axes.set_yticks(range(len(rows)), [plain(r) for r in rows])
+        axes.tick_params(labelcolor=INK, labelsize=7.5)
+        axes.set_xlabel(plain(short(names[1])))
+        axes.set_ylabel(plain(short(names[0])))
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.spines[:].set_visible(False)
+        axes.grid(False)
+        return Drawing(figure, f"CKA of {len(rows)} by {len(columns)} layers, from {_range(cells)}")
+
+
+def layers_figure(series: Mapping[str, Mapping[str, tuple[float, float, float]]], what: str) -> Drawing:
+    """A row for each layer, a mark for each series with its interval: (value, low, high); NaN is not drawn."""
+    layers = list(next(iter(series.values())))
+    with styled():
+        figure, axes = row_axes(len(layers), 0.2 + 0.09 * len(series))
+        for i, (name, found) in enumerate(series.items()):
+            colour, marker = (*REFERENCE,) if name.startswith("two ") else (PALETTE[i % 6], MARKERS[i % 6])
+            up = 0.5 * ((i + 0.5) / len(series) - 0.5)
+            for y, layer in enumerate(layers):
+                value, low, high = found[layer]
+                if not math.isnan(low):
+                    axes.plot([low, high], [y + up] * 2, color=colour, lw=2)
+                if not math.isnan(value):
+                    label = plain(name) if y == 0 else None
+                    axes.plot(value, y + up, marker, color=colour, ms=5.5, mec=PAPER, mew=0.8, label=label)
+        name_rows(axes, layers)
+        axes.set_xlabel(what)
+        if len(series) > 1:
+            axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, labelcolor=INK)
+        alt = "; ".join(f"{n}: {_range(np.array([v[0] for v in s.values()]))}" for n, s in series.items())
+        return Drawing(figure, f"{what} of {len(layers)} layers. {alt}")
+
+
+def pca_figure(points: np.ndarray, groups: Sequence[str], share: tuple[float, float]) -> Drawing:
+    """Images on the two directions of largest variance, coloured by what they are; at most six colours.
+
+    Args:
+      points: [m 2].
+      groups: what each image is; "" for what has no name.
+      share: of the variance that the two directions hold.
+    """
+    names = sorted({g for g in groups if g})
+    with styled():
+        figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(False)
+        for i, name in enumerate([*names, ""]):
+            chosen = points[[g == name for g in groups]]
+            colour = PALETTE[i % 6] if name else REFERENCE[0]
+            marker = MARKERS[(i + i // 6) % 6] if name else REFERENCE[1]
+            if len(chosen):
+                label = plain(short(name)) if name else "not known"
+                axes.plot(*chosen.T, marker, color=colour, ms=3.6, mew=0, alpha=0.7, label=label)
+        axes.set_xlabel(f"first direction, {100 * share[0]:.0f} % of the variance")
+        axes.set_ylabel(f"second direction, {100 * share[1]:.0f} %")
+        axes.set_yticks([])
+        axes.set_xticks([])
+        if names:
+            axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, labelcolor=INK)
+        said = ", ".join(names) or "without labels"
+        return Drawing(figure, f"{len(points)} images on two directions that hold {100 * sum(share):.0f} %: {said}")
+
+
+def filters_figure(kernels: np.ndarray) -> Drawing:
+    """The first layer's filters [h w 3 o], each scaled to its own range around 0 (mid-grey); at most 64."""
+    kernels = kernels[..., :64]
+    count = kernels.shape[-1]
+    columns = min(8, count)
+    rows = -(-count // columns)
+    with styled():
+        figure = Figure(figsize=(WIDTH, WIDTH * rows / columns + 0.1), layout="constrained")
+        for i, axes in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
+            axes.axis("off")
+            if i < count:
+                kernel = kernels[..., i]
+                axes.imshow(0.5 + 0.5 * kernel / max(float(np.abs(kernel).max()), 1e-12), interpolation="nearest")
+        return Drawing(figure, f"{count} filters of the first layer, {kernels.shape[0]} x {kernels.shape[1]} pixels")
+
+
+def _range(values: np.ndarray) -> str:
+    if np.isnan(values).all():
+        return "no value"
+    return f"{np.nanmin(values):.2f} to {np.nanmax(values):.2f}"

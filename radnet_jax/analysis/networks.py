@@ -1,0 +1,206 @@
+"""The networks of an analysis: backbones of checkpoints, and random ones that numbers are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PyTree
+import numpy as np
+
+from radnet_jax import rng, sharding, starts
+from radnet_jax.augment.views import center
+from radnet_jax.checkpoint import load_meta
+from radnet_jax.data.dataset import Split
+from radnet_jax.data.pipeline import eval_batches
+from radnet_jax.errors import UserError
+from radnet_jax.evaluation import evaluators
+from radnet_jax.models import MODELS
+from radnet_jax.models.blocks import pooled_blocks
+from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
+from radnet_jax.weights import use
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A backbone with its weights, and how it sees a dataset.
+
+    Attributes:
+      name: for people.
+      id: of the checkpoint, or what the weights were drawn from.
+      backbone: section of its config.
+      module: the Linen module.
+      params: of the backbone.
+      batch_stats: of the backbone, {} where it has no BatchNorm.
+      adapter: from the dataset's pixels to its input.
+    """
+
+    name: str
+    id: str
+    backbone: Mapping[str, Any]
+    module: Any
+    params: PyTree
+    batch_stats: PyTree
+    adapter: Adapter
+
+    @functools.cached_property
+    def layers(self) -> dict[str, int]:
+        """The blocks and their widths."""
+        names: list[str] = []
+
+        def run(params: PyTree, batch_stats: PyTree, image: Array) -> list[Array]:
+            found = _features(self.module, self.adapter, params, batch_stats, image)
+            names.extend(found)
+            return list(found.values())  # a dict would come back in the order of its names
+
+        shapes = jax.eval_shape(run, self.params, self.batch_stats, self._image)
+        return dict(zip(names, (shape.shape[1] for shape in shapes), strict=True))
+
+    @property
+    def _image(self) -> jax.ShapeDtypeStruct:
+        stored = self.adapter.stored
+        return jax.ShapeDtypeStruct((1, *stored.size, stored.channels), stored.dtype)
+
+
+def load(path: str, split: Split, declared: Mapping[str, Any] | None, mesh: Mesh) -> Network:
+    """Loads the backbone of a run's or an import's newest checkpoint.
+
+    Args:
+      path: the workdir, or the name of an import.
+      split: the images that it is to see.
+      declared: how a network of another modality sees them; not used for one of the same.
+      mesh: that it is put on.
+    """
+    start = starts.find_start(str(use.find(path)))
+    module = _module(start.backbone)
+    shapes = _shapes(module, start.model_input)
+    params, state = starts.fill(
+        start,
+        {"backbone": shapes["params"]},
+        {"batch_stats": {"backbone": shapes.get("batch_stats", {})}},
+        heads="",
+    )
+    own = start.model_input.modality == split.card.stored.modality
+    adapter = make_adapter(split.card.stored, start.model_input, None if own else declared)
+    placed = sharding.replicate((params["backbone"], state["batch_stats"]["backbone"]), mesh)
+    return Network(Path(path).resolve().name, start.id, start.backbone, module, *placed, adapter)
+
+
+def untrained(like: Network, seed: int, mesh: Mesh, *, name: str = "") -> Network:
+    """Returns a random network of the architecture and input of another: what training from scratch begins with."""
+    model_input = like.adapter.model_input
+    image = jnp.zeros((1, *model_input.size, model_input.channels), jnp.float32)
+    key = jax.random.split(rng.stream(seed, "init"))[0]
+    variables = jax.jit(like.module.init, static_argnames="train", compiler_options=rng.RUN_ONCE)(
+        key, image, train=False
+    )
+    placed = sharding.replicate((variables["params"], variables.get("batch_stats", {})), mesh)
+    return dataclasses.replace(
+        like, name=name or f"random {seed}", id=f"random, seed {seed}", params=placed[0], batch_stats=placed[1]
+    )
+
+
+def initial(path: str, like: Network, mesh: Mesh) -> Network:
+    """Returns what a run that began at random began with.
+
+    Raises:
+      UserError: the run began with a checkpoint.
+    """
+    folder = starts.find_start(str(use.find(path))).folder
+    assert folder is not None
+    meta = load_meta(folder)
+    if meta.get("checkpoint"):
+        raise UserError(
+            f"{Path(path).name} did not begin at random", got=f"start {meta['checkpoint']}", fix="name that start"
+        )
+    if "seed" not in meta["config"]:
+        raise UserError(f"{Path(path).name} is no training run", fix="name what is to be compared")
+    return untrained(like, int(meta["config"]["seed"]), mesh, name="initial weights")
+
+
+def with_own_statistics(network: Network, split: Split, batch_size: int, mesh: Mesh) -> Network:
+    """Returns a random network with BatchNorm statistics of these images: its own are mean 0 and variance 1."""
+    stats = evaluators.reestimate_batch_stats(
+        network.module,
+        network.params,
+        network.batch_stats,
+        split,
+        adapter=network.adapter,
+        batch_size=batch_size,
+        mesh=mesh,
+    )
+    return dataclasses.replace(network, batch_stats=stats)
+
+
+def same_architecture(a: Network, b: Network) -> bool:
+    """Whether layer i of one and layer i of the other are the same layer."""
+    return a.backbone["name"] == b.backbone["name"] and a.layers == b.layers
+
+
+def stream(
+    networks: Sequence[Network], split: Split, batch_size: int, mesh: Mesh
+) -> Iterator[tuple[list[list[Float[Array, "b d"]]], Float[Array, " b"], Int[np.ndarray, " b"]]]:
+    """Yields, for each batch of a split in record order, the layers of each network, `valid`, and the record numbers.
+
+    The last batch is filled up with record 0, and those rows are not valid.
+    """
+    first = 0
+    for batch in eval_batches(split, batch_size=batch_size):
+        put = sharding.put_batch({"image": batch["image"], "valid": batch["valid"]}, mesh)
+        found = [_compiled(n.module, n.adapter, mesh)(n.params, n.batch_stats, put["image"]) for n in networks]
+        yield found, put["valid"], np.arange(first, first + batch_size)
+        first += batch_size
+
+
+class Sample:
+    """Features of some of the images, kept on the host: for what can't be streamed."""
+
+    def __init__(self, rows: Int[np.ndarray, " m"], count: int):
+        self.rows = rows
+        self._parts: list[list[list[np.ndarray]]] = [[] for _ in range(count)]
+
+    def add(self, features: Sequence[Sequence[Float[Array, "b d"]]], numbers: Int[np.ndarray, " b"]) -> None:
+        """Keeps the rows of a batch that belong to the sample."""
+        wanted = np.flatnonzero(np.isin(numbers, self.rows))
+        if len(wanted):
+            for parts, layers in zip(self._parts, features):
+                parts.append([np.asarray(layer)[wanted] for layer in layers])
+
+    def features(self, network: int) -> list[Float[np.ndarray, "m d"]]:
+        """Returns the layers of a network."""
+        return [np.concatenate(parts) for parts in zip(*self._parts[network])]
+
+
+def spread_rows(n: int, most: int) -> Int[np.ndarray, " m"]:
+    """Returns at most so many record numbers, evenly spread over a split."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
+
+
+def _module(section: Mapping[str, Any]) -> Any:
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k != "name"}
+    return MODELS.build(section["name"], arguments)
+
+
+def _shapes(module: Any, model_input: ModelInput) -> Any:
+    image = jax.ShapeDtypeStruct((1, *model_input.size, model_input.channels), jnp.float32)
+    return jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), image)
+
+
+def _features(
+    module: Any, adapter: Adapter, params: PyTree, batch_stats: PyTree, image: Array
+) -> dict[str, Float[Array, "b d"]]:
+    return pooled_blocks(module, {"params": params, "batch_stats": batch_stats}, center(image, adapter))
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(module: Any, adapter: Adapter, mesh: Mesh) -> Callable[..., list[Array]]:
+    def run(params: PyTree, batch_stats: PyTree, image: Array) -> list[Array]:
+        return list(_features(module, adapter, params, batch_stats, image).values())
+
+    return jax.jit(run, out_shardings=sharding.batch_sharding(mesh))

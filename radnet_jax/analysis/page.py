@@ -1,0 +1,104 @@
+"""The page of an analysis: one HTML file that works offline, its figures as SVG files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import importlib.resources
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+import numpy as np
+
+from radnet_jax.analysis import figures, findings
+from radnet_jax.evaluation.report.style import Gallery
+
+PAGE_FILE = "index.html"
+MEASURES = {
+    "cka": "CKA",
+    "rbf_cka": "RBF-CKA",
+    "svcca": "SVCCA",
+    "pwcca": "PWCCA",
+    "procrustes": "Procrustes",
+    "rsa": "RSA",
+    "neighbours": "neighbours",
+}
+
+
+def write(folder: Path, result: Mapping[str, Any], filters: Mapping[str, np.ndarray]) -> Path:
+    """Writes index.html and figures/*.svg; returns the path of the page.
+
+    Args:
+      folder: made if need be.
+      result: what the run found.
+      filters: of the first layer of "a" and "b", [h w 3 o], where they can be drawn.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("radnet_jax.analysis", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["number"] = _number
+    environment.filters["short"] = lambda value: _number(value, 2)
+    gallery = Gallery()
+    css = importlib.resources.files("radnet_jax.evaluation").joinpath("templates", "report.css").read_text("utf-8")
+    page = environment.get_template("analysis.html.j2").render(
+        result=result,
+        css=Markup(css),
+        findings=findings.sentences(result) + findings.of_properties(result),
+        measures=MEASURES,
+        **_figures(result, filters, gallery),
+    )
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "figures").glob("*.svg"):
+        old.unlink()
+    for path, svg in gallery.files.items():
+        (folder / path).write_text(svg, encoding="utf-8")
+    temporary = folder / f".{PAGE_FILE}.tmp"
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, folder / PAGE_FILE)
+    return folder / PAGE_FILE
+
+
+def _figures(result: Mapping[str, Any], filters: Mapping[str, np.ndarray], gallery: Gallery) -> dict[str, Any]:
+    a, b = result["a"], result["b"]
+    drawn: dict[str, Any] = {
+        "map": figures.map_figure(
+            result["map"]["debiased"], list(a["layers"]), list(b["layers"]), (a["name"], b["name"])
+        ),
+        "same": None,
+        "changes": None,
+    }
+    if result["pairs"]:
+        series: dict[str, Any] = {}
+        moved: dict[str, Any] = {}
+        for pair, change in zip(result["pairs"], result["weights"], strict=True):
+            name = pair["what"] if pair["what"] not in series else f"{pair['what']} {len(series)}"
+            series[name] = {k: (v["cka"], v["low"], v["high"]) for k, v in pair["layers"].items()}
+            if pair["what"] == "before and after":
+                moved[name] = {k: (v["relative"], math.nan, math.nan) for k, v in change["blocks"].items()}
+        drawn["same"] = figures.layers_figure(series, "debiased linear CKA")
+        drawn["changes"] = figures.layers_figure(moved, "change of the weights by their size")
+    read = result["read"]["networks"]
+    names = {"a": "before (a)", "b": "after (b)", "random": "two random networks: one of them"}
+    last = {names[k]: list(layers.values())[-1]["read"] for k, layers in read.items()}
+    drawn["read"] = figures.layers_figure(
+        {k: {p: (v["r2"], v["low"], v["high"]) for p, v in found.items()} for k, found in last.items()},
+        "R² of the last block, cross-validated",
+    )
+    for name in ("a", "b"):
+        found = result["maps"]["networks"][name]
+        drawn[f"pca_{name}"] = figures.pca_figure(
+            np.array(found["points"]), result["maps"]["groups"], tuple(found["share"])
+        )
+        drawn[f"filters_{name}"] = figures.filters_figure(filters[name]) if name in filters else None
+    return {f"{name}_figure": gallery.show(name, drawing) for name, drawing in drawn.items()}
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")

@@ -1,0 +1,330 @@
+"""The `analyze` run: two networks on one dataset, to analysis.json and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import itertools
+import json
+import os
+from pathlib import Path
+import time
+from typing import Any
+
+from absl import logging
+import jax
+from jaxtyping import Bool, Float, Int
+from ml_collections import ConfigDict
+import numpy as np
+
+from radnet_jax import sharding
+from radnet_jax.analysis import decoding, domains, intervals, networks, page, properties, similarity, weights, who_knows
+from radnet_jax.analysis.linear_cka import LinearCka
+from radnet_jax.analysis.networks import Network, Sample
+from radnet_jax.data.dataset import Split, open_split
+from radnet_jax.errors import UserError, nearest
+from radnet_jax.evaluation import ledger
+from radnet_jax.evaluation.canonical import jsonable
+from radnet_jax.evaluation.statistics.seeds import t_interval
+from radnet_jax.parts import check_workdir, lock, plain
+
+ANALYSIS_FILE = "analysis.json"
+PROTOCOLS = ("default", "radnet_published")
+INITIAL = "initial"
+LEAST_IMAGES = 20
+NEIGHBOURS = 10
+RANDOM = "two random networks"
+
+Pair = tuple[str, int, int]
+"""What it is, and the places of its two networks."""
+
+
+def run(config: ConfigDict, workdir: str | Path) -> Path:
+    """Analyses `config.a` against `config.b` on a built dataset; returns the folder.
+
+    Raises:
+      UserError: what is missing or unknown; fewer than 20 images; a network that can't see them.
+    """
+    began = time.perf_counter()
+    _check(config)
+    mesh = sharding.make_mesh()
+    sharding.check_batch_size(config.eval_batch_size, mesh, what="eval_batch_size")
+    split = open_split(config.data.dir, config.data.split)
+    if len(split) < LEAST_IMAGES:
+        raise UserError("fewer images than needed", got=len(split), expected=f"at least {LEAST_IMAGES}")
+    nets, pairs = _networks(config, split, mesh)
+    published = _published(nets, pairs) if config.protocol == "radnet_published" else None
+    who = who_knows.of_runs(config.runs, seed=config.seed) if config.runs else []
+    workdir = check_workdir(workdir, need_bytes=2**24)
+    with lock(workdir):
+        cka = LinearCka(list(nets[0].layers.values()), list(nets[1].layers.values()), mesh)
+        sample = Sample(networks.spread_rows(len(split), config.sample), len(nets))
+        for features, valid, numbers in networks.stream(nets, split, config.eval_batch_size, mesh):
+            cka.add(features[0], features[1], valid)
+            sample.add(features, numbers)
+        _tell_constant(cka, nets)
+        patients = _patients(split)[sample.rows]
+        groups = intervals.patient_groups(patients, seed=config.seed)
+        result: dict[str, Any] = {
+            "title": config.name or f"{nets[0].name} and {nets[1].name}",
+            "a": _described(nets[0]),
+            "b": _described(nets[1]),
+            "dataset": _dataset(split),
+            "images": cka.images,
+            "sample": {"images": len(sample.rows), "patients": len(np.unique(patients))},
+            "map": {"debiased": cka.map(), "biased": cka.map(debiased=False)},
+            "pairs": _compared(nets, pairs, sample, groups),
+            "weights": _changes(nets, pairs),
+            "maps": _maps(split, nets, sample),
+            "domains": _domains(split, nets, pairs, sample),
+            "read": _read(split, nets, pairs, sample, patients, groups),
+            "published": published,
+            "who_knows": who,
+            "timings": {"total_s": time.perf_counter() - began},
+            "code": ledger.code_version(),
+        }
+        result["seeds"] = _over_seeds(result["pairs"])
+        _write(result, workdir, _filters(nets))
+    logging.info("%s: %d images, %d x %d layers (%.1f s)", workdir, cka.images, *map(len, cka.widths),
+                 time.perf_counter() - began)  # fmt: skip
+    return workdir
+
+
+def _check(config: ConfigDict) -> None:
+    for name in ("a", "b"):
+        if not config[name]:
+            raise UserError(
+                f"config.{name} is missing", expected="a workdir with a checkpoint, or the name of an import"
+            )
+    if config.b == INITIAL:
+        raise UserError('config.b can\'t be "initial"', fix='give the run as b, and "initial" as a')
+    if config.protocol not in PROTOCOLS:
+        raise UserError(
+            f"unknown config.protocol {config.protocol!r}{nearest(config.protocol, PROTOCOLS)}",
+            expected=" or ".join(PROTOCOLS),
+        )
+    if any(isinstance(pair, str) or len(pair) != 2 for pair in config.repeats):
+        raise UserError("config.repeats", got=tuple(config.repeats), expected="pairs (a, b)")
+    if config.sample < LEAST_IMAGES or config.sample > similarity.GRAM_LIMIT:
+        raise UserError(
+            "config.sample", got=config.sample, expected=f"at least {LEAST_IMAGES}, at most {similarity.GRAM_LIMIT}"
+        )
+    if jax.process_count() > 1:
+        raise UserError("an analysis runs in one process", got=jax.process_count(), fix="start it on one machine")
+
+
+def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network], list[Pair]]:
+    """Returns the networks, a and b first, and the pairs of the same architecture, whose layers are compared."""
+    declared = plain(config.adapter) if config.adapter else None
+    found: list[Network] = []
+
+    def pair(a: str, b: str) -> tuple[int, int]:
+        after = networks.load(b, split, declared, mesh)
+        before = networks.initial(b, after, mesh) if a == INITIAL else networks.load(a, split, declared, mesh)
+        found.extend((before, after))
+        return len(found) - 2, len(found) - 1
+
+    main = pair(config.a, config.b)
+    if not networks.same_architecture(*(found[i] for i in main)):
+        if config.repeats:
+            raise UserError("config.repeats needs networks of one architecture, layer by layer")
+        logging.info("networks of two architectures: the map only")
+        return found, []
+    pairs: list[Pair] = [("before and after", *main)]
+    for a, b in config.repeats:
+        pairs.append(("before and after", *pair(a, b)))
+        if not networks.same_architecture(found[0], found[-1]) or not networks.same_architecture(found[0], found[-2]):
+            raise UserError(f"({a}, {b}) of config.repeats is of another architecture than config.a")
+    for (_, _, one), (_, _, other) in itertools.combinations(pairs[:], 2):
+        pairs.append(("two seeds", one, other))
+    for seed in (config.seed, config.seed + 1):
+        drawn = networks.untrained(found[0], seed, mesh)
+        found.append(networks.with_own_statistics(drawn, split, config.eval_batch_size, mesh))
+    pairs.append((RANDOM, len(found) - 2, len(found) - 1))
+    return found, pairs
+
+
+def _compared(
+    nets: Sequence[Network], pairs: Sequence[Pair], sample: Sample, groups: Int[np.ndarray, " m"]
+) -> list[dict[str, Any]]:
+    out = []
+    for what, i, j in pairs:
+        layers = {}
+        for name, x, y in zip(nets[i].layers, sample.features(i), sample.features(j), strict=True):
+            layers[name] = _measures(x.astype(np.float64), y.astype(np.float64), groups)
+        out.append({"what": what, "a": nets[i].name, "b": nets[j].name, "layers": layers})
+    return out
+
+
+def _measures(
+    x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m d"], groups: Int[np.ndarray, " m"]
+) -> dict[str, Any]:
+    """All measures of one layer; NaN where one is not defined for so few images."""
+    interval = intervals.cka_interval(similarity.linear_gram(x), similarity.linear_gram(y), groups)
+    out = {
+        "cka": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "reason": interval.reason,
+        "rbf_cka": similarity.rbf_cka(x, y),
+        "procrustes": similarity.procrustes(x, y),
+        "rsa": similarity.rsa(x, y),
+        "neighbours": similarity.neighbour_overlap(x, y, k=NEIGHBOURS),
+    }
+    for name, measure in (("svcca", similarity.svcca), ("pwcca", similarity.pwcca)):
+        try:
+            out[name] = measure(x, y, share=0.99)
+        except UserError:  # not more images than directions: all correlations would be 1
+            out[name] = float("nan")
+    return out
+
+
+def _read(
+    split: Split,
+    nets: Sequence[Network],
+    pairs: Sequence[Pair],
+    sample: Sample,
+    patients: np.ndarray,
+    groups: Int[np.ndarray, " m"],
+) -> dict[str, Any]:
+    """What each layer of a, b and a random network says of the images' properties."""
+    least = len(sample.rows) // 2
+    found = properties.of_split(split, sample.rows)
+    for name, member in _members(split, sample.rows).items():
+        found[f"domain {name}"] = member.astype(np.float64)
+    known = properties.usable(found, least=least)
+    places = _shown(pairs)
+    out: dict[str, Any] = {"properties": list(known), "networks": {}}
+    for name, place in places.items():
+        layers = {}
+        for layer, x in zip(nets[place].layers, sample.features(place), strict=True):
+            read = decoding.decodability(x, known, groups)
+            units = decoding.unit_correlations(x, known, len(np.unique(patients)))
+            layers[layer] = {
+                "effective_rank": similarity.effective_rank(x),
+                "read": {k: {"r2": v.r2, "low": v.low, "high": v.high} for k, v in read.items()},
+                "units": units,
+            }
+        out["networks"][name] = layers
+    return out
+
+
+def _patients(split: Split) -> np.ndarray:
+    """The patient of each record; one that names none stands for itself."""
+    names = split.manifest()["patient"].to_pylist()
+    return np.array([name or f"record {i}" for i, name in enumerate(names)])
+
+
+def _shown(pairs: Sequence[Pair]) -> dict[str, int]:
+    """The networks whose features are looked at one by one: a, b, and a random one of the same architecture."""
+    return {"a": 0, "b": 1} | ({"random": pairs[-1][1]} if pairs else {})
+
+
+def _members(split: Split, rows: Int[np.ndarray, " m"]) -> dict[str, Bool[np.ndarray, " m"]]:
+    """Which records are of which member of a mixture; {} of any other dataset."""
+    names = [m.name for m in split.card.members if m.splits.get(split.name)]
+    return {n: (rows >= first) & (rows < end) for n, (first, end, _) in zip(names, split.members(), strict=True)}
+
+
+def _domains(split: Split, nets: Sequence[Network], pairs: Sequence[Pair], sample: Sample) -> dict[str, Any] | None:
+    """How far apart the members of a mixture lie, in each layer; None of any other dataset."""
+    members = {name: rows for name, rows in _members(split, sample.rows).items() if rows.sum() > 1}
+    if len(members) < 2:
+        return None
+    out = {}
+    for name, place in _shown(pairs).items():
+        layers = zip(nets[place].layers, sample.features(place), strict=True)
+        out[name] = {layer: domains.distances({n: x[rows] for n, rows in members.items()}) for layer, x in layers}
+    return out
+
+
+def _maps(split: Split, nets: Sequence[Network], sample: Sample) -> dict[str, Any]:
+    """The sample on the two directions of largest variance of the last block, and what each image is."""
+    labels, mask = (values[sample.rows] for values in split.all_labels())
+    groups = np.full(len(sample.rows), "", dtype=object)
+    if members := _members(split, sample.rows):
+        for name, rows in members.items():
+            groups[rows] = name
+    elif split.card.task == "single_label":
+        known = mask.min(axis=1) > 0
+        groups[known] = np.array(split.card.labels, dtype=object)[labels[known].argmax(axis=1)]
+    out: dict[str, Any] = {"groups": groups.tolist(), "networks": {}}
+    for name, place in (("a", 0), ("b", 1)):
+        u, s, _ = np.linalg.svd(similarity.centred(sample.features(place)[-1]), full_matrices=False)
+        total = max(float(np.sum(s**2)), np.finfo(np.float64).tiny)
+        out["networks"][name] = {"points": (u[:, :2] * s[:2]).tolist(), "share": (s[:2] ** 2 / total).tolist()}
+    return out
+
+
+def _filters(nets: Sequence[Network]) -> dict[str, np.ndarray]:
+    """The first layer's filters [h w 3 o] of a and b, where it is a convolution of images of 1 or 3 channels."""
+    out = {}
+    for name, net in zip("ab", nets):
+        for layer in ("stem_conv", "patch_embed"):
+            if layer in net.params and (kernel := np.asarray(net.params[layer]["kernel"])).shape[2] in (1, 3):
+                out[name] = np.repeat(kernel, 3 // kernel.shape[2], axis=2)
+    return out
+
+
+def _changes(nets: Sequence[Network], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    return [
+        {"what": what, "a": nets[i].name, "b": nets[j].name, "blocks": weights.changes(nets[i].params, nets[j].params)}
+        for what, i, j in pairs
+    ]
+
+
+def _published(nets: Sequence[Network], pairs: Sequence[Pair]) -> dict[str, Any]:
+    before_and_after = [(i, j) for what, i, j in pairs if what == "before and after"]
+    if not before_and_after:
+        raise UserError('protocol "radnet_published" compares weights of one architecture')
+    reuse = [weights.published_reuse(nets[i].params, nets[j].params) for i, j in before_and_after]
+    return {
+        "reuse": {layer: [r[layer] for r in reuse] for layer in reuse[0]},
+        "uniqueness": {"a": weights.published_uniqueness(nets[0].params)},
+    }
+
+
+def _over_seeds(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Student's interval of each layer's CKA over the pairs that differ by their seed; None for one pair."""
+    repeated = [p["layers"] for p in pairs if p["what"] == "before and after"]
+    if len(repeated) < 2:
+        return None
+    out = {}
+    for layer in repeated[0]:
+        found = t_interval([p[layer]["cka"] for p in repeated])
+        out[layer] = {"n": found.n, "mean": found.mean, "low": found.low, "high": found.high}
+    return out
+
+
+def _tell_constant(cka: LinearCka, nets: Sequence[Network]) -> None:
+    for net, places in zip(nets, cka.constant()):
+        layers = list(net.layers)
+        if len(places) == len(layers):
+            raise UserError(
+                f"every block of {net.name} gives the same for all images", fix="look at its input: is it constant?"
+            )
+        if places:
+            logging.warning(
+                "%s: the same for all images in %s: undefined there", net.name, ", ".join(layers[i] for i in places)
+            )
+
+
+def _described(net: Network) -> dict[str, Any]:
+    return {
+        "name": net.name,
+        "id": net.id,
+        "backbone": dict(net.backbone),
+        "layers": net.layers,
+        "adapter": net.adapter.to_json(),
+    }
+
+
+def _dataset(split: Split) -> dict[str, Any]:
+    card = split.card
+    return {"name": card.name, "fingerprint": card.fingerprint, "split": split.name, "generated": card.generated}
+
+
+def _write(result: Mapping[str, Any], workdir: Path, filters: Mapping[str, np.ndarray]) -> None:
+    temporary = workdir / f".{ANALYSIS_FILE}.tmp"
+    temporary.write_text(json.dumps(jsonable(result), indent=1) + "\n")
+    os.replace(temporary, workdir / ANALYSIS_FILE)
+    page.write(workdir / "report", result, filters)

@@ -1,0 +1,111 @@
+"""Properties of images made by hand, and what can be read of them."""
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.linear_model import Ridge
+
+from radnet_jax.analysis import decoding, properties
+from radnet_jax.data.dataset import open_split
+
+
+def test_shares_of_tissue():
+    image = np.full((10, 10, 1), -1000, np.int16)
+    image[2:8, 2:8] = 40  # 36 pixels of body
+    image[3, 3:7] = 800
+    image[4, 3:5] = 200
+    found = properties.of_image(image, unit="HU")
+    assert found["air_share"] == pytest.approx(0.64)
+    assert found["body_share"] == pytest.approx(0.36)
+    assert found["bone_share"] == pytest.approx(0.04)
+    assert found["enhanced_share"] == pytest.approx(0.02)
+    assert found["soft_tissue_share"] == pytest.approx(0.30)
+    assert found["mean"] == pytest.approx((30 * 40 + 4 * 800 + 2 * 200) / 36)
+    assert np.isnan(properties.of_image(np.full((8, 8, 1), -1000, np.int16), unit="HU")["mean"])
+
+
+def stripes(period, *, across=False):
+    wave = np.tile(np.cos(2 * np.pi * np.arange(32) / period), (32, 1))
+    return (100 + 50 * (wave if across else wave.T))[..., None]
+
+
+def test_frequencies_and_orientation():
+    fine, coarse = (properties.of_image(stripes(p), unit="none") for p in (4, 16))
+    assert fine["high_frequencies"] == pytest.approx(1)
+    assert coarse["high_frequencies"] == pytest.approx(0, abs=1e-12)
+    assert fine["sharpness"] > coarse["sharpness"] + 1
+    # The Laplacian of cos(2 pi i / 4) along one axis: 2 - 2 cos(pi / 2) = 2 times it, so squared 4 times its variance.
+    assert fine["sharpness"] == pytest.approx(np.log10(4), abs=0.02)
+    assert coarse["edges_along"] == pytest.approx(1)
+    assert properties.of_image(stripes(16, across=True), unit="none")["edges_along"] == pytest.approx(-1)
+    assert coarse["oriented"] == pytest.approx(1)
+    noise = np.random.default_rng(0).uniform(0, 255, (64, 64, 3))
+    assert properties.of_image(noise, unit="none")["oriented"] < 0.1
+
+
+def test_a_scaled_image_is_as_sharp():
+    image = np.random.default_rng(0).uniform(0, 100, (32, 32, 1))
+    one, other = (properties.of_image(x, unit="none") for x in (image, 2 * image + 7))
+    for name in ("sharpness", "high_frequencies", "edges_along", "oriented"):
+        assert one[name] == pytest.approx(other[name])
+
+
+def test_of_a_dataset(ct_dataset):
+    split = open_split(ct_dataset, "test")
+    rows = np.arange(len(split))
+    found = properties.of_split(split, rows)
+    regions = sum(found[f"label {name}"] for name in split.card.labels)
+    assert regions.tolist() == [1] * len(split)
+    manifest = split.manifest().to_pylist()
+    for row, position in zip(manifest, found["position"]):
+        numbers = sorted(r["slice"] for r in manifest if r["series"] == row["series"])
+        assert position == pytest.approx(numbers.index(row["slice"]) / (len(numbers) - 1))
+    known = properties.usable(found | {"nothing": 0 * found["mean"]}, least=10)
+    assert "nothing" not in known
+    assert "mean" in known
+
+
+def test_ridge_is_that_of_scikit_learn():
+    draws = np.random.default_rng(0)
+    for d in (5, 60):  # both forms
+        x, y = draws.standard_normal((40, d)) * 3 + 1, draws.standard_normal(40)
+        fitting = np.arange(40) < 30
+        z = (x - x[fitting].mean(axis=0)) / x[fitting].std(axis=0) / d**0.5
+        expected = Ridge(alpha=0.01 * 30).fit(z[fitting], y[fitting]).predict(z[~fitting])
+        assert decoding._ridge(x, y, fitting, ~fitting, (0.01,))[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_can_be_read_and_what_can_not():
+    draws = np.random.default_rng(0)
+    x = draws.standard_normal((400, 10))
+    groups = np.arange(400) % 20
+    there = x @ draws.standard_normal(10) + draws.standard_normal(400)
+    half = np.where(np.arange(400) % 2, there, np.nan)
+    found = decoding.decodability(x, {"there": there, "half": half, "not": draws.standard_normal(400)}, groups)
+    assert found["there"].low < 1 - 1 / np.var(there) < found["there"].high
+    assert found["half"].r2 == pytest.approx(found["there"].r2, abs=0.05)
+    assert found["not"].low < 0.02
+    assert found["not"].r2 < 0.02
+
+
+def test_a_patient_is_not_in_both_halves():
+    """Features that say who the patient is: of a property that is the patient's alone nothing can be read of others."""
+    draws = np.random.default_rng(0)
+    who = np.repeat(np.arange(20), 10)
+    x = np.eye(20)[who] + 0.01 * draws.standard_normal((200, 20))
+    found = decoding.decodability(x, {"his": draws.standard_normal(20)[who]}, who)
+    assert found["his"].r2 < 0.1
+
+
+def test_units_and_multiplicity():
+    draws = np.random.default_rng(0)
+    x = draws.standard_normal((300, 50))
+    x[:, 7] = -np.exp(x[:, 7])
+    targets = {"followed": -x[:, 7] + 0.1 * draws.standard_normal(300), "noise": draws.standard_normal(300)}
+    found = decoding.unit_correlations(x, targets, 300)
+    assert found["followed"]["unit"] == 7
+    assert found["followed"]["strongest"] == pytest.approx(spearmanr(x[:, 7], targets["followed"]).statistic)
+    assert found["followed"]["share"] == pytest.approx(1 / 50)
+    assert found["noise"]["share"] == 0
+    few = decoding.unit_correlations(x, {"noise": 0.4 * x[:, 3] + targets["noise"]}, 10)
+    assert few["noise"]["share"] == 0  # ten patients, whatever the images

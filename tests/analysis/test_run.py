@@ -1,0 +1,184 @@
+"""The `analyze` run: what it computes against the features themselves, its page, and what it refuses."""
+
+import json
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from data_prep.build import build
+from data_prep.phantom import write_leaves
+from radnet_jax import sharding, train
+from radnet_jax.analysis import networks, run, similarity, who_knows
+from radnet_jax.data.dataset import open_split
+from radnet_jax.errors import UserError
+from radnet_jax.main import load_config
+from tests.tiny import ROOT, TAGS, config
+from tests.weights.starts import CT, PHOTO, start
+
+FINE_TUNE = "configs/finetune/classification.py"
+BLOCKS = [f"stage{i}_block1" for i in (1, 2, 3, 4)]
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(ct_dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("analysis") / "fine_tuned"
+    tags = TAGS | dict(fraction=1.0, start="scratch")
+    train.run(config(FINE_TUNE, "scratch,smoke,size=24", ct_dataset, total_steps=4, tags=tags), folder)
+    return folder
+
+
+def settings(dataset, **changes):
+    loaded = load_config(ROOT / "configs" / "analyze.py").to_dict()
+    return ConfigDict(loaded | dict(data=dict(dir=str(dataset), split="train"), eval_batch_size=16) | changes).lock()
+
+
+@pytest.fixture(scope="module")
+def analysis(fine_tuned, ct_dataset):
+    out = fine_tuned.parent / "out"
+    chosen = dict(a="initial", b=str(fine_tuned), protocol="radnet_published", repeats=(("initial", str(fine_tuned)),))
+    run.run(settings(ct_dataset, **chosen), out)
+    return out, json.loads((out / "analysis.json").read_text())
+
+
+def test_the_map_is_that_of_the_features(analysis, fine_tuned, ct_dataset):
+    mesh, split = sharding.make_mesh(), open_split(ct_dataset, "train")
+    after = networks.load(str(fine_tuned), split, None, mesh)
+    before = networks.initial(str(fine_tuned), after, mesh)
+    sample = networks.Sample(np.arange(len(split)), 2)
+    for features, _, numbers in networks.stream([before, after], split, 16, mesh):
+        sample.add(features, numbers)
+    a, b = sample.features(0), sample.features(1)
+    assert len(a[0]) == len(split)
+    _, found = analysis
+    assert list(found["a"]["layers"]) == BLOCKS
+    for debiased in (True, False):
+        expected = [[similarity.linear_cka(x, y, debiased=debiased) for y in b] for x in a]
+        name = "debiased" if debiased else "biased"
+        assert np.array(found["map"][name]) == pytest.approx(np.array(expected), abs=1e-5)
+    layers = found["pairs"][0]["layers"]
+    assert [v["cka"] for v in layers.values()] == pytest.approx(np.diag(found["map"]["debiased"]), abs=1e-5)
+    assert all(v["low"] < v["cka"] for v in layers.values())
+
+
+def test_the_initial_weights_are_those_that_training_began_with(fine_tuned, ct_dataset, tmp_path):
+    """After a training whose rate is 0 nothing has changed but the running statistics."""
+    tags = TAGS | dict(fraction=1.0, start="scratch")
+    resolved = config(FINE_TUNE, "scratch,smoke,size=24", ct_dataset, total_steps=1, tags=tags)
+    still = resolved.to_dict()
+    still["schedule"] |= {"base_lr": 0.0}
+    still["optimizer"] = {"name": "sgd"}
+    train.run(ConfigDict(still).lock(), tmp_path / "still")
+    run.run(settings(ct_dataset, a="initial", b=str(tmp_path / "still")), tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert all(v["relative"] == 0 for v in found["weights"][0]["blocks"].values())
+
+
+def test_pairs_and_baselines(analysis):
+    _, found = analysis
+    assert [p["what"] for p in found["pairs"]] == [
+        "before and after", "before and after", "two seeds", "two random networks",
+    ]  # fmt: skip
+    seeds = found["pairs"][2]["layers"]  # the same run twice
+    assert [v["cka"] for v in seeds.values()] == pytest.approx([1] * 4, abs=1e-6)
+    assert [v["neighbours"] for v in seeds.values()] == [1] * 4
+    random = found["pairs"][3]["layers"]
+    assert all(v["cka"] < 0.999 for v in random.values())
+    assert set(found["weights"][0]["blocks"]) == {"stem_conv", *BLOCKS}
+    assert [found["seeds"][b]["n"] for b in BLOCKS] == [2] * 4
+    reuse = found["published"]["reuse"]["stem_conv/kernel"]
+    assert len(reuse) == 2
+    assert 0 < reuse[0] <= 1
+
+
+def test_properties_are_read_from_every_block(analysis):
+    _, found = analysis
+    read = found["read"]
+    assert {"mean", "bone_share", "position", "label thorax"} <= set(read["properties"])
+    assert set(read["networks"]) == {"a", "b", "random"}
+    for layers in read["networks"].values():
+        assert list(layers) == BLOCKS
+        for layer in layers.values():
+            assert set(layer["read"]) == set(layer["units"]) == set(read["properties"])
+            assert layer["effective_rank"] >= 1
+    assert read["networks"]["b"]["stage1_block1"]["read"]["mean"]["r2"] > 0.5
+
+
+def test_the_maps_and_filters(analysis, ct_dataset):
+    _, found = analysis
+    maps = found["maps"]
+    assert sorted(set(maps["groups"])) == sorted(open_split(ct_dataset, "train").card.labels)
+    for name in ("a", "b"):
+        points, share = np.array(maps["networks"][name]["points"]), maps["networks"][name]["share"]
+        assert points.shape == (len(maps["groups"]), 2)
+        assert points.var(axis=0)[0] >= points.var(axis=0)[1]
+        assert 0 < share[1] <= share[0] < 1
+    assert found["domains"] is None  # no mixture
+
+
+def test_the_page_is_whole_and_works_offline(analysis):
+    out, found = analysis
+    page = (out / "report" / "index.html").read_text()
+    for text in (*BLOCKS, "Every block against every block", "Feature reuse", "generated", found["b"]["id"]):
+        assert text in page
+    assert "<script" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    assert len(list((out / "report" / "figures").glob("*.svg"))) == 8
+    assert "4 blocks the two networks are more alike" in page or "of 4 blocks" in page
+
+
+def test_members_of_a_mixture_are_domains(ct_dataset, tmp_path):
+    write_leaves(tmp_path / "source", images=60, image_size=32)
+    build("image_folder", tmp_path / "source", tmp_path / "leaves", size=24, splits=("train",))
+    table = tmp_path / "mixture.csv"
+    table.write_text(f"dataset,weight\n{ct_dataset},1\n{tmp_path / 'leaves'},1\n")
+    build("mixture", table, tmp_path / "mixture", size=24, windows="40:400", modality="photo")
+    network, _ = start(tmp_path / "network", dict(name="resnet10", base_width=4), PHOTO | dict(size=(24, 24)))
+    run.run(settings(tmp_path / "mixture", a=str(network), b=str(network)), tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert {"domain radnet", "domain image_folder"} <= set(found["read"]["properties"])
+    for layer in found["domains"]["a"].values():
+        assert layer["radnet and image_folder"]["mmd"] > 0.1  # CT in a window and coloured leaves
+    assert set(found["maps"]["groups"]) == {"radnet", "image_folder"}
+    assert "How far apart domains lie" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
+def test_two_architectures_have_a_map_and_nothing_layer_by_layer(fine_tuned, ct_dataset, tmp_path, monkeypatch):
+    other, _ = start(tmp_path / "other", dict(name="resnet18", base_width=4), CT)
+    kappa = dict(a="ct", b="leaves", across=0.2, within=0.5, difference=-0.3, low=-0.4, high=-0.2)
+    pattern = dict(right=["ct"], cases=7, expected=5.5)
+    told = dict(task="body_region", setting="fine_tune", runs={}, patterns=[pattern], agreement=[kappa])
+    monkeypatch.setattr(who_knows, "of_runs", lambda root, seed: [told])
+    run.run(settings(ct_dataset, a=str(other), b=str(fine_tuned), runs="runs"), tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert np.shape(found["map"]["debiased"]) == (8, 4)
+    assert found["pairs"] == []
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "different architectures" in page
+    assert "−0.30" in page  # who knows what
+    with pytest.raises(UserError, match="radnet_published"):
+        run.run(
+            settings(ct_dataset, a=str(other), b=str(fine_tuned), protocol="radnet_published"), tmp_path / "refused"
+        )
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(a=""), "config.a is missing"),
+        (dict(b="initial"), "config.b"),
+        (dict(protocol="radnet_publishd"), "did you mean"),
+        (dict(repeats=("x",)), "pairs"),
+        (dict(sample=3), "config.sample"),
+        (dict(a="nowhere"), "no weights 'nowhere'"),
+        (dict(eval_batch_size=3), "eval_batch_size"),
+        (dict(data=dict(dir="", split="testt")), "did you mean"),
+    ],
+)
+def test_what_is_refused(fine_tuned, ct_dataset, tmp_path, changes, said):
+    if "data" in changes:
+        changes = dict(data=dict(dir=str(ct_dataset), split="testt"))
+    with pytest.raises(UserError, match=said):
+        run.run(settings(ct_dataset, **(dict(a=str(fine_tuned), b=str(fine_tuned)) | changes)), tmp_path / "out")

@@ -1,0 +1,100 @@
+"""Who knows what, on cases made by hand and on drawn ones whose overlap is known."""
+
+import types
+
+import numpy as np
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from radnet_jax.analysis import who_knows
+from radnet_jax.errors import UserError
+from radnet_jax.evaluation.ledger import Predictions
+
+
+def run(start, scores, labels, *, seed=0, kind="single_label", task="regions", known=None, case="c"):
+    n = len(labels)
+    one_hot = np.eye(3)[labels]
+    mask = np.ones_like(one_hot) if known is None else np.repeat(known[:, None], 3, axis=1).astype(float)
+    predictions = Predictions(
+        ["test"] * n, [f"{case}{i:04d}" for i in range(n)], [f"p{i // 2:03d}" for i in range(n)], scores, one_hot, mask
+    )
+    record = {"task_kind": kind}
+    return types.SimpleNamespace(
+        start=start, task=task, protocol="fine_tune", fraction=1.0, seed=seed, name=start, variant="", record=record,
+        predictions=predictions,
+    )  # fmt: skip
+
+
+def test_right_is_the_highest_score_of_known_cases():
+    labels = np.array([0, 1, 2, 2])
+    scores = np.array([[0.5, 0.5, 0.0], [0.6, 0.3, 0.1], [0, 0, 1], [0, 0, 1]])
+    known = np.array([True, True, True, False])
+    right, patients = who_knows.right_cases([run("ct", scores, labels, known=known)])
+    assert right["ct"].tolist() == [[True, False, True]]
+    assert patients.tolist() == ["p000", "p000", "p001"]
+
+
+def test_patterns_by_hand():
+    right = {
+        "a": np.array([[1, 1, 1, 0, 0, 1, 1, 1]], bool),
+        "b": np.array([[1, 1, 0, 0, 1, 1, 0, 0], [0] * 8], bool),  # the second run is not looked at
+    }
+    found = {tuple(row["right"]): (row["cases"], row["expected"]) for row in who_knows.patterns(right)}
+    assert found == {
+        (): (1, pytest.approx(8 * 0.25 * 0.5)),
+        ("a",): (3, pytest.approx(8 * 0.75 * 0.5)),
+        ("b",): (1, pytest.approx(8 * 0.25 * 0.5)),
+        ("a", "b"): (3, pytest.approx(8 * 0.75 * 0.5)),
+    }
+
+
+def drawn(own, n=600, seed=0):
+    """Two starts of three runs: a case is hard for all, or, with share `own`, for this start only."""
+    draws = np.random.default_rng(seed)
+    shared = draws.standard_normal(n)
+    out = {}
+    for start in ("a", "b"):
+        mine = draws.standard_normal(n)
+        hard = np.sqrt(1 - own) * shared + np.sqrt(own) * mine
+        out[start] = np.stack([hard + 0.7 * draws.standard_normal(n) < 0.6 for _ in range(3)])
+    return out, np.repeat(np.arange(n // 2), 2)
+
+
+def test_kappa_is_that_of_scikit_learn():
+    right, patients = drawn(0.5)
+    (found,) = who_knows.agreement(right, patients, n_resamples=50)
+    across = [cohen_kappa_score(x, y) for x in right["a"] for y in right["b"]]
+    assert found["across"] == pytest.approx(np.mean(across))
+    within = [cohen_kappa_score(r[i], r[j]) for r in right.values() for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert found["within"] == pytest.approx(np.mean(within))
+    assert found["difference"] == pytest.approx(np.mean(across) - np.mean(within))
+
+
+def test_starts_that_know_different_cases_and_starts_that_do_not():
+    (different,) = who_knows.agreement(*drawn(0.6))
+    assert different["high"] < 0
+    excludes = [who_knows.agreement(*drawn(0.0, seed=s), n_resamples=400)[0]["high"] < 0 for s in range(40)]
+    assert sum(excludes) <= 4  # 2.5 % of 40, by chance
+
+
+def test_one_run_a_start_has_nothing_to_be_held_against():
+    right, patients = drawn(0.5)
+    (found,) = who_knows.agreement({k: v[:1] for k, v in right.items()}, patients, n_resamples=20)
+    assert np.isfinite(found["across"])
+    assert np.isnan([found["within"], found["difference"], found["low"]]).all()
+
+
+def test_what_is_refused():
+    labels = np.array([0, 1, 2, 2])
+    scores = np.eye(3)[labels]
+    ours = run("a", scores, labels)
+    for other, said in [
+        (run("b", scores, labels, task="other"), "one task"),
+        (run("b", scores, labels, kind="multi_label"), "one class a case"),
+        (run("b", scores, labels, case="d"), "other cases"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            who_knows.right_cases([ours, other])
+    right, patients = who_knows.right_cases([ours, run("b", scores, labels)])
+    with pytest.raises(UserError, match="fewer patients"):
+        who_knows.agreement(right, patients)

@@ -1,0 +1,51 @@
+"""Some hundred steps of each objective on generated CT, and of a network that does not learn.
+
+    python -m tests.objectives.learning simsiam DATASET WORKDIR                 (simsiam:0 does not learn)
+
+The recipe is that of `configs/studies/objectives_mini.py`, AdamW at 2e-3, batch 64, two whole views, for twice as many
+steps: without negatives features are slow to come. What an objective needs beyond it stands in NEEDS.
+"""
+
+import sys
+
+from configs.studies import objectives_mini
+from radnet_jax import train
+from tests import every_objective, tiny
+
+STEPS = 360
+NEEDS = {
+    # The predictor's rate stays as it is, as in the paper (section 4.2): it must keep up with the projector.
+    "simsiam": dict(optimizer=dict(name="adamw", weight_decay=1e-4, constant=("^predictor/",))),
+    # For some hundred steps of 64 images: a teacher that follows within twenty, fewer outputs, a BatchNorm in the
+    # projector as the authors' ResNet-50 has it. With the paper's numbers all images have nearly the same outputs.
+    "dino": dict(objective=dict(norm=True, temperature_last=0.04, momentum=0.95, outputs=64)),
+    # With the paper's epsilon of .05 a batch of 64 is assigned to 16 prototypes almost alike, and the loss stays at log
+    # 16; frozen for a tenth of the run, prototypes do not run together before the embeddings are apart.
+    "swav": dict(objective=dict(epsilon=0.03, freeze_steps=36)),
+}
+
+
+def config(name, dataset):
+    """The run of NAME of configs/pretrain, judged by nearest neighbours at its end; NAME:SEED does not learn."""
+    name, _, seed = name.partition(":")
+    template, needs = objectives_mini.pretraining(name, "ct"), NEEDS.get(name, {})
+    steps, rate = STEPS, template.schedule.base_lr
+    if seed:
+        steps, rate = 40, 1e-12  # for the running statistics of its BatchNorm
+    changes = dict(
+        seed=int(seed or 0),
+        total_steps=steps,
+        schedule=dict(name="warmup_cosine", base_lr=rate, warmup_steps=steps // 10),
+        objective=template.objective.to_dict() | needs.get("objective", {}),
+        optimizer=needs.get("optimizer", template.optimizer.to_dict()),
+        data=template.data.to_dict() | {"dir": str(dataset)},
+        knn=dict(every=steps, split="val", examples=10_000),
+    )
+    backbone = every_objective.load(name).backbone.to_dict()
+    if backbone["name"].startswith("vit"):  # the small network of its own config
+        changes["backbone"] = backbone | {"image_size": objectives_mini.SIZE}
+    return tiny.change(template, **changes)
+
+
+if __name__ == "__main__":
+    train.run(config(sys.argv[1], sys.argv[2]), sys.argv[3])
