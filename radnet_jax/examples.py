@@ -78,7 +78,7 @@ def of_cases(
       predicted: of a segmentation, whose cases can be volumes: the slice that is shown, and the mask there.
     """
     dataset, model_input = tasks[task]
-    splits = [open_split(dataset, name) for name, records in reversed(read_card(dataset).splits.items()) if records]
+    splits = [open_split(dataset, name) for name, records in read_card(dataset).splits.items() if records][::-1]
     out = []
     if predicted is not None:
         volumes = {case: (split, rows) for split in splits for case, rows in cases_of(split).items()}
