@@ -129,6 +129,16 @@ def test_svcca_leaves_small_directions_out():
     assert similarity.svcca(*wide, share=1.0) < similarity.svcca(x, y) - 0.05
 
 
+def test_more_features_than_images():
+    """The same directions from the Gram matrix: a rotation into more features changes nothing."""
+    x, y = pair()
+    draws = np.random.default_rng(0)
+    wide = [m @ np.linalg.qr(draws.standard_normal((90, m.shape[1])))[0].T for m in (x, y)]
+    assert similarity.svcca(*wide) == pytest.approx(similarity.svcca(x, y), abs=1e-6)
+    assert similarity.procrustes(*wide) == pytest.approx(similarity.procrustes(x, y), abs=1e-6)
+    assert similarity.effective_rank(wide[0]) == pytest.approx(similarity.effective_rank(x), rel=1e-6)
+
+
 def test_pwcca_weighs_by_what_the_variates_account_for():
     """With whitened features a variate's weight is the sum of its absolute entries in the orthogonal basis."""
     draws = np.random.default_rng(2)
