@@ -237,6 +237,33 @@ def effective_rank(x: Matrix) -> float:
     return float(np.exp(-np.sum(p * np.log(p))))
 
 
+def directions(x: Matrix, *, share: float = 0.9) -> int:
+    """How many of the directions of largest variance hold `share` of it; 0 of constant features."""
+    values = _svd(x)[1] ** 2
+    return int(np.searchsorted(np.cumsum(values), share * values.sum() * (1 - 1e-12))) + 1 if len(values) else 0
+
+
+def uniformity(x: Matrix) -> float:
+    """log of the mean over pairs of exp(-2 distance^2) of unit features (Wang and Isola 2020, equation 2).
+
+    0 where all images have one direction, lower the more evenly they fill the sphere, to about -4.
+    """
+    _check_count(len(x), 2)
+    near = _unit_rows(np.asarray(x, np.float64))
+    distances = squared_distances(near)[np.triu_indices(len(x), 1)]
+    return float(np.log(np.mean(np.exp(-2 * distances))))
+
+
+def alignment(x: Matrix, groups: Int[np.ndarray, " n"]) -> float:
+    """The mean squared distance of unit features over pairs of images of one group (Wang and Isola 2020, equation 1).
+
+    Groups here are patients, not views of one image. NaN where no group has two images.
+    """
+    distances = squared_distances(_unit_rows(np.asarray(x, np.float64)))
+    pairs = np.triu(np.asarray(groups)[:, None] == np.asarray(groups), 1)
+    return float(distances[pairs].mean()) if pairs.any() else float("nan")
+
+
 def centred(x: Matrix) -> Matrix:
     """Returns the features less their mean over images, float64; exactly 0 where only rounding is left."""
     x = np.asarray(x, np.float64)

@@ -182,6 +182,26 @@ def test_effective_rank():
     assert similarity.effective_rank(x * [1, 0, 0, 0, 0, 0, 0, 0]) == pytest.approx(1, rel=1e-6)
 
 
+def test_the_sphere():
+    x, _ = pair()
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    pairs = list(itertools.combinations(range(40), 2))
+    distances = {(i, j): np.sum((unit[i] - unit[j]) ** 2) for i, j in pairs}
+    assert similarity.uniformity(x) == pytest.approx(np.log(np.mean([np.exp(-2 * d) for d in distances.values()])))
+    patients = np.arange(40) // 4
+    own = [d for (i, j), d in distances.items() if patients[i] == patients[j]]
+    assert similarity.alignment(x, patients) == pytest.approx(np.mean(own))
+    assert np.isnan(similarity.alignment(x, np.arange(40)))
+    assert similarity.uniformity(np.ones((5, 3))) == pytest.approx(0, abs=1e-12)
+
+
+def test_directions():
+    x = np.linalg.qr(np.random.default_rng(0).standard_normal((60, 4)))[0]
+    x = np.linalg.qr(x - x.mean(axis=0))[0] * np.sqrt([50, 30, 15, 5])
+    assert [similarity.directions(x, share=s) for s in (0.5, 0.6, 0.8, 0.9, 1.0)] == [1, 2, 2, 3, 4]
+    assert similarity.directions(np.ones((5, 3))) == 0
+
+
 @pytest.mark.parametrize("name", [n for n in ALL if n != "neighbours"])
 def test_a_constant_representation_is_undefined(name):
     x, _ = pair()
