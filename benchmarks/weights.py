@@ -128,7 +128,7 @@ def scale(folder: Path) -> None:
     from radnet_jax.weights import scale as scaling
     from radnet_jax.weights.containers import safetensors
     from radnet_jax.weights.exporting import theirs
-    from radnet_jax.weights.use import of_backbone
+    from radnet_jax.weights.folder import of_backbone
 
     data = [_dataset(folder / name, seed, patients) for name, seed, patients in (("a", 0, 10), ("b", 1, 6))]
     _train(data[0], folder / "pretraining", init_from="", steps=150, rate=3e-3, seed=0)

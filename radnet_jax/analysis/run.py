@@ -201,6 +201,9 @@ def _read(
             units = decoding.unit_correlations(x, known, len(np.unique(patients)))
             layers[layer] = {
                 "effective_rank": similarity.effective_rank(x),
+                "directions": similarity.directions(x),
+                "uniformity": similarity.uniformity(x),
+                "alignment": similarity.alignment(x, np.unique(patients, return_inverse=True)[1]),
                 "read": {k: {"r2": v.r2, "low": v.low, "high": v.high} for k, v in read.items()},
                 "units": units,
             }

@@ -110,7 +110,9 @@ def read(
     model_input = ModelInput.from_json(input) if input else card.input
     contents = containers.read(file)
     found = matching.match(matching.select(contents.tree, card, name), card, section, name)
-    arrays = found.arrays
+    arrays, file_facts = found.arrays, {"name": name, "kind": contents.kind, "bytes": contents.size}
+    sha256 = contents.sha256
+    del contents  # lets go of the mapped file
     inspecting.check_finite(arrays, name)
     statistics = inspecting.batch_statistics(arrays, found.batches, name)
     if stem == "sum":
@@ -119,14 +121,14 @@ def read(
     if rescale != "none":
         arrays = scale.rescale(arrays, section, to=rescale)
         norms["after_rescale"] = inspecting.norms(arrays)
-    notes = [note] if (note := _hash_note(Path(file).expanduser(), card, section["name"], contents.sha256)) else []
+    notes = [note] if (note := _hash_note(Path(file).expanduser(), card, section["name"], sha256)) else []
     if set(found.dtypes) != {"float32"}:
         notes.append(f"weights were stored as {', '.join(sorted(found.dtypes))} and are float32 now")
     report = {
         "format": 1,
         "source": {"name": card.name, "title": card.title, "objective": card.objective, "data": card.data}
         | {"epochs": card.epochs, "licence": card.licence, "home": card.home, "note": card.note},
-        "file": {"name": name, "kind": contents.kind, "bytes": contents.size, "sha256": contents.sha256},
+        "file": file_facts | {"sha256": sha256},
         "backbone": section,
         "model_input": model_input.to_json(),
         "stem": stem,

@@ -119,7 +119,8 @@ def match(state: Mapping[str, Any], card: SourceCard, section: Mapping[str, Any]
                 raise UserError(f"{file}: {prefix}{name} is no array of numbers", got=kind, expected=", ".join(_FLOATS))
             dtypes[kind] = dtypes.get(kind, 0) + 1
         try:
-            arrays[entry.ours] = np.ascontiguousarray(entry.to_ours(values), np.float32)
+            # A copy in any case: views would keep the whole file in memory.
+            arrays[entry.ours] = np.array(entry.to_ours(values), np.float32, order="C")
         except ValueError as error:
             misshaped.append(f"{prefix}{error}, which is to fit {entry.ours} {entry.shape}")
     if misshaped:

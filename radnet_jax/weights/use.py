@@ -21,10 +21,9 @@ from radnet_jax.errors import UserError, nearest
 from radnet_jax.models import MODELS
 from radnet_jax.preprocessing import Adapter, ModelInput, StoredPixels, make_adapter
 from radnet_jax.weights import cards
+from radnet_jax.weights.folder import ARRAYS_FILE, CARD_FILE, check_sums, of_backbone
 from radnet_jax.weights.importing import nested
 
-CARD_FILE = "radnet_jax.json"
-ARRAYS_FILE = "arrays.npz"
 ENVIRONMENT = "RADNET_JAX_WEIGHTS"
 _BATCHES = (1, 8, 64)  # every call is cut into and padded to these, so that no other size is ever compiled
 _HU_OUTSIDE = -1024.0  # what lies beyond a CT image that is not square
@@ -185,20 +184,7 @@ def load(path_or_name: str) -> Backbone:
     return Backbone(start.id, start.backbone, start.model_input, of_backbone(arrays, start.kept))
 
 
-def of_backbone(arrays: Mapping[str, np.ndarray], kept: str) -> dict[str, np.ndarray]:
-    """Returns what a checkpoint hands on (see `Start.kept`) by name, "params/..." and "batch_stats/..."."""
-    parts = {"params/backbone/": "params/", "model_state/batch_stats/backbone/": "batch_stats/"}
-    return {
-        f"{ours}{name.removeprefix(start)}": array
-        for start, ours in parts.items()
-        for name, array in starts.backbone_of(arrays, kept).items()
-        if name.startswith(start)
-    }
-
-
 def _load_export(folder: Path) -> Backbone:
-    from radnet_jax.weights.exporting import check_sums
-
     try:
         card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
         section, model_input = card["backbone"], ModelInput.from_json(card["model_input"])

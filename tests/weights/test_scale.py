@@ -53,10 +53,13 @@ def test_the_function_is_unchanged(kind, factor):
     module, arrays, image = start(section, factor)
     rescaled = scale.rescale(arrays, section, to="initial")
     run = jax.jit(lambda v, x: module.apply(v, x, train=False))
-    before, after = run(nested(arrays), image), run(nested(rescaled), image)
-    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(before)):
+    # What float32 can tell: what it makes to round each kernel otherwise in its last bit.
+    rounded = {k: np.nextafter(v, np.float32(np.inf)) if k.endswith("/kernel") else v for k, v in arrays.items()}
+    before, after, noise = (run(nested(x), image) for x in (arrays, rescaled, rounded))
+    for a, b, c in zip(*(jax.tree.leaves(x) for x in (after, before, noise))):
         assert np.abs(b).max() > 1e-3
-        np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())  # float32 through up to 53 layers
+        np.testing.assert_allclose(a, b, atol=max(10 * np.abs(c - b).max(), 1e-5 * np.abs(b).max()), rtol=0)
+        assert np.abs(c - b).max() < 1e-3 * np.abs(b).max()
     for name, kernel in rescaled.items():
         if name.endswith("conv1/kernel") and "squeeze" not in name:
             assert np.linalg.norm(kernel) == pytest.approx(scale._fresh_norm(kernel), rel=1e-5)
