@@ -45,6 +45,8 @@ def preprocessing(model_input: ModelInput) -> dict[str, Any]:
             f"channel {i}: (hu - {c - w / 2:g}) / {w:g}, clipped to [0, 1]"
             for i, (c, w) in enumerate(model_input.windows)
         ]
+    elif isinstance(model_input.value_range, str):
+        steps.append("(value - lowest of the image) / (highest - lowest), 0 where both are equal")
     else:
         assert model_input.value_range is not None
         low, high = model_input.value_range
@@ -178,7 +180,9 @@ def _facts(meta: Mapping[str, Any], own: Run | None) -> list[tuple[str, str]]:
 
 def _seen(model_input: ModelInput) -> str:
     scaled = ", ".join(f"window {c:g}/{w:g} HU" for c, w in model_input.windows)
-    if model_input.value_range is not None:
+    if isinstance(model_input.value_range, str):
+        scaled = "each image from its lowest to its highest value"
+    elif model_input.value_range is not None:
         scaled = f"values {model_input.value_range[0]:g} to {model_input.value_range[1]:g}"
     height, width = model_input.size
     return f"{model_input.modality}, {height} x {width} px, {model_input.channels} channel(s), {scaled}"
@@ -257,6 +261,8 @@ def _results(rows: Sequence[Run]) -> list[str]:
         "| Task | Protocol | Metric | Test | 95 % interval over patients | Patients |",
         "|---|---|---|---|---|---|",
     ]
+    from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval  # numba: an export need not wait for it
+
     for run in rows:
         p = run.predictions.of("test")
         if not len(p):
