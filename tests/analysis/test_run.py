@@ -178,7 +178,7 @@ def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch
         (dict(protocol="radnet_publishd"), "did you mean"),
         (dict(repeats=("x",)), "pairs"),
         (dict(sample=3), "config.sample"),
-        (dict(a="nowhere"), "no weights 'nowhere'"),
+        (dict(b="nowhere"), "no weights 'nowhere'"),
         (dict(eval_batch_size=3), "eval_batch_size"),
         (dict(), "undeclared crossing"),
         (dict(split="testt"), "did you mean"),
