@@ -44,7 +44,7 @@ def decodability(
     together: dict[bytes, list[str]] = {}  # properties that are known of the same images share the decompositions
     for name, y in targets.items():
         together.setdefault(np.isfinite(y).tobytes(), []).append(name)
-    found = {}
+    found: dict[str, Decoded] = {}
     for names in together.values():
         known = np.isfinite(targets[names[0]])
         errors, around = _held_out(x[known], np.stack([targets[n][known] for n in names], axis=1), fold[known])

@@ -196,14 +196,14 @@ def _products(shift: tuple[Array, Array], a: tuple[Array, ...], b: tuple[Array, 
         sides.append(jnp.concatenate(near, axis=1))
         norms.append(jnp.stack([jnp.sum(x * x, axis=1) for x in near], axis=1))
     out: Sums = {"n": valid.sum(), "products": _dot(*sides), "norms_0_1": _dot(*norms)}
-    for side, other in ((0, 1), (1, 0)):
+    for one, other in ((0, 1), (1, 0)):
         out |= {
-            f"own_{side}": tuple(_dot(x, x) for x in parts[side]),
-            f"sum_{side}": sides[side].sum(axis=0),
-            f"norms_{side}": norms[side].sum(axis=0),
-            f"norms_{side}_{side}": jnp.sum(norms[side] ** 2, axis=0),
-            f"weighted_{side}": jnp.concatenate([_dot(x, norms[side][:, i]) for i, x in enumerate(parts[side])]),
-            f"weighted_{side}_{other}": _dot(sides[side], norms[other]),
+            f"own_{one}": tuple(_dot(x, x) for x in parts[one]),
+            f"sum_{one}": sides[one].sum(axis=0),
+            f"norms_{one}": norms[one].sum(axis=0),
+            f"norms_{one}_{one}": jnp.sum(norms[one] ** 2, axis=0),
+            f"weighted_{one}": jnp.concatenate([_dot(x, norms[one][:, i]) for i, x in enumerate(parts[one])]),
+            f"weighted_{one}_{other}": _dot(sides[one], norms[other]),
         }
     return out
 

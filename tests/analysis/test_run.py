@@ -65,7 +65,7 @@ def test_the_initial_weights_are_those_that_training_began_with(ct_dataset, tmp_
     """After a training whose rate is 0 nothing has changed but the running statistics."""
     tags = TAGS | dict(fraction=1.0, start="scratch")
     still = config(FINE_TUNE, "scratch,smoke,size=24", ct_dataset, total_steps=1, tags=tags).to_dict()
-    still["schedule"] |= {"base_lr": 0.0}
+    still["schedule"] |= {"base_lr": 0.0, "warmup_steps": 0}
     still["optimizer"] = {"name": "sgd"}
     train.run(ConfigDict(still).lock(), tmp_path / "still")
     mesh, split = sharding.make_mesh(), open_split(ct_dataset, "train")
