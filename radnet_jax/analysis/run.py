@@ -60,6 +60,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         sample = Sample(networks.spread_rows(len(split), config.sample), len(nets))
         for features, valid, numbers in networks.stream(nets, split, config.eval_batch_size, mesh):
             cka.add(features[0], features[1], valid)
+            cka.wait()  # one batch in flight, as in `evaluators.reestimate_batch_stats`
             sample.add(features, numbers)
         _tell_constant(cka, nets)
         patients = _patients(split)[sample.rows]
