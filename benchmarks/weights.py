@@ -90,7 +90,7 @@ def _file(folder: Path) -> tuple[Path, str]:
     if importlib.util.find_spec("torch"):
         import torch
 
-        torch.save({k: torch.tensor(np.ascontiguousarray(v)) for k, v in state.items()}, folder / "resnet50.pth")
+        torch.save({k: torch.tensor(np.array(v)) for k, v in state.items()}, folder / "resnet50.pth")
         return folder / "resnet50.pth", "torch"
     safetensors.write(folder / "resnet50.safetensors", state, {"format": "pt"})
     return folder / "resnet50.safetensors", "safetensors"
@@ -128,13 +128,13 @@ def scale(folder: Path) -> None:
     from radnet_jax.weights import scale as scaling
     from radnet_jax.weights.containers import safetensors
     from radnet_jax.weights.exporting import theirs
-    from radnet_jax.weights.use import of_backbone
+    from radnet_jax.weights.folder import of_backbone
 
     data = [_dataset(folder / name, seed, patients) for name, seed, patients in (("a", 0, 10), ("b", 1, 6))]
     _train(data[0], folder / "pretraining", init_from="", steps=150, rate=3e-3, seed=0)
     start = starts.find_start(str(folder / "pretraining"))
     assert start.folder is not None
-    arrays = of_backbone(load_arrays(start.folder)[0])
+    arrays = of_backbone(load_arrays(start.folder)[0], start.kept)
     for factor in _FACTORS:
         scaled = scaling.multiply(arrays, _SECTION, lambda kernel, factor=factor: factor)
         path = folder / f"{factor}.safetensors"
@@ -146,7 +146,7 @@ def scale(folder: Path) -> None:
             config.update(source="torchvision_file", file=str(path), backbone="resnet10", rescale=rescale)
             config.update(arguments={"base_width": 8}, input=start.model_input.to_json())
             importing.run(config.lock(), workdir)
-            norm = inspecting.norms(of_backbone(load_arrays(workdir / "checkpoints" / "0")[0]))["total"]
+            norm = inspecting.norms(of_backbone(load_arrays(workdir / "checkpoints" / "0")[0], "online"))["total"]
             values = []
             for seed in range(_SEEDS.value):
                 out = folder / f"tuned-{factor}-{rescale}-{seed}"

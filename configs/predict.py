@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.burned_in = "reject"  # reject | keep: DICOM files that say that there is text in their pixels
     config.names = "hashed"  # hashed (by the file's content) | paths (below the folder, as they are)
     config.format = "csv"  # csv | parquet
+    config.masks = "images"  # images (NIfTI of volumes, else PNG) | dicom_seg (of DICOM series); for a segmentation
     # Instead of images: a built dataset of another site, and (theirs, ours) of its labels.
     config.external = ConfigDict(dict(dir="", site="", labels=()))
     config.batch_size = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from radnet_jax.errors import UserError
 
 FORMAT = 1
 FOLDER = "checkpoints"
+_CHANGED = "its values are not those that were saved"
+_OF_THE_MACHINE = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR}
 _digest = jax.jit(trees.digest)
 
 
@@ -72,16 +75,22 @@ class Checkpoints:
           UserError: if there are checkpoints and none is usable; starting afresh would lose the run silently.
         """
         unusable = []
-        for step in reversed(self.steps()):
-            restored, why = None, "another process can't read it"
+        for step in reversed(distributed.as_first(self.steps())):
+            read, why = None, "another process can't read it"
             try:
-                restored = _restore(self.folder / str(step), template, check)
+                read = _read(self.folder / str(step), template, check)
             except UserError:
                 raise
             except Exception as error:  # storage layers raise many types for damaged files
+                if _is_of_the_machine(error):
+                    raise
                 why = _first_line(error)
-            if distributed.everywhere(restored is not None):  # all go on from one step, or none
-                return restored
+            if distributed.everywhere(read is not None):  # all go on from one step, or none
+                assert read is not None
+                state, meta = read
+                if distributed.everywhere(_digest_of(state) == meta["digest"]):
+                    return read
+                why = _CHANGED
             logging.warning("checkpoint %d is not usable (%s): moved aside, trying the one before", step, why)
             unusable.append(step)
             if distributed.is_first():
@@ -92,14 +101,18 @@ class Checkpoints:
             raise UserError(
                 f"no checkpoint in {self.folder} is usable",
                 got=f"{len(list(self.folder.glob('*.unusable*')))} unusable one(s)",
-                fix="restore the folder from a backup, or delete the workdir to start afresh",
+                fix="restore the folder from a backup, name N.unusable N again if it is whole, or delete the workdir "
+                "to start afresh",
             )
         return None
 
     def restore(self, step: int, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Restores one step into the shapes and shardings of `template`; a UserError where it is damaged."""
         try:
-            return _restore(self.folder / str(step), template, lambda meta: None)
+            state, meta = _read(self.folder / str(step), template, lambda meta: None)
+            if _digest_of(state) != meta["digest"]:
+                raise ValueError(_CHANGED)
+            return state, meta
         except Exception as error:  # storage layers raise many types for damaged files
             raise UserError(
                 f"checkpoint {step} in {self.folder} is not usable ({_first_line(error)})",
@@ -142,18 +155,30 @@ def _digest_of(state: PyTree) -> dict[str, int]:
     return dict(zip(names, np.asarray(_digest(state)).tolist(), strict=True))
 
 
-def _restore(folder: Path, template: PyTree, check: Callable[[dict[str, Any]], None]) -> tuple[PyTree, dict[str, Any]]:
+def _read(folder: Path, template: PyTree, check: Callable[[dict[str, Any]], None]) -> tuple[PyTree, dict[str, Any]]:
+    """Reads a step; the digest is for the caller to compare, who may have to wait for other processes before."""
     meta = read_meta(folder)
     check(meta)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), template)
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    # Without the storage library's barriers: in them the others would wait for a process that can't read.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"read_{me}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         state = checkpointer.restore(
             folder / "state",
             args=ocp.args.PyTreeRestore(abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)),
         )
-    if _digest_of(state) != meta["digest"]:
-        raise ValueError("its values are not those that were saved")
     return state, meta
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether an error says nothing of the file that was read: no memory, no more open files, a lost connection."""
+    if isinstance(error, OSError):
+        return error.errno in _OF_THE_MACHINE
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 
 from absl import logging
 
+from radnet_jax import xla_flags
 from radnet_jax.errors import UserError
 
+_TPU = "the TPU"
 _TIMEOUT = 300  # seconds for all processes to come
 
 
@@ -27,6 +29,11 @@ def several_processes(environment: Mapping[str, str]) -> str:
     if environment.get("TPU_WORKER_HOSTNAMES", "").count(",") or "MEGASCALE_COORDINATOR_ADDRESS" in environment:
         return "TPU pod"
     return ""
+
+
+def _tpu() -> str:
+    """A TPU's hosts are known by Google's metadata server, which jax asks, and not always by the environment."""
+    return _TPU if xla_flags.platform(os.environ) == "tpu" else ""
 
 
 def owns_gpus(environment: Mapping[str, str]) -> bool:
@@ -67,7 +74,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
                 expected="all three: --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1",
             )
         launcher = "the flags"
-    elif not (launcher := several_processes(os.environ)):
+    elif not (launcher := several_processes(os.environ) or _tpu()):
         return
     import jax
 
@@ -77,6 +84,9 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
         else:
             jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=_TIMEOUT)
     except Exception as error:  # gRPC and cluster detection raise many types
+        if launcher == _TPU and "coordinator_address should be defined" in str(error):
+            logging.info("no other host of this TPU is known")
+            return
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"process could not join the others as {launcher} says ({reason})",
@@ -93,6 +103,19 @@ def is_first() -> bool:
     import jax
 
     return jax.process_index() == 0
+
+
+def as_first(steps: Sequence[int]) -> list[int]:
+    """Returns the first process's list of at most 1,000 numbers: each may see another state of a shared folder."""
+    import jax
+    from jax.experimental import multihost_utils
+    import numpy as np
+
+    if jax.process_count() == 1:
+        return list(steps)
+    padded = np.full(1000, -1, np.int64)
+    padded[: len(steps)] = steps
+    return [int(step) for step in multihost_utils.broadcast_one_to_all(padded) if step >= 0]
 
 
 def everywhere(here: bool) -> bool:

@@ -17,8 +17,10 @@ from radnet_jax.augment import AUGMENTATIONS
 from radnet_jax.augment.views import center, make_views
 from radnet_jax.data.card import read_card
 from radnet_jax.data.dataset import Split, open_split
+from radnet_jax.evaluation.segmentation import cases_of
+from radnet_jax.overlays import draw
 from radnet_jax.parts import plain
-from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
+from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter, to_unit
 
 _COLUMNS = 8
 _GAP = 2  # pixels between tiles
@@ -59,21 +61,38 @@ def write(
     return shown
 
 
-def of_cases(tasks: Mapping[str, tuple[str, ModelInput]], task: str, case_ids: Sequence[str]) -> list[bytes]:
+def of_cases(
+    tasks: Mapping[str, tuple[str, ModelInput]],
+    task: str,
+    case_ids: Sequence[str],
+    predicted: Sequence[tuple[int, UInt8[np.ndarray, "h w"]]] | None = None,
+) -> list[bytes]:
     """Judged cases of a task of a study as the model sees them, each as a PNG; the outline of a mask in red.
+
+    With what was predicted, at the stored size: truth outlined in green, the prediction in orange.
 
     Args:
       tasks: as for `write`.
       task: its name in the study.
       case_ids: in the order wanted; of the test split, or of any split of another site's dataset.
+      predicted: of a segmentation, whose cases can be volumes: the slice that is shown, and the mask there.
     """
     dataset, model_input = tasks[task]
+    splits = [
+        open_split(dataset, name) for name, records in reversed(list(read_card(dataset).splits.items())) if records
+    ]
+    out: list[bytes] = []
+    if predicted is not None:
+        volumes = {case: (split, rows) for split in splits for case, rows in cases_of(split).items()}
+        for case, (number, predicted_there) in zip(case_ids, predicted, strict=True):
+            split, rows = volumes[case]
+            record = split[int(rows[number])]
+            image = np.asarray(to_unit(record["image"], make_adapter(split.card.stored, model_input)))
+            out.append(draw(image, record["segmentation"], predicted_there))
+        return out
     places: dict[str, tuple[Split, int]] = {}
-    for name, records in reversed(read_card(dataset).splits.items()):
-        if records:
-            split = open_split(dataset, name)
-            places |= {case: (split, i) for i, case in enumerate(split.manifest()["case_id"].to_pylist())}
-    out = []
+    for split in splits:
+        places |= {case: (split, i) for i, case in enumerate(split.manifest()["case_id"].to_pylist())}
     for split, index in (places[case] for case in case_ids):
         adapter = make_adapter(split.card.stored, model_input)
         (tile,) = _tiles(center(_images(split, [index]), adapter), adapter)

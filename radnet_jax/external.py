@@ -107,6 +107,8 @@ def validate(
     if ledger.is_finished(workdir):
         return workdir
     model, card = trained.load(run, mesh), read_card(dataset)
+    if model.rules is not None:
+        raise UserError("external validation is of scores", got="a segmentation", fix="predict masks of the images")
     check_labels(labels, card, model.card.labels, model.card.task)
     adapter = model.adapter_for(card.stored)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,8 @@ class NewImages:
 
     def allocate(self, size: int) -> dict[str, np.ndarray]:
         stored = self.card.stored
-        return {"image": np.empty((size, *stored.size, stored.channels), stored.dtype)}
+        image = np.empty((size, *stored.size, stored.channels), stored.dtype)
+        return {"image": image, "segmentation": np.zeros((size, *stored.size), np.uint8)}
 
     def read_into(self, batch: dict[str, np.ndarray], first: int, indices: Sequence[int]) -> None:
         for place, index in enumerate(indices, first):

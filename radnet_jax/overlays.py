@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import cv2
-from jaxtyping import Float, Int, Num, UInt8
+from jaxtyping import Float, Num, UInt8
 import numpy as np
 
 from radnet_jax.data.dataset import Split
@@ -44,9 +44,8 @@ def overlays(run: Run, split: Split, *, count: int = 4) -> list[tuple[str, bytes
     shown = [ranked[i] for i in np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))]
     out = []
     for place in shown:
-        mask = p.masks.mask(place).reshape(-1, *split.card.stored.size)
         rows = cases[p.case_id[place]]
-        number = _largest(p.masks.slices[place])
+        number, mask = p.masks.largest(place)
         record = split[int(rows[number])]
         image = _seen(record["image"], run.record["adapter"])
         found = zip(p.masks.cases.regions, p.scores[place].tolist())
@@ -54,20 +53,20 @@ def overlays(run: Run, split: Split, *, count: int = 4) -> list[tuple[str, bytes
         where = f"slice {number + 1} of {len(rows)}, " if len(rows) > 1 else ""
         order = ranked.index(place) + 1
         caption = f"{split.name}, case {order} of {len(ranked)} by Dice ({where}Dice of the case: {dice})"
-        out.append((caption, draw(image, record["segmentation"], mask[number])))
+        out.append((caption, draw(image, record["segmentation"], mask)))
     return out
 
 
 def draw(
     image: Float[np.ndarray, "h w c"], truth: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"]
 ) -> bytes:
-    """Returns a PNG of an image in [0, 1] (1 or 3 channels), truth outlined in green and prediction in orange.
+    """Returns a PNG of an image in [0, 1], truth outlined in green and prediction in orange.
 
-    Each class has its own outline; where the two agree, the prediction's lies on the truth's. Unknown pixels are
-    grayed.
+    The image has three channels, or any number of which the first is shown. Each class has its own outline; where the
+    two agree, the prediction's lies on the truth's. Unknown pixels are grayed.
     """
     scale = -(-_SIDE // max(min(image.shape[:2]), 1))
-    shown = (np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image).clip(0, 1)
+    shown = (image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)).clip(0, 1)
     canvas = np.ascontiguousarray((_larger(shown, scale) * 255).round().astype(np.uint8))
     unknown = _larger(truth == UNKNOWN, scale)
     canvas[unknown] = canvas[unknown] // 2 + 64
@@ -91,11 +90,6 @@ def _ranked(p: Predictions) -> list[int]:
     rows = np.flatnonzero(with_dice) if with_dice.any() else np.arange(len(p))
     dice = [float(np.nanmean(p.scores[i])) if with_dice[i] else 0.0 for i in rows]
     return [int(rows[i]) for i in np.argsort(dice, kind="stable")]
-
-
-def _largest(counts: Int[np.ndarray, "s k 3"]) -> int:
-    predicted, truth = counts[..., 1].sum(axis=1), counts[..., 2].sum(axis=1)
-    return int(np.argmax(truth if truth.any() else predicted))
 
 
 def _seen(image: Num[np.ndarray, "h w c"], adapter: Mapping[str, Any]) -> Float[np.ndarray, "h w u"]:

@@ -1,13 +1,14 @@
-"""A fine-tuned model on new patients: scores of new images, or validation on another site's dataset."""
+"""A fine-tuned model on new patients: scores or masks of new images, or validation on another site's dataset."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import csv
 import json
 import os
 from pathlib import Path
+import re
 from typing import Any
 
 from absl import logging
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from radnet_jax import external, new_images, sharding, trained
+from radnet_jax import external, mask_files, new_images, sharding, trained
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators, ledger
 from radnet_jax.evaluation.canonical import jsonable
@@ -57,10 +58,20 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     model = trained.load(config.of, mesh)
     images = new_images.find(config.images, model.card, value_range=config.value_range, burned_in=config.burned_in)
     adapter = model.adapter_for(images.spec.stored)
-    out = model.predict(images, adapter, batch_size=config.batch_size, mesh=mesh)
-    scores = evaluators.scores_of(out["logits"], model.card)
+    options: dict[str, Any] = dict(batch_size=config.batch_size, mesh=mesh)
+    if model.rules is not None:
+        masks = model.masks(images, adapter, **options)
+        names = [re.sub(r"(\.nii)?\.\w+$", "", name) for name in images.names(config.names)]
+        counts = np.zeros((len(images), len(model.card.segmentation)), np.int64)
+        for row, pixels in mask_files.write(images, masks, names, workdir / "masks", config.masks):
+            counts[row] = pixels
+        columns = {f"pixels_{name}": counts[:, k].tolist() for k, name in enumerate(model.card.segmentation)}
+    else:
+        out = model.predict(images, adapter, **options)
+        scores = evaluators.scores_of(out["logits"], model.card)
+        columns = {f"score_{name}": scores[:, k].tolist() for k, name in enumerate(model.card.labels)}
     if jax.process_index() == 0:
-        _write(config, workdir, model, images, scores)
+        _write(config, workdir, model, images, columns)
     return workdir
 
 
@@ -77,9 +88,11 @@ def _check(config: ConfigDict) -> None:
         ("names", config.names, new_images.NAMES),
         ("format", config.format, FORMATS),
         ("burned_in", config.burned_in, ("reject", "keep")),
+        ("masks", config.masks, mask_files.FORMATS),
     ):
         if value not in valid:
             raise UserError(f"config.{name}", got=repr(value), expected=" or ".join(valid))
+    mask_files.check(config.masks)
 
 
 def _mapping(pairs: Sequence[Any]) -> dict[str, str]:
@@ -89,7 +102,11 @@ def _mapping(pairs: Sequence[Any]) -> dict[str, str]:
 
 
 def _write(
-    config: ConfigDict, workdir: Path, model: trained.Trained, images: new_images.NewImages, scores: np.ndarray
+    config: ConfigDict,
+    workdir: Path,
+    model: trained.Trained,
+    images: new_images.NewImages,
+    found: Mapping[str, Sequence[float]],
 ) -> None:
     """Writes the table and what it was made with; a file that can't be used has a row with its reason and no scores."""
     columns: dict[str, list[Any]] = {"image": images.names(config.names), "frame": [r.frame for r in images.rows]}
@@ -99,11 +116,9 @@ def _write(
     columns["image"] += images.names_of([path for path, _ in lost], config.names)
     columns["frame"] += [frame for _, frame in lost]
     columns["rejected"] = reasons + [images.rejected[key] for key in lost]
-    for k, label in enumerate(model.card.labels):
-        values: list[float | None] = [
-            None if reason else float(s) for s, reason in zip(scores[:, k], reasons, strict=True)
-        ]
-        columns[f"score_{label}"] = values + [None] * len(lost)
+    for name, values in found.items():
+        kept = (None if reason else value for value, reason in zip(values, reasons, strict=True))
+        columns[name] = [*kept, *([None] * len(lost))]
     path = workdir / f"predictions.{config.format}"
     temporary = path.with_name(f".{path.name}.tmp")
     if config.format == "parquet":

@@ -24,7 +24,8 @@ def watch() -> Iterator[Callable[[int], bool]]:
 
     With several processes all of them agree on the step at which they stop, whichever got the signal: the coordination
     service that `jax.distributed.initialize` started listens to SIGTERM and to the platform's notice, and the function
-    must be called by each process at every step. A second signal ends the process at once.
+    must be called by each process at every step. A second signal ends the process at once (with several processes: a
+    second SIGUSR1).
     """
     told: list[str] = []
     before: dict[int, Any] = {}

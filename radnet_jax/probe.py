@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import time
 from typing import Any
+import uuid
 
 from absl import logging
 import jax
@@ -100,7 +101,7 @@ def _linear_probe(
     """The strength with the highest primary metric on val; of equals, the strongest penalty.
 
     `probe.classifier`: "logistic" regression fitted at each of `probe.strengths`; "ridge" regression over its whole
-    path (37 strengths, 1e-6 to 1e3, from one decomposition; its probabilities are not calibrated); or
+    path (19 strengths, 1e-6 to 1e3, from one decomposition; its probabilities are not calibrated); or
     "logistic_at_ridge", logistic regression fitted once, as strongly penalised as the best ridge regression.
     """
     task, classifier = parts.split.card.task, config.probe.classifier
@@ -228,7 +229,7 @@ def _cached_features(config: ConfigDict, parts: Parts, splits: list[Split]) -> d
         )
         if path is not None and jax.process_index() == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # machines can have processes of one number
             with temporary.open("wb") as file:
                 np.save(file, found, allow_pickle=False)
                 file.flush()

@@ -56,7 +56,10 @@ def public_config(config: ConfigDict) -> dict[str, Any]:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a plain config without what says nothing about the result: logging, saving, names and places."""
-    resolved = {k: v for k, v in config.items() if k not in _OUTSIDE}
+    outside = set(_OUTSIDE)
+    if config.get("judged_weights") == "best" and not config["data"]["judge"]:
+        outside.remove("knn")  # it chooses what the run leaves behind
+    resolved = {k: v for k, v in config.items() if k not in outside}
     for *section, key in _PLACES:
         if not section:
             resolved.pop(key, None)
@@ -311,7 +314,8 @@ def run_record(
         "checkpoint": parts.start.id if parts.start else None,
         "config": public_config(config),
         "dataset": {"name": card.name, "fingerprint": card.fingerprint, "splits": dict(card.splits)}
-        | {"generated": card.generated, "train_records": len(parts.split)},
+        | {"generated": card.generated, "train_records": len(parts.split)}
+        | {"labels": list(card.labels), "segmentation": list(card.segmentation), "task": card.task},
         "code": ledger.code_version(),
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"python": platform.python_version()},
         "topology": sharding.topology(parts.mesh),

@@ -20,6 +20,7 @@ from radnet_jax.parts import Parts, make_objective
 from radnet_jax.records import open_judged
 from radnet_jax.state import TrainState
 
+NO_BEST = "no step was the best: what selects was undefined (NaN) each time"
 WEIGHTS = ("last", "average", "best")
 
 

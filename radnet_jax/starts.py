@@ -53,7 +53,9 @@ def find_start(init_from: str) -> Start:
     """Finds the newest checkpoint of the workdir `init_from`, or the best one of a run that is judged by that."""
     folder = checkpoint.latest_folder(init_from)
     meta = checkpoint.load_meta(folder)
-    if meta["config"].get("judged_weights") == "best" and meta.get("best"):  # neither stands in older ones
+    if meta["config"].get("judged_weights") == "best":  # older ones don't have it
+        if not meta.get("best"):
+            raise UserError(f"{init_from}: no step of it was the best so far", fix="start from another checkpoint")
         folder = folder.with_name(str(meta["best"]["step"]))
         meta = checkpoint.load_meta(folder)
     kept = meta.get("kept", "online")  # older checkpoints name none
@@ -95,6 +97,16 @@ def _written_out(backbone: Mapping[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in {**defaults, **backbone}.items()}
 
 
+def backbone_of(arrays: Mapping[str, Any], kept: str) -> dict[str, Any]:
+    """Returns the backbone that a checkpoint hands on, by the names that it has in the state of another run."""
+    return {
+        here + name.removeprefix(there): array
+        for there, here in _BACKBONE[kept].items()
+        for name, array in arrays.items()
+        if name.startswith(there)
+    }
+
+
 def fill(start: Start, params: PyTree, model_state: PyTree, *, heads: str) -> tuple[PyTree, PyTree]:
     """Returns (params, model_state) with the start's backbone in place; all but `heads` must be filled, strictly.
 
@@ -102,9 +114,8 @@ def fill(start: Start, params: PyTree, model_state: PyTree, *, heads: str) -> tu
     """
     assert start.folder is not None, "a planned start has no weights yet"
     arrays, _ = checkpoint.load_arrays(start.folder)
-    places = {k: (there, here) for k in arrays for there, here in _BACKBONE[start.kept].items() if k.startswith(there)}
-    kept = {here + k.removeprefix(there): arrays[k] for k, (there, here) in places.items()}
-    skipped = sorted(k for k in arrays if k.startswith(_WEIGHTS) and k not in places)
+    kept, taken = backbone_of(arrays, start.kept), tuple(_BACKBONE[start.kept])
+    skipped = sorted(k for k in arrays if k.startswith(_WEIGHTS) and not k.startswith(taken))
     logging.info("start %s: %d arrays, skipped %s", start.id, len(kept), ", ".join(skipped) or "none")
     merged = trees.merge_strict(
         kept,

@@ -153,7 +153,7 @@ def _run(config: ConfigDict, workdir: Path, told: Mapping[str, Any] | None = Non
     with lock(workdir), preemption.watch() as asked_to_stop:
         with goodput.spent_on("compile"):
             state = initial_state(config, parts, objective, tx, recipe)
-        check_room(workdir, (config.checkpoint.keep + 1) * trees.size_bytes(state) + _ROOM)
+        check_room(workdir, (config.checkpoint.keep + 2) * trees.size_bytes(state) + _ROOM)
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
         try:
             restored = checkpoints.restore_latest(
@@ -208,6 +208,8 @@ def _judge(
     if best is not None:
         of_best, _ = this.checkpoints.restore(best.step, state)
         weights["best"] = (of_best.params, of_best.model_state)
+    if this.config.judged_weights not in weights:
+        raise UserError(selection.NO_BEST, fix="judge other weights: config.judged_weights, in a new workdir")
     predictions, metrics = {}, {}
     for name, (params, model_state) in weights.items():
         scores = {}

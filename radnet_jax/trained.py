@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import PyTree, UInt8
 from ml_collections import ConfigDict
+import numpy as np
 
-from radnet_jax import checkpoint, sharding, trees
+from radnet_jax import checkpoint, records, sharding, trees
 from radnet_jax.data.card import DatasetCard
 from radnet_jax.data.dataset import Split
+from radnet_jax.data.labels import Counts
 from radnet_jax.errors import UserError
-from radnet_jax.evaluation import evaluators, ledger
+from radnet_jax.evaluation import evaluators, ledger, segmentation
 from radnet_jax.parts import Parts, make_backbone, make_objective, plain
 from radnet_jax.preprocessing import Adapter, ModelInput, StoredPixels, make_adapter
 
@@ -36,6 +38,7 @@ class Trained:
       objective: the network, with `predict`.
       params: the weights that were judged.
       model_state: likewise.
+      rules: how masks are predicted; None where it gives scores.
     """
 
     record: Mapping[str, Any]
@@ -45,6 +48,7 @@ class Trained:
     objective: Any
     params: PyTree
     model_state: PyTree
+    rules: segmentation.Rules | None
 
     def adapter_for(self, stored: StoredPixels) -> Adapter:
         """Returns the way from other stored pixels to the model: by the crossing that the run has declared, if any.
@@ -74,6 +78,23 @@ class Trained:
             views=self.config.views.judge,
         )
 
+    def masks(
+        self, source: Any, adapter: Adapter, *, batch_size: int, mesh: Mesh
+    ) -> Iterator[UInt8[np.ndarray, "h w"]]:
+        """Yields the mask of each image in turn, of the stored size; see `segmentation.predict_slices`."""
+        assert self.rules is not None
+        params, model_state = sharding.replicate((self.params, self.model_state), mesh)
+        return segmentation.predict_slices(
+            evaluators.predict_of(self.objective),
+            params,
+            model_state,
+            source,
+            rules=self.rules,
+            adapter=adapter,
+            batch_size=batch_size,
+            mesh=mesh,
+        )
+
 
 def load(folder: str | Path, mesh: Mesh) -> Trained:
     """Opens a finished fine-tuning.
@@ -91,19 +112,24 @@ def load(folder: str | Path, mesh: Mesh) -> Trained:
     card = DatasetCard(
         name=record["dataset"]["name"],
         version="",
-        task=record["task_kind"],
-        labels=tuple(record["label_names"]),
+        task=record["dataset"]["task"],
+        labels=tuple(record["dataset"]["labels"]),
         stored=StoredPixels.from_json(adapter["stored"]),
         splits=record["dataset"]["splits"],
         fingerprint=record["dataset"]["fingerprint"],
+        segmentation=tuple(record["dataset"]["segmentation"]),
     )
     model_input = ModelInput.from_json(adapter["model_input"])
     backbone = make_backbone(config)
     made = make_adapter(card.stored, model_input, plain(config.adapter) if config.adapter else None)
     split = Split(card, Path(folder), config.data.split)
-    objective = make_objective(config, Parts(mesh, split, None, made, backbone, plain(config.backbone)))
+    parts = Parts(mesh, split, None, made, backbone, plain(config.backbone))
+    k = len(card.labels)
+    counts = Counts(card.labels, (1,) * k, (2,) * k)  # of no meaning: weights and priors are for training
+    objective = make_objective(config, parts, counts)
+    rules = records.mask_rules(config, parts) if "masks" in config else None
     params, model_state = _weights(Path(folder), record, objective, model_input)
-    return Trained(record, config, card, model_input, objective, params, model_state)
+    return Trained(record, config, card, model_input, objective, params, model_state, rules)
 
 
 def _weights(folder: Path, record: Mapping[str, Any], objective: Any, see: ModelInput) -> tuple[PyTree, PyTree]:

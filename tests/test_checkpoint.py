@@ -1,4 +1,5 @@
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,9 @@ def test_a_save_that_was_cut_short_does_not_count_and_is_cleared_away(saved, mes
     (saved / "checkpoints" / "notes.txt").write_text("left by someone")
     restored, meta = restore(saved, mesh)
     assert int(restored["step"]) == meta["step"] == 3
+    deadline = time.monotonic() + 20  # they are cleared away in the background
+    while list((saved / "checkpoints").glob("*tmp*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["1", "2", "3", "notes.txt"]
 
 
@@ -161,7 +165,7 @@ def test_a_damaged_start_is_refused_in_one_line(saved, damage, message):
 
 def test_a_step_that_another_process_can_not_read_is_no_step(saved, mesh, monkeypatch):
     """Else one process would go on from step 3 and the others from step 2."""
-    answers = iter([False, True])
+    answers = iter([False, True, True])
     asked = []
 
     def everywhere(here):
@@ -170,6 +174,19 @@ def test_a_step_that_another_process_can_not_read_is_no_step(saved, mesh, monkey
 
     monkeypatch.setattr(checkpoint.distributed, "everywhere", everywhere)
     _, meta = restore(saved, mesh)
-    assert asked == [True, True]
+    assert asked == [True, True, True]
     assert meta["step"] == 2
     assert (saved / "checkpoints" / "3.unusable").is_dir()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(24, "too many open files"), ValueError("RESOURCE_EXHAUSTED: no memory")]
+)
+def test_an_error_of_the_machine_spoils_no_checkpoint(saved, mesh, monkeypatch, error):
+    def read(folder):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "read_meta", read)
+    with pytest.raises(type(error)):
+        restore(saved, mesh)
+    assert not list((saved / "checkpoints").glob("*.unusable"))

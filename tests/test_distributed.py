@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -26,10 +27,25 @@ def free_port():
         return s.getsockname()[1]
 
 
-def start(dataset, workdir, recipe, *flags, processes=1, devices=4):
+# A program in which one process can't read a step: only process 1 meets what the environment names.
+FAULTY = """
+import os, sys
+from radnet_jax import checkpoint, main
+real = checkpoint.read_meta
+def read_meta(folder):
+    if "--process_id=1" in sys.argv and str(folder).endswith(os.sep + "8"):
+        raise ValueError("half of it")
+    return real(folder)
+checkpoint.read_meta = read_meta
+sys.exit(main.main())
+"""
+PROGRAM = ("-m", "radnet_jax.main")
+
+
+def start(dataset, workdir, recipe, *flags, processes=1, devices=4, program=PROGRAM):
     port = free_port()
     command = [
-        *(sys.executable, "-m", "radnet_jax.main", f"--config={recipe[0]}", *recipe[1:], f"--workdir={workdir}"),
+        *(sys.executable, *program, f"--config={recipe[0]}", *recipe[1:], f"--workdir={workdir}"),
         *(f"--config.data.dir={dataset}", "--config.backbone.name=resnet10", "--config.backbone.base_width=4"),
         *("--config.log_every=1", "--config.total_steps=8", "--config.checkpoint.every=4", *flags),
     ]
@@ -113,6 +129,19 @@ def test_a_run_of_two_processes_goes_on_with_four_and_then_with_one(ct_dataset, 
         np.testing.assert_allclose(list(losses(tmp_path).values()), list(before.values()), rtol=5e-3)
 
 
+@pytest.mark.slow
+def test_a_step_that_one_process_can_not_read_is_left_by_all(ct_dataset, tmp_path):
+    finish(start(ct_dataset, tmp_path, PRETRAIN, processes=2))
+    before = losses(tmp_path)
+    (tmp_path / "run.json").unlink()
+    errors = finish(start(ct_dataset, tmp_path, PRETRAIN, processes=2, program=("-c", FAULTY)))
+    assert "checkpoint 8 is not usable (half of it)" in errors[1]
+    assert "checkpoint 8 is not usable (another process can't read it)" in errors[0]
+    assert (tmp_path / "checkpoints" / "8.unusable").is_dir()
+    assert ledger.read_run(tmp_path).timings["first_step"] == 4
+    assert losses(tmp_path) == before
+
+
 def test_a_signal_to_one_process_stops_all_at_one_step(ct_dataset, tmp_path):
     started = start(ct_dataset, tmp_path, PRETRAIN, "--config.total_steps=4000", processes=2)
     deadline = time.monotonic() + 200
@@ -173,3 +202,25 @@ def test_a_process_alone_on_its_host_has_all_its_gpus(environment, owns):
 def test_flags_that_do_not_fit_together_are_refused(flags):
     with pytest.raises(UserError, match="all three"):
         distributed.start(*flags)
+
+
+@pytest.mark.parametrize(
+    "error", [None, ValueError("coordinator_address should be defined."), RuntimeError("no answer")]
+)
+def test_on_a_tpu_jax_is_asked_for_other_hosts(monkeypatch, error):
+    """The hosts of a Cloud TPU slice are known by its metadata server; nothing in the environment names them."""
+    asked = []
+
+    def initialize(*arguments, **options):
+        asked.append(arguments)
+        if error:
+            raise error
+
+    monkeypatch.setattr(distributed.xla_flags, "platform", lambda environment: "tpu")
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    if isinstance(error, RuntimeError):
+        with pytest.raises(UserError, match="as the TPU says"):
+            distributed.start(None, None, None)
+    else:
+        distributed.start(None, None, None)
+    assert asked == [(None, None, None)]

@@ -74,6 +74,7 @@ LAYERS = {
     "radnet_jax.overlays": 4,
     "radnet_jax.show": 4,
     "radnet_jax.new_images": 3,
+    "radnet_jax.mask_files": 4,
     "radnet_jax.trained": 4,
     "radnet_jax.external": 4,
     "radnet_jax.predict": 4,

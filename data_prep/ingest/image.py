@@ -217,6 +217,16 @@ def fit(image: Num[np.ndarray, "h w c"], size: tuple[int, int], rule: str, lowes
     return resize(pad_square(image, lowest) if rule == "pad_area" else image, size)
 
 
+def unfit_mask(mask: UInt8[np.ndarray, "H W"], size: tuple[int, int], rule: str) -> UInt8[np.ndarray, "h w"]:
+    """Brings a mask of the stored size back to its image's rows and columns by the nearest pixel; undoes `fit_mask`."""
+    height, width = size
+    side = (max(size), max(size)) if rule == "pad_area" else size
+    if mask.shape != side:
+        mask = cv2.resize(np.ascontiguousarray(mask), side[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    top, left = (side[0] - height) // 2, (side[1] - width) // 2
+    return np.ascontiguousarray(mask[top : top + height, left : left + width])
+
+
 def fit_mask(mask: UInt8[np.ndarray, "h w"], size: tuple[int, int], rule: str) -> UInt8[np.ndarray, "H W"]:
     """Brings a mask to `size` as `fit` brings its image, by the nearest pixel: no value is made that was not there."""
     if rule == "pad_area":

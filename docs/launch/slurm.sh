@@ -3,7 +3,7 @@
 #
 #   sbatch docs/launch/slurm.sh --config=configs/pretrain/simclr.py:domain=ct --config.data.dir=DATASET --workdir=WORKDIR
 #
-# Start it in the checkout, or set RADNET_JAX_PYTHON; DATASET and WORKDIR must be folders that all nodes see. Set these:
+# Start it in the checkout, after `.venv/bin/pip install -c constraints.txt -e '.[cuda]'`, or set RADNET_JAX_PYTHON; DATASET and WORKDIR must be folders that all nodes see. Set these:
 #SBATCH --job-name=radnet_jax
 #SBATCH --nodes=2
 #SBATCH --gpus-per-node=8

@@ -200,14 +200,14 @@ def _products(shift: tuple[Array, Array], a: tuple[Array, ...], b: tuple[Array, 
         sides.append(jnp.concatenate(near, axis=1))
         norms.append(jnp.stack([jnp.sum(x * x, axis=1) for x in near], axis=1))
     out: Sums = {"n": valid.sum(), "products": _dot(*sides), "norms_0_1": _dot(*norms)}
-    for one, other in ((0, 1), (1, 0)):
+    for own, other in ((0, 1), (1, 0)):
         out |= {
-            f"own_{one}": tuple(_dot(x, x) for x in parts[one]),
-            f"sum_{one}": sides[one].sum(axis=0),
-            f"norms_{one}": norms[one].sum(axis=0),
-            f"norms_{one}_{one}": jnp.sum(norms[one] ** 2, axis=0),
-            f"weighted_{one}": jnp.concatenate([_dot(x, norms[one][:, i]) for i, x in enumerate(parts[one])]),
-            f"weighted_{one}_{other}": _dot(sides[one], norms[other]),
+            f"own_{own}": tuple(_dot(x, x) for x in parts[own]),
+            f"sum_{own}": sides[own].sum(axis=0),
+            f"norms_{own}": norms[own].sum(axis=0),
+            f"norms_{own}_{own}": jnp.sum(norms[own] ** 2, axis=0),
+            f"weighted_{own}": jnp.concatenate([_dot(x, norms[own][:, i]) for i, x in enumerate(parts[own])]),
+            f"weighted_{own}_{other}": _dot(sides[own], norms[other]),
         }
     return out
 

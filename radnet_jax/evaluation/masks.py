@@ -58,6 +58,15 @@ class Masks:
         """The predicted mask of a case."""
         return decode(self.runs[row], self.shapes[row])
 
+    def largest(self, row: int) -> tuple[int, UInt8[np.ndarray, "h w"]]:
+        """The number of a case's slice whose truth, or, where that is empty, whose prediction is largest, and the mask
+        that was predicted there.
+        """
+        predicted, truth = (self.slices[row][..., i].sum(axis=1) for i in (1, 2))
+        number = int(np.argmax(truth if truth.any() else predicted))
+        mask = self.mask(row)
+        return number, mask.reshape(-1, *mask.shape[-2:])[number]
+
     def of_slices(self) -> Cases:
         """A row for each slice of all cases, in their order."""
         overlap, predicted, truth = np.moveaxis(np.concatenate(self.slices), -1, 0)

@@ -295,6 +295,28 @@ def _predicted(
         yield from fetched(waiting, left)
 
 
+def predict_slices(
+    predict: Predict,
+    params: PyTree,
+    model_state: PyTree,
+    source: Any,
+    *,
+    rules: Rules,
+    adapter: Adapter,
+    batch_size: int,
+    mesh: Mesh,
+) -> Iterator[UInt8[np.ndarray, "h w"]]:
+    """Yields the predicted mask of each image in turn, of the stored size, without judging it.
+
+    Args:
+      source: a split, or what gives batches as one does, with any `segmentation`.
+      predict, params, model_state, rules, adapter, batch_size, mesh: as for `predict_masks`.
+    """
+    order = np.arange(len(source))
+    slices = _predicted(predict, params, model_state, source, order, rules, adapter, batch_size, mesh)
+    yield from (mask for mask, _ in slices)
+
+
 @functools.lru_cache(maxsize=32)
 def _compiled(predict: Predict, adapter: Adapter, rules: Rules, mesh: Mesh) -> Callable[..., tuple[Array, Array]]:
     def run(params: PyTree, model_state: PyTree, image: Array, truth: Array) -> tuple[Array, Array]:

@@ -44,6 +44,7 @@ class Summary:
       iqm: over tasks: the interquartile mean of each start, where all tasks have one metric; else empty.
       improvement: over tasks: the probability that a run of the start with the best rank beats one of each start (0.5
         for itself); else empty.
+      rank_over_seeds: over tasks: the mean rank of each start with its interval over seeds; else empty.
       reason: key of REASONS.
     """
 
@@ -55,6 +56,7 @@ class Summary:
     ranks: MeanRanks | None
     iqm: tuple[AcrossTasks, ...]
     improvement: tuple[AcrossTasks, ...]
+    rank_over_seeds: tuple[AcrossTasks, ...]
     reason: str
 
 
@@ -74,7 +76,7 @@ def summarise(groups: Sequence[Group], *, alpha: float, seed: int = 0) -> tuple[
 def _over_tasks(protocol: str, tasks: Sequence[str], groups: Sequence[Group], alpha: float, seed: int) -> Summary:
     starts = tuple(dict.fromkeys(g.start for g in groups))
     table = {(g.start, g.task): g for g in groups}
-    nothing = Summary("", protocol, "tasks", tuple(tasks), starts, None, (), (), "")
+    nothing = Summary("", protocol, "tasks", tuple(tasks), starts, None, (), (), (), "")
     if len(starts) < 2:
         return dataclasses.replace(nothing, reason="one_start")
     # Variants of a task are places of their own in a table of runs, and have no one value for it.
@@ -83,14 +85,17 @@ def _over_tasks(protocol: str, tasks: Sequence[str], groups: Sequence[Group], al
     ranks = across_tasks.mean_ranks(np.array([[table[s, t].mean for s in starts] for t in tasks]), alpha=alpha)
     iqm: tuple[AcrossTasks, ...] = ()
     improvement: tuple[AcrossTasks, ...] = ()
+    over_seeds: tuple[AcrossTasks, ...] = ()
     runs = {s: [table[s, t].values for t in tasks] for s in starts}
     if ranks.reason != "undefined_metric" and all(len(v) for values in runs.values() for v in values):
         best = starts[int(np.argmin(ranks.ranks))]
         settings = {"n_resamples": _N_RESAMPLES, "seed": seed}
         improvement = tuple(across_tasks.probability_of_improvement(runs[best], runs[s], **settings) for s in starts)
+        over_seeds = across_tasks.mean_rank_intervals(list(runs.values()), **settings)
         if len({g.metric for g in groups}) == 1:
             iqm = tuple(across_tasks.iqm_interval(runs[s], **settings) for s in starts)
-    return dataclasses.replace(nothing, ranks=ranks, iqm=iqm, improvement=improvement, reason=ranks.reason)
+    found = {"ranks": ranks, "iqm": iqm, "improvement": improvement, "rank_over_seeds": over_seeds}
+    return dataclasses.replace(nothing, **found, reason=ranks.reason)  # type: ignore[arg-type]
 
 
 def _over_seeds(task: str, protocol: str, groups: Sequence[Group], alpha: float) -> Summary:
@@ -113,4 +118,4 @@ def _over_seeds(task: str, protocol: str, groups: Sequence[Group], alpha: float)
         ranks = across_tasks.mean_ranks(np.array(by_seed), alpha=alpha)
         reason = ranks.reason
         ranks = None if math.isnan(ranks.ranks[0]) else ranks
-    return Summary(task, protocol, "seeds", tuple(str(s) for s in sorted(seeds)), starts, ranks, (), (), reason)
+    return Summary(task, protocol, "seeds", tuple(str(s) for s in sorted(seeds)), starts, ranks, (), (), (), reason)

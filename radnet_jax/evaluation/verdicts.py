@@ -93,9 +93,15 @@ def join(names: Sequence[str]) -> str:
 
 
 def evidence(row: Comparison) -> str:
-    """The numbers that a comparison rests on, as one clause; the difference is that of the better start."""
+    """What a comparison says and the numbers it rests on, as one clause."""
+    what, numbers = statement(row)
+    return f"{what}: {numbers}" if row.verdict == UNDEFINED else f"{what} ({numbers})"
+
+
+def statement(row: Comparison) -> tuple[str, str]:
+    """(what a comparison says, the numbers it rests on); the difference is that of the better start."""
     if row.verdict == UNDEFINED:
-        return f"{row.a} and {row.b} can't be compared: {REASONS[row.reason]}"
+        return f"{row.a} and {row.b} can't be compared", REASONS[row.reason]
     first, second = better_of(row)
     low, high = (row.low, row.high) if first == row.a else (-row.high, -row.low)
     numbers = (
@@ -103,12 +109,12 @@ def evidence(row: Comparison) -> str:
         f"corrected {p_value(row.p_corrected)}{_decisive(row)}"
     )
     if row.verdict == EQUIVALENT:
-        return f"{first} and {second} are equivalent within ±{100 * row.margin:g} points ({numbers})"
+        return f"{first} and {second} are equivalent within ±{100 * row.margin:g} points", numbers
     if row.verdict == NOT_ENOUGH:
         detectable = "" if math.isnan(row.smallest_detectable) else _detectable(row)
-        return f"{NOT_ENOUGH} to tell {first} from {second} ({numbers}{detectable})"
+        return f"{NOT_ENOUGH} to tell {first} from {second}", numbers + detectable
     small = f", inside the margin of ±{100 * row.margin:g} points" if max(abs(low), abs(high)) < row.margin else ""
-    return f"{first} is better than {second} ({numbers}{small})"
+    return f"{first} is better than {second}", numbers + small
 
 
 def _decisive(row: Comparison) -> str:
@@ -176,13 +182,16 @@ def notes(
         )
     out += out_of_reach(rows, alpha, family)
     for task, first in {g.task: g for g in reversed(groups)}.items():
-        if first.n_patients < MIN_PATIENTS:
+        if 0 < first.n_patients < MIN_PATIENTS:
             out.append(
                 f"Task {task}: the test split has {first.n_patients} patients whose cases enter the metric; intervals "
                 f"over fewer than {MIN_PATIENTS} are too narrow."
             )
-        for label in first.left_out:
-            out.append(f"Task {task}: {label} has cases of one class only and is left out of the mean over labels.")
+        # Of scores that are no numbers the truth is not to blame: those comparisons are undefined, and say why.
+        for label in first.left_out if first.reason in ("", "one_class", "no_cases", "no_positive") else ():
+            out.append(
+                f"Task {task}: {label} has no known cases of both classes and is left out of the mean over labels."
+            )
     undefined = [row for row in rows if row.verdict == UNDEFINED]
     for row in undefined:
         out.append(f"{row.task}, {row.protocol}: {row.a} and {row.b} are not compared: {REASONS[row.reason]}.")

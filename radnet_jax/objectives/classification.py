@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -119,7 +120,7 @@ def classification(
     *,
     backbone: Any,
     card: DatasetCard,
-    counts: Counts,
+    counts: Callable[[], Counts],
     label_smoothing: float = 0.0,
     class_weights: str | Weights = "none",
     logit_adjustment: float = 0.0,
@@ -131,7 +132,7 @@ def classification(
     Args:
       backbone: the network.
       card: of the dataset.
-      counts: of the labels of the train split, or of the subset of it that is trained on; without unknown ones.
+      counts: returns those of the labels of the train split, or of the subset of it that is trained on.
       label_smoothing: share of the target spread over all classes (single-label only).
       class_weights: "none"; "balanced", so that each class counts alike (of a finding: with it and without it, and so
         do the findings); or a number for each class or finding.
@@ -154,50 +155,53 @@ def classification(
     multi_label = card.task == "multi_label"
     if label_smoothing and multi_label:
         raise UserError("label_smoothing is for single-label tasks", got=f"dataset {card.name} (multi-label)")
-    if not any(counts.known):
-        raise UserError("objective 'classification' needs labels, and the train split has none")
     if uncertain and not (multi_label and len(uncertain) == 2 and 0 <= uncertain[0] <= uncertain[1] <= 1):
         raise UserError(
             "objective: uncertain", got=uncertain, expected="(low, high) within 0 to 1, of a multi-label task; or ()"
         )
     balanced = class_weights == "balanced"
-    if balanced or logit_adjustment:
-        counts.check(f"the training records of dataset {card.name}")
-        if multi_label and counts.one_sided:
-            raise UserError(
-                "class_weights='balanced' and logit_adjustment need examples without each finding",
-                got=f"every record has {counts.one_sided[0]}",
-            )
-    positive, known = np.asarray(counts.positive, np.float64), np.asarray(counts.known, np.float64)
     shift: Weights = ()
-    if logit_adjustment:
-        prior = log_odds(positive, known) if multi_label else log_priors(positive)
-        shift = tuple(logit_adjustment * value for value in prior)
+    weights: Weights = ()
     outcomes: tuple[Weights, ...] = ()
-    if balanced and multi_label:
-        outcomes = tuple((known / (2 * (known - positive))).tolist()), tuple((known / (2 * positive)).tolist())
+    if balanced or logit_adjustment:
+        positive, known = _counted(counts(), card)
+        prior = log_odds(positive, known) if multi_label else log_priors(positive)
+        shift = tuple(logit_adjustment * value for value in prior) if logit_adjustment else ()
+        if balanced and multi_label:
+            outcomes = tuple((known / (2 * (known - positive))).tolist()), tuple((known / (2 * positive)).tolist())
+        elif balanced:
+            weights = balanced_weights(positive)
+    if not balanced and class_weights != "none":
+        weights = _given(class_weights, card)
     return Classification(
         backbone=backbone,
         head=LinearHead(len(card.labels), head_bias),
         task=card.task,
         label_smoothing=label_smoothing,
-        class_weights=_weights(class_weights, card, counts),
+        class_weights=weights,
         outcome_weights=outcomes,
         shift=shift,
         uncertain=tuple(uncertain),
     )
 
 
-def _weights(asked: str | Weights, card: DatasetCard, counts: Counts) -> Weights:
-    if asked == "none" or (asked == "balanced" and card.task == "multi_label"):
-        return ()
-    if asked == "balanced":
-        return balanced_weights(np.asarray(counts.positive))
-    given = () if isinstance(asked, str) else tuple(asked)
+def _counted(counts: Counts, card: DatasetCard) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the records with each label and those where it is known, float64; both kinds are needed."""
+    counts.check(f"the training records of dataset {card.name}")
+    if card.task == "multi_label" and counts.one_sided:
+        raise UserError(
+            "class_weights='balanced' and logit_adjustment need examples without each finding",
+            got=f"every record has {counts.one_sided[0]}",
+        )
+    return np.asarray(counts.positive, np.float64), np.asarray(counts.known, np.float64)
+
+
+def _given(weights: str | Weights, card: DatasetCard) -> Weights:
+    given = () if isinstance(weights, str) else tuple(weights)
     if len(given) != len(card.labels) or min(given) < 0 or not sum(given):
         raise UserError(
             "objective: class_weights",
-            got=repr(asked),
+            got=repr(weights),
             expected=f'"none", "balanced" or {len(card.labels)} numbers of at least 0, one for each label',
         )
     return given

@@ -183,7 +183,8 @@ def segmentation(
         raise UserError("gamma of the focal loss", got=gamma, expected="0 or more")
     section = dict(decoder or {"name": "unet"})
     name = str(section.pop("name", ""))
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+    arguments = {"dtype": jnp.dtype(backbone.dtype).name}  # that of the backbone, where none is given
+    arguments |= {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
     return Segmentation(
         backbone=backbone,
         decoder=DECODERS.build(name, arguments, out=out, groups=groups),

@@ -11,6 +11,7 @@ import re
 from typing import Any
 import uuid
 
+import jax
 from jax.sharding import Mesh
 
 from radnet_jax import external, records
@@ -158,6 +159,8 @@ def check_folder(study: Study, jobs: Sequence[Run], workdir: Path) -> None:
         configs = {**before["configs"], **configs}
         if configs == before["configs"]:
             return
+    if jax.process_index():
+        return
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     temporary.write_text(json.dumps({"name": study.config.name, "configs": configs}, indent=1))
     os.replace(temporary, path)

@@ -64,6 +64,9 @@ def lines(study: Study, runs: Sequence[Run | Validation], workdir: Path) -> Iter
     yield f"{len(runs)} job(s), {len(left)} left: {in_words(sum(known))} for {len(known)} of them" + (
         f", {len(left) - len(known)} of unknown cost" if len(left) > len(known) else ""
     )
+    early = sum(run.config.run == "train" and run.config.plateau.stop > 0 for run in runs if isinstance(run, Run))
+    if early:
+        yield f"{early} may end early (config.plateau): that is what they take at most"
     for how, text in _HOW.items():
         if n := sum(cost.how == how for cost in left):
             yield f"{n} estimated from {text.format(tflops=study.config.cost.tflops)}"

@@ -34,7 +34,7 @@ def run(count: int, report: Path) -> Path:
       UserError: a process has refused or failed; what it was stands above, in its own words.
       Preempted: they were asked to stop.
     """
-    if Path(sys.argv[0]).stem not in ("main", "radnet_jax"):
+    if "radnet_jax.main" not in sys.orig_argv:
         raise UserError("config.at_once needs the command line", got=count, fix="python -m radnet_jax.main ...")
     gpus = visible_gpus(os.environ)
     processes: list[subprocess.Popen[bytes]] = []
@@ -50,7 +50,7 @@ def run(count: int, report: Path) -> Path:
             mark = Path(folder) / "checked"
             for number in range(count):
                 environment = os.environ | environment_of(number, count, gpus) | {_CHECKED: str(mark)}
-                command = [sys.executable, "-m", "radnet_jax.main", *sys.argv[1:], "--config.at_once=1"]
+                command = [*sys.orig_argv, "--config.at_once=1"]  # of a flag that is given twice the last one counts
                 processes.append(subprocess.Popen(command, env=environment))
                 while number == 0 and processes[0].poll() is None and not mark.exists():
                     time.sleep(0.1)

@@ -50,8 +50,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     trained = [run for run in runs if isinstance(run, Run)]
     check.check_study(study, trained, sharding.make_mesh())
     workdir = check_workdir(workdir, need_bytes=2**28)
-    if jax.process_index() == 0:
-        check.check_folder(study, trained, workdir)
+    check.check_folder(study, trained, workdir)
     processes.checked()
     claims = Claims(workdir / CLAIMS, heartbeat=config.claims.heartbeat, missed=config.claims.missed)
     try:
@@ -64,7 +63,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
 def all_runs(study: Study, workdir: Path) -> list[Run | Validation]:
     """Returns the runs of a study in the order of their numbers: pretrainings first, other sites last."""
     runs = [*expand.pretraining_jobs(study, workdir), *expand.downstream_jobs(study, workdir)]
-    every = [*runs, *expand.validation_jobs(study, workdir, runs)]
+    every: list[Run | Validation] = [*runs, *expand.validation_jobs(study, workdir, runs)]
     expand.check_ids(every)
     return every
 
@@ -122,10 +121,9 @@ def _work(board: Board, ids: Sequence[str]) -> dict[str, State]:
     if jax.process_index():
         board.follow(agree)
         return {}
-    try:
-        return board.work(ids, agree)
-    finally:
-        agree((-2, 0))
+    states = board.work(ids, agree)
+    agree((-2, 0))
+    return states
 
 
 def _raise(states: dict[str, State], jobs: Sequence[Job]) -> None:

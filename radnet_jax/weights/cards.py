@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import functools
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 from radnet_jax.errors import UserError, nearest
+from radnet_jax.models import MODELS
 from radnet_jax.preprocessing import ModelInput
 from radnet_jax.weights import names
 
@@ -97,10 +99,6 @@ class SourceCard:
 
 def without_defaults(section: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a backbone section without the arguments that have their default value."""
-    import inspect
-
-    from radnet_jax.models import MODELS
-
     parameters = inspect.signature(MODELS.get(section["name"])).parameters
     return {k: v for k, v in section.items() if k not in parameters or parameters[k].default != v}
 

@@ -25,6 +25,7 @@ from radnet_jax.models import MODELS
 from radnet_jax.parts import check_workdir, lock, plain
 from radnet_jax.preprocessing import make_adapter
 from radnet_jax.weights import use
+from radnet_jax.weights.folder import of_backbone
 from radnet_jax.weights.importing import nested
 
 FEATURES_FILE = "features.parquet"
@@ -61,7 +62,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             logging.info("%s is there: skipped", path)
             return path
         assert start.folder is not None
-        variables = nested(use.of_backbone(load_arrays(start.folder)[0]))
+        variables = nested(of_backbone(load_arrays(start.folder)[0], start.kept))
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in start.backbone.items() if k != "name"}
         backbone = MODELS.build(start.backbone["name"], arguments)
         params, stats = sharding.replicate((variables["params"], variables.get("batch_stats", {})), mesh)

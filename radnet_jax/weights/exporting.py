@@ -12,7 +12,6 @@ SHA256SUMS           of all of them, written last
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-import hashlib
 import importlib.util
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -31,10 +31,9 @@ from radnet_jax.models import MODELS, positions
 from radnet_jax.parts import check_workdir, lock
 from radnet_jax.weights import layouts, model_card, names
 from radnet_jax.weights.containers import safetensors
+from radnet_jax.weights.folder import ARRAYS_FILE, CARD_FILE, SUMS_FILE, of_backbone, sha256
 from radnet_jax.weights.importing import nested
-from radnet_jax.weights.use import ARRAYS_FILE, CARD_FILE, of_backbone
 
-SUMS_FILE = "SHA256SUMS"
 FORMATS = ("safetensors", "npz", "onnx", "stablehlo")
 # Layouts that others' code loads by strict names; the first is the usual one. The authors' own are read only.
 EXPORTED = {
@@ -72,7 +71,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
                 return folder
             raise UserError(f"workdir {folder} holds another export", fix="use a new --workdir, or delete this one")
         loaded, meta = load_arrays(start.folder)
-        arrays = of_backbone(loaded)
+        arrays = of_backbone(loaded, start.kept)
         written = [_write_arrays(name, folder, arrays, section, layout, start) for name in formats]
         _write_json(folder / "preprocessing.json", model_card.preprocessing(start.model_input))
         card = {"format": 1, "id": start.id, "backbone": section, "model_input": start.model_input.to_json()}
@@ -92,7 +91,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
         files = [*written, "preprocessing.json", CARD_FILE, "README.md"]
-        _replace(folder / SUMS_FILE, "".join(f"{_sha256(folder / name)}  {name}\n" for name in sorted(files)))
+        _replace(folder / SUMS_FILE, "".join(f"{sha256(folder / name)}  {name}\n" for name in sorted(files)))
     logging.info("%s: %s of %s, names of %s", folder, ", ".join(sorted(files)), start.id, layout)
     return folder
 
@@ -200,8 +199,7 @@ def _fixed_positions(section: Mapping[str, Any], kernel: np.ndarray) -> np.ndarr
 
 def _stablehlo(arrays: Mapping[str, np.ndarray], section: Mapping[str, Any], start: starts.Start) -> bytes:
     """The network by jax.export: (arrays by name, standardised images of any number) -> features."""
-    import jax
-    import jax.numpy as jnp
+    import jax.export
 
     module = _module({**section, "dtype": "float32"})
 
@@ -223,20 +221,3 @@ def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_sums(folder: Path, *files: str) -> None:
-    """Refuses an exported folder in which one of these files is missing or was changed."""
-    sums = folder / SUMS_FILE
-    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
-    known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in files:
-        if name not in known or not (folder / name).is_file():
-            raise UserError(f"{folder} is not whole: {name} is missing", fix="copy or export it again")
-        if _sha256(folder / name) != known[name]:
-            raise UserError(f"{folder / name} was changed: its hash is not that of {SUMS_FILE}", fix="copy it again")

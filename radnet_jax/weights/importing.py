@@ -17,6 +17,7 @@ import numpy as np
 from radnet_jax.checkpoint import Checkpoints
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger
+from radnet_jax.models import MODELS
 from radnet_jax.parts import check_workdir, lock, plain
 from radnet_jax.preprocessing import ModelInput
 from radnet_jax.registry import check_arguments
@@ -109,7 +110,9 @@ def read(
     model_input = ModelInput.from_json(input) if input else card.input
     contents = containers.read(file)
     found = matching.match(matching.select(contents.tree, card, name), card, section, name)
-    arrays = found.arrays
+    arrays, file_facts = found.arrays, {"name": name, "kind": contents.kind, "bytes": contents.size}
+    sha256 = contents.sha256
+    del contents  # lets go of the mapped file
     inspecting.check_finite(arrays, name)
     statistics = inspecting.batch_statistics(arrays, found.batches, name)
     if stem == "sum":
@@ -118,14 +121,14 @@ def read(
     if rescale != "none":
         arrays = scale.rescale(arrays, section, to=rescale)
         norms["after_rescale"] = inspecting.norms(arrays)
-    notes = [note] if (note := _hash_note(Path(file).expanduser(), card, section["name"], contents.sha256)) else []
+    notes = [note] if (note := _hash_note(Path(file).expanduser(), card, section["name"], sha256)) else []
     if set(found.dtypes) != {"float32"}:
         notes.append(f"weights were stored as {', '.join(sorted(found.dtypes))} and are float32 now")
     report = {
         "format": 1,
         "source": {"name": card.name, "title": card.title, "objective": card.objective, "data": card.data}
         | {"epochs": card.epochs, "licence": card.licence, "home": card.home, "note": card.note},
-        "file": {"name": name, "kind": contents.kind, "bytes": contents.size, "sha256": contents.sha256},
+        "file": file_facts | {"sha256": sha256},
         "backbone": section,
         "model_input": model_input.to_json(),
         "stem": stem,
@@ -138,8 +141,6 @@ def read(
 
 
 def _check_arguments(section: Mapping[str, Any]) -> None:
-    from radnet_jax.models import MODELS
-
     kwargs = {k: v for k, v in section.items() if k != "name"}
     check_arguments(f"model {section['name']!r}", MODELS.get(section["name"]), kwargs)
 
@@ -147,8 +148,8 @@ def _check_arguments(section: Mapping[str, Any]) -> None:
 def _one_channel(arrays: dict[str, np.ndarray], model_input: ModelInput) -> tuple[dict[str, np.ndarray], ModelInput]:
     (stem,) = (name for name in arrays if name.endswith(("/stem_conv/kernel", "/patch_embed/kernel")))
     summed = arrays[stem].sum(axis=2, keepdims=True)
-    grey = {key: (float(np.mean(getattr(model_input, key))),) for key in ("mean", "std")}
-    return {**arrays, stem: summed}, dataclasses.replace(model_input, channels=1, **grey)
+    mean, std = float(np.mean(model_input.mean)), float(np.mean(model_input.std))
+    return {**arrays, stem: summed}, dataclasses.replace(model_input, channels=1, mean=(mean,), std=(std,))
 
 
 def _hash_note(path: Path, card: SourceCard, backbone: str, sha256: str) -> str:

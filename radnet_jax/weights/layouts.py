@@ -70,10 +70,12 @@ class Entry:
     def to_ours(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """Returns our array, as a view where that is possible; a ValueError where the shapes do not fit."""
         part = (*self.shape[:-1], self.shape[-1] // len(arrays)) if self.shape else ()
-        parts = [_FORMS[self.form][0](a, part) for a in arrays]
-        for theirs, array, found in zip(self.theirs, arrays, parts):
+        parts = []
+        for theirs, array in zip(self.theirs, arrays):
+            found = _FORMS[self.form][0](array, part)
             if found is None or found.shape != part:
                 raise ValueError(f"{theirs} {tuple(array.shape)}")
+            parts.append(found)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
     def to_theirs(self, array: np.ndarray) -> dict[str, np.ndarray]:

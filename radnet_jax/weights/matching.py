@@ -47,10 +47,10 @@ def select(tree: Any, card: SourceCard, file: str) -> dict[str, Any]:
     """
     found = [part for path in card.select if isinstance(part := _at(tree, path), Mapping)]
     if not found or (card.join and len(found) < len(card.select)):
-        got = ", ".join(map(str, tree)) if isinstance(tree, Mapping) else type(tree).__name__
+        got = trees.shown([str(k) for k in tree]) if isinstance(tree, Mapping) else type(tree).__name__
         places = " or ".join(".".join(map(str, path)) or "names" for path in card.select)
         raise UserError(
-            f"{file} is not laid out as source {card.name} is", got=got[:200], expected=places,
+            f"{file} is not laid out as source {card.name} is", got=got, expected=places,
             fix="choose another source: --config.source",
         )  # fmt: skip
     return {name: value for part in (found if card.join else found[:1]) for name, value in _flat(part)}
@@ -108,7 +108,9 @@ def match(state: Mapping[str, Any], card: SourceCard, section: Mapping[str, Any]
     missing = [name for name in used if name not in state]
     if missing or unknown:
         _refuse(sorted(missing), unknown, card, section, file, state)
-    arrays, dtypes, misshaped = {}, {}, []
+    arrays: dict[str, np.ndarray] = {}
+    dtypes: dict[str, int] = {}
+    misshaped = []
     for entry in entries:
         values = [state[f"{prefix}{name}"] for name in entry.theirs]
         for name, value in zip(entry.theirs, values):
@@ -117,7 +119,8 @@ def match(state: Mapping[str, Any], card: SourceCard, section: Mapping[str, Any]
                 raise UserError(f"{file}: {prefix}{name} is no array of numbers", got=kind, expected=", ".join(_FLOATS))
             dtypes[kind] = dtypes.get(kind, 0) + 1
         try:
-            arrays[entry.ours] = np.ascontiguousarray(entry.to_ours(values), np.float32)
+            # A copy in any case: views would keep the whole file in memory.
+            arrays[entry.ours] = np.array(entry.to_ours(values), np.float32, order="C")
         except ValueError as error:
             misshaped.append(f"{prefix}{error}, which is to fit {entry.ours} {entry.shape}")
     if misshaped:
@@ -126,8 +129,9 @@ def match(state: Mapping[str, Any], card: SourceCard, section: Mapping[str, Any]
             f"{trees.shown(misshaped[:2])}",
             fix="name the backbone that the file is of: --config.backbone, --config.arguments",
         )
-    counters = [int(v) for k, v in state.items() if k.startswith(prefix) and k.endswith("num_batches_tracked")]
-    return Match(arrays, dtypes, ignored, max(counters, default=None))
+    counters = [np.asarray(v) for k, v in state.items() if k.startswith(prefix) and k.endswith("num_batches_tracked")]
+    batches = [int(v.reshape(())) for v in counters if v.size == 1 and v.dtype.kind in "iu"]
+    return Match(arrays, dtypes, ignored, max(batches, default=None))
 
 
 def _prefix(state: Mapping[str, Any], card: SourceCard, entries: Sequence[Entry]) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.ledger import Run
-from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval
 from radnet_jax.preprocessing import ModelInput
 from radnet_jax.starts import Start
 from radnet_jax.weights import names
@@ -21,6 +20,18 @@ _HEADS = {
     "convnext": "classifier[2]",
     "mobilenet": "classifier",
     "densenet": "classifier",
+}
+# Arguments of a backbone with which the usual constructors still make it.
+_IN_SNIPPETS = {
+    "name",
+    "padding",
+    "zero_init_last",
+    "norm_momentum",
+    "image_size",
+    "patch",
+    "pool",
+    "position",
+    "dtype",
 }
 _HUGGING_FACE = {"resnet": "ResNet", "vit": "ViT", "convnext": "ConvNext", "swin": "Swin"}
 
@@ -34,6 +45,8 @@ def preprocessing(model_input: ModelInput) -> dict[str, Any]:
             f"channel {i}: (hu - {c - w / 2:g}) / {w:g}, clipped to [0, 1]"
             for i, (c, w) in enumerate(model_input.windows)
         ]
+    elif isinstance(model_input.value_range, str):
+        steps.append("(value - lowest of the image) / (highest - lowest), 0 where both are equal")
     else:
         assert model_input.value_range is not None
         low, high = model_input.value_range
@@ -167,7 +180,9 @@ def _facts(meta: Mapping[str, Any], own: Run | None) -> list[tuple[str, str]]:
 
 def _seen(model_input: ModelInput) -> str:
     scaled = ", ".join(f"window {c:g}/{w:g} HU" for c, w in model_input.windows)
-    if model_input.value_range is not None:
+    if isinstance(model_input.value_range, str):
+        scaled = "each image from its lowest to its highest value"
+    elif model_input.value_range is not None:
         scaled = f"values {model_input.value_range[0]:g} to {model_input.value_range[1]:g}"
     height, width = model_input.size
     return f"{model_input.modality}, {height} x {width} px, {model_input.channels} channel(s), {scaled}"
@@ -177,7 +192,17 @@ def snippet(section: Mapping[str, Any], layout: str, channels: int) -> list[str]
     """Returns the lines of Python with which somebody without this package loads model.safetensors, strictly."""
     name, family = section["name"], names.family_of(section["name"])
     load = ['net.load_state_dict(load_file("model.safetensors"), strict=True)', "net.eval()"]
-    if set(section) - {"name", "padding", "zero_init_last", "norm_momentum", "image_size", "patch", "pool", "dtype"}:
+    if set(section) - {
+        "name",
+        "padding",
+        "zero_init_last",
+        "norm_momentum",
+        "image_size",
+        "patch",
+        "pool",
+        "position",
+        "dtype",
+    }:
         return ["from safetensors.torch import load_file", "net = ...  # a network of these sizes", *load]
     if layout == "torchvision":
         head = _HEADS[family]
@@ -236,8 +261,12 @@ def _results(rows: Sequence[Run]) -> list[str]:
         "| Task | Protocol | Metric | Test | 95 % interval over patients | Patients |",
         "|---|---|---|---|---|---|",
     ]
+    from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval  # numba: an export need not wait for it
+
     for run in rows:
         p = run.predictions.of("test")
+        if not len(p):
+            continue
         interval = bootstrap_interval(
             run.primary_metric, p.scores, p.labels, label_mask=p.label_mask, groups=p.patient, n_resamples=2000
         )

@@ -9,19 +9,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
 from jaxtyping import Float, Num
 import numpy as np
 
 from data_prep.ingest.image import fit
 from radnet_jax import starts
+from radnet_jax.augment.views import center
 from radnet_jax.checkpoint import FOLDER, load_arrays
 from radnet_jax.errors import UserError, nearest
+from radnet_jax.models import MODELS
 from radnet_jax.preprocessing import Adapter, ModelInput, StoredPixels, make_adapter
 from radnet_jax.weights import cards
+from radnet_jax.weights.folder import ARRAYS_FILE, CARD_FILE, check_sums, of_backbone
 from radnet_jax.weights.importing import nested
 
-CARD_FILE = "radnet_jax.json"
-ARRAYS_FILE = "arrays.npz"
 ENVIRONMENT = "RADNET_JAX_WEIGHTS"
 _BATCHES = (1, 8, 64)  # every call is cut into and padded to these, so that no other size is ever compiled
 _HU_OUTSIDE = -1024.0  # what lies beyond a CT image that is not square
@@ -40,10 +42,6 @@ class Backbone:
     def __init__(
         self, name: str, section: Mapping[str, Any], model_input: ModelInput, arrays: Mapping[str, np.ndarray]
     ):
-        import jax
-
-        from radnet_jax.models import MODELS
-
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k != "name"}
         self._module = MODELS.build(section["name"], arguments)
         self._variables = jax.device_put(nested(arrays))
@@ -106,10 +104,6 @@ class Backbone:
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (a backbone lives as long as what it compiled)
     def _compiled(self, adapter: Adapter) -> Any:
-        import jax
-
-        from radnet_jax.augment.views import center
-
         def run(variables: Any, image: Any) -> Any:
             return self._module.apply(variables, center(image, adapter), train=False)["pooled"]
 
@@ -187,23 +181,10 @@ def load(path_or_name: str) -> Backbone:
     start = starts.find_start(str(folder))
     assert start.folder is not None
     arrays, _ = load_arrays(start.folder)
-    return Backbone(start.id, start.backbone, start.model_input, of_backbone(arrays))
-
-
-def of_backbone(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the backbone's arrays of a checkpoint by name, "params/..." and "batch_stats/..."."""
-    parts = {"params/backbone/": "params/", "model_state/batch_stats/backbone/": "batch_stats/"}
-    return {
-        f"{ours}{name.removeprefix(start)}": array
-        for start, ours in parts.items()
-        for name, array in arrays.items()
-        if name.startswith(start)
-    }
+    return Backbone(start.id, start.backbone, start.model_input, of_backbone(arrays, start.kept))
 
 
 def _load_export(folder: Path) -> Backbone:
-    from radnet_jax.weights.exporting import check_sums
-
     try:
         card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
         section, model_input = card["backbone"], ModelInput.from_json(card["model_input"])

@@ -16,8 +16,10 @@ import pytest
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.compare import compare
+from radnet_jax.evaluation.compare_results import compare_results, for_page
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.report import details, lines, style, words, write_report
+from radnet_jax.evaluation.results import Cell, Place
 from tests.evaluation.simulated import Cases, record, study
 from tests.evaluation.test_summaries import group
 
@@ -371,3 +373,23 @@ def test_masks_are_told_by_their_dice():
     assert len(worst) == 6  # of what is there, nothing that is undefined
     look, gallery = style.looks(["ct"]), style.Gallery()
     assert details.roc([found], look, gallery, "x") == details.calibration([found], look, gallery, "x") == {}
+
+
+def test_many_starts_against_a_baseline_with_a_bracket_in_its_name(tmp_path):
+    place = Place("", "organs", "", "dice")
+    starts = {f"start {i}": 0.70 + 0.01 * i for i in range(12)} | {"ImageNet (supervised)": 0.75}
+    noise = (-0.002, 0.001, 0.0, 0.001)
+    cells = [Cell(place, s, tuple(mean + x for x in noise), tuple("0123")) for s, mean in starts.items()]
+    comparisons = compare_results(cells, baseline="ImageNet (supervised)")
+    path = write_report(tmp_path / "report", title="x", comparisons=for_page(comparisons), runs=[])
+    text = path.read_text()
+    Page(text)
+    card = text.split('class="verdict"')[1].split("</article>")[0]
+    whats = re.findall(r'class="what">([^<]*)<', card)
+    assert whats[0] == "ImageNet (supervised) and start 5 are equivalent within ±2 points"
+    assert len(whats) == 3
+    assert "for these checkpoints and test cases</h2>" not in card  # said once, below
+    assert ">organs · Dice<" in card
+    forest = (path.parent / "figures" / "02-organs-differences.svg").read_text()
+    assert "start minus ImageNet (supervised), points" in forest
+    assert "start 11 minus ImageNet (supervised) +6.0" in forest

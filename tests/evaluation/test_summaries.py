@@ -58,6 +58,10 @@ def test_over_tasks_every_start_needs_every_task():
     assert over_tasks.ranks.ranks == (1.0, 2.0)
     assert [i.value for i in over_tasks.improvement] == [0.5, 1.0]
     assert over_tasks.iqm[0].value == pytest.approx(0.85)
+    assert [r.value for r in over_tasks.rank_over_seeds] == [1.0, 2.0]
+    many = [dataclasses.replace(g, values=g.values * 5) for g in whole]  # ten runs a task
+    (interval, _) = summarise(many, alpha=0.05)[0].rank_over_seeds
+    assert (interval.low, interval.high, interval.reason) == (1.0, 1.0, "")  # a is always ahead
     assert over_tasks.iqm[0].reason == "few_seeds"  # no interval from two runs a task
     assert summarise(whole[:3], alpha=0.05)[0].reason == "not_every_task"
     mixed = [*whole[:2], *(dataclasses.replace(g, metric="auroc") for g in whole[2:])]

@@ -5,9 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from radnet_jax import trees
 from radnet_jax.errors import UserError
 from radnet_jax.models import DECODERS, MODELS
 from radnet_jax.models.upernet import adaptive_mean
+from radnet_jax.weights import layouts
+from radnet_jax.weights.importing import nested
+from radnet_jax.weights.layouts import Layout
 from tests.models import torch_weights
 from tests.models.test_contract import SMALLEST, drawn, images, small
 
@@ -109,14 +113,12 @@ def test_adaptive_mean(side):
         np.testing.assert_allclose(adaptive_mean(x, n), want, atol=1e-6)
 
 
-def _btl(names):
-    del names
-    part = {"0": "conv", "1": "norm"}
-    return [
-        (r"decoder\.blocks\.(\d)\.conv([12])\.([01])", lambda i, j, k: f"block{int(i) + 1}/{part[k]}{j}"),
-        (r"segmentation_head\.0", "head"),
-        (r"encoder\..*", None),
+BTL = Layout(
+    lambda modules: [
+        (r"block(\d)/(conv|norm)(\d)", lambda i, part, j: f"decoder.blocks.{i - 1}.conv{j}.{int(part == 'norm')}"),
+        ("head", "segmentation_head.0"),
     ]
+)
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -138,8 +140,11 @@ def test_the_btl_decoder_is_that_of_segmentation_models(train):
         want = theirs.train(train)(torch.tensor(x).movedim(-1, 1)).movedim(1, -1)
     of_encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
     backbone, decoder = MODELS.build("resnet18"), DECODERS.build("unet", {"kind": "btl"}, out=3, groups=1)
-    of_backbone = torch_weights.convert(torch_weights.resnet(of_encoder), of_encoder)
-    of_decoder = torch_weights.convert(_btl(state), state)
+    of_backbone = torch_weights.convert("resnet18", of_encoder)
+    maps = jax.eval_shape(lambda x: backbone.apply(of_backbone, x, train=False), x)
+    init = jax.eval_shape(lambda maps: decoder.init(jax.random.key(0), maps, x.shape[1:3], train=False), maps)
+    entries = layouts.entries(BTL, {name: leaf.shape for name, leaf in trees.named_leaves(dict(init))})
+    of_decoder = nested({e.ours: e.to_ours([state[name] for name in e.theirs]) for e in entries})
 
     @jax.jit
     def ours(x):

@@ -39,8 +39,8 @@ def randomised(net, *, gain=3.0, seed=0):
     return net.eval()
 
 
-def assert_equal(net, ours, maps, pooled, size):
-    """Compares ours with `maps(x)` and `pooled(x)` of the PyTorch network for one image size."""
+def assert_equal(net, ours, maps, pooled, size, head=None):
+    """Compares ours with `maps(x)`, `pooled(x)` and, by its `head`, logits of the PyTorch network for an image size."""
     state = {k: v.numpy() for k, v in net.state_dict().items()}
     name, arguments = ours[0], ours[1] if len(ours) > 1 else {}
     layout = "timm" if name.startswith("vit") else "torchvision"
@@ -57,6 +57,10 @@ def assert_equal(net, ours, maps, pooled, size):
     for a, b in zip([got["pooled"], *got["stages"]], [want, *want_maps]):
         assert 0.1 < b.std() < 50  # neither faded nor blown up: the tolerance means something
         np.testing.assert_allclose(a, b.numpy(), atol=1e-4, rtol=0)
+    if head is not None:
+        with torch.no_grad():
+            logits = head(torch.tensor(np.asarray(got["pooled"])))
+            np.testing.assert_allclose(logits, net(torch.tensor(x.transpose(0, 3, 1, 2))), atol=1e-4, rtol=0)
 
 
 def outputs(modules):
@@ -82,7 +86,7 @@ def test_resnet(depth):
     net = randomised(getattr(torchvision.models, f"resnet{depth}")(num_classes=1))
     maps = lambda x: nhwc(outputs([net.layer1, net.layer2, net.layer3, net.layer4])(net, x))  # noqa: E731
     pooled = lambda x: outputs([net.avgpool])(net, x)[0].flatten(1)  # noqa: E731
-    assert_equal(net, (f"resnet{depth}",), maps, pooled, (64, 64))
+    assert_equal(net, (f"resnet{depth}",), maps, pooled, (64, 64), net.fc)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
@@ -108,7 +112,8 @@ def test_convnext():
     maps = lambda x: nhwc(outputs([net.features[i] for i in (1, 3, 5, 7)])(net, x))  # noqa: E731
     pooled = lambda x: outputs([net.classifier[0]])(net, x)[0].flatten(1)  # noqa: E731
     # 76: rests are left out, in the stem and in front of the stages.
-    assert_equal(randomised(net), ("convnext_tiny", dict(depths=depths, widths=widths)), maps, pooled, (64, 76))
+    kwargs = dict(depths=depths, widths=widths)
+    assert_equal(randomised(net), ("convnext_tiny", kwargs), maps, pooled, (64, 76), net.classifier[2])
 
 
 # 64: maps of 16 to 2, windows padded and shifted; 60x94: odd maps, and a rest in the stem; 112: windows divide.
@@ -119,7 +124,7 @@ def test_swin(size):
     kwargs = dict(base_width=16, depths=depths, head_width=8)
     maps = lambda x: outputs([net.features[i] for i in (1, 3, 5, 7)])(net, x)  # noqa: E731
     pooled = lambda x: outputs([net.flatten])(net, x)[0]  # noqa: E731
-    assert_equal(randomised(net), ("swin_tiny", kwargs), maps, pooled, size)
+    assert_equal(randomised(net), ("swin_tiny", kwargs), maps, pooled, size, net.head)
 
 
 @pytest.mark.parametrize(("size", "ends"), [("small", (1, 3, 8, 12)), ("large", (3, 6, 12, 16))])
@@ -127,7 +132,7 @@ def test_mobilenet(size, ends):
     net = randomised(getattr(torchvision.models, f"mobilenet_v3_{size}")(num_classes=1, width_mult=0.4))
     maps = lambda x: nhwc(outputs([net.features[i] for i in ends])(net, x))  # noqa: E731
     pooled = lambda x: outputs([net.avgpool])(net, x)[0].flatten(1)  # noqa: E731
-    assert_equal(net, (f"mobilenet_v3_{size}", dict(multiplier=0.4)), maps, pooled, (72, 64))
+    assert_equal(net, (f"mobilenet_v3_{size}", dict(multiplier=0.4)), maps, pooled, (72, 64), net.classifier)
 
 
 def test_densenet():
@@ -137,7 +142,7 @@ def test_densenet():
     run = outputs([*norms, net.features.norm5])
     maps = lambda x: nhwc(torch.relu(y) for y in run(net, x))  # noqa: E731
     pooled = lambda x: torch.relu(run(net, x)[3]).mean((2, 3))  # noqa: E731
-    assert_equal(net, ("densenet121", dict(depths=depths, growth=8)), maps, pooled, (64, 76))
+    assert_equal(net, ("densenet121", dict(depths=depths, growth=8)), maps, pooled, (64, 76), net.classifier)
 
 
 TIMM = {

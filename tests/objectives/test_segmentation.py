@@ -89,6 +89,15 @@ def test_sigmoids_predict_the_likeliest_class_over_one_half(batch):
     assert classes(logits, "softmax").tolist() == [[[0, 1, 0]]]
 
 
+def test_the_decoder_computes_as_the_backbone_does():
+    for dtype in ("float32", "bfloat16"):
+        backbone = MODELS.build("resnet10", {"base_width": 4, "dtype": dtype})
+        options = dict(backbone=backbone, card=CARD, groups=1)
+        assert OBJECTIVES.build("segmentation", {"decoder": DECODER}, **options).decoder.dtype == dtype
+        own = OBJECTIVES.build("segmentation", {"decoder": DECODER | {"dtype": "float32"}}, **options)
+        assert own.decoder.dtype == "float32"
+
+
 def test_a_frozen_backbone_stays_as_it_is(batch):
     objective = make(frozen=True)
     tx = make_optimizer("adamw", optax.constant_schedule(0.1), weight_decay=0.1, frozen=("^backbone/",))
@@ -143,7 +152,7 @@ def test_parts_of_a_batch_add_up_where_the_loss_is_a_mean_over_pixels(batch):
         assert (make(loss=name, **sigmoid).weight is None) == ("dice" in name)
 
 
-@pytest.mark.parametrize("decoder", [DECODER, dict(name="upernet", width=8)])
+@pytest.mark.parametrize("decoder", [DECODER, pytest.param(dict(name="upernet", width=8), marks=pytest.mark.slow)])
 def test_one_and_eight_devices_give_the_same_and_send_no_images(batch, decoder):
     objective = make(decoder=decoder)
     batch = {k: jnp.concatenate([x, x[::-1]]) for k, x in batch.items()}

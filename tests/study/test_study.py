@@ -1,12 +1,19 @@
 """A whole study, as small as it gets: it ends in a report, and goes on where it was stopped."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 from ml_collections import ConfigDict
 import pytest
 
+from radnet_jax.data.card import read_card
 from radnet_jax.errors import UserError
+from radnet_jax.evaluation import ledger
 from radnet_jax.main import load_config
 from radnet_jax.study import expand, spec
 from radnet_jax.study import run as study
@@ -236,6 +243,59 @@ def test_a_failed_job_is_told_and_can_be_tried_again(finished, tmp_path, monkeyp
         study.run(tiny_config(), workdir)  # not tried again unasked
     study.run(tiny_config(retry=True), workdir)
     assert (workdir / "runs" / "body_region-fine_tune-ct-seed-1" / "run.json").is_file()
+
+
+def test_each_fine_tuning_is_judged_at_another_site(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "study")
+    workdir = tmp_path / "study"
+    labels = tuple((name, name) for name in read_card(workdir / "datasets" / "ct").labels)
+    config = tiny_config(seeds=(0,)).to_dict()
+    config["tasks"]["body_region"]["external"] = {"again": dict(dataset="ct", labels=labels)}
+    path = study.run(ConfigDict(config).lock(), workdir)
+    comparisons = json.loads((path.parent / "comparisons.json").read_text())
+    assert {r["task"] for r in comparisons["rows"]} == {"body_region", "body_region at again"}
+    own, other = (
+        ledger.read_run(workdir / "runs" / f"body_region-fine_tune-ct-seed-0{at}") for at in ("", "-at-again")
+    )
+    known = {case: row for case, row in zip(own.predictions.case_id, own.predictions.scores)}
+    found = {case: row for case, row in zip(other.predictions.case_id, other.predictions.scores)}
+    assert set(known) < set(found)  # all records of the dataset, train too
+    assert all(abs(found[case] - known[case]).max() < 1e-5 for case in known)
+
+
+@pytest.mark.slow
+def test_processes_share_a_study_and_survive_a_kill(finished, tmp_path):
+    """The command line, two processes at once on the moved folder of a study that has lost half of its runs."""
+    shutil.copytree(finished[0], tmp_path / "study")
+    workdir = tmp_path / "study"
+    lost = sorted(p.parent for p in (workdir / "runs").rglob("run.json"))[::2]
+    before = {folder: (folder / "run.json").read_text() for folder in lost}
+    for folder in lost:
+        shutil.rmtree(folder)
+    config = tmp_path / "configs" / "tiny.py"
+    config.parent.mkdir()
+    config.write_text(
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict("
+        + repr(tiny_config(claims=dict(heartbeat=0.5, missed=8)).to_dict())
+        + ").lock()\n"
+    )
+    flags = [f"--config={config}", f"--workdir={workdir}", "--config.at_once=2"]
+    command = [sys.executable, "-m", "radnet_jax.main", *flags]
+    first = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while sum((folder / "run.json").is_file() for folder in lost) < 2:
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)  # the machine is gone
+    first.wait()
+    done = subprocess.run(command, cwd=ROOT, timeout=300, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for folder, text in before.items():
+        old, new = json.loads(text), json.loads((folder / "run.json").read_text())
+        assert (new["run_id"], new.get("metrics")) == (old["run_id"], old.get("metrics"))
+    assert not list((workdir / "attempts").iterdir())
+    assert (workdir / "report" / "index.html").is_file()
 
 
 def test_a_list_changes_nothing(finished, tmp_path, capsys):

@@ -11,11 +11,12 @@ import pytest
 from radnet_jax import checkpoint, main, trees
 from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS
-from radnet_jax.starts import find_start
+from radnet_jax.starts import check_backbone, fill, find_start
 from radnet_jax.weights import cards, importing, layouts, matching, names
 from radnet_jax.weights.importing import read
 from tests.tiny import ROOT
 from tests.weights import files, miniatures
+from tests.weights import starts as small_starts
 
 SOURCES = cards.known()
 
@@ -101,6 +102,27 @@ def test_an_import_is_a_start_and_says_what_it_is(tmp_path):
     other, *_ = miniatures.write("moco_v1", tmp_path)
     with pytest.raises(UserError, match="holds another import"):
         importing.run(config_of("moco_v1", other, wanted), tmp_path / "start")
+
+
+def test_an_import_fills_a_runs_backbone_and_a_wrong_one_is_refused(tmp_path):
+    workdir, arrays = small_starts.start(tmp_path, dict(name="resnet10", base_width=4))
+    start = find_start(str(workdir))
+    check_backbone(start, dict(name="resnet10", base_width=4))
+    with pytest.raises(UserError, match="another architecture"):
+        check_backbone(start, dict(name="resnet10", base_width=4, padding="same"))
+    tree = importing.nested({k: np.zeros_like(v) for k, v in arrays.items()})
+    head = {"linear": {"kernel": np.ones((32, 2), np.float32)}}
+    params, state = fill(
+        start,
+        {"backbone": tree["params"], "head": head},
+        {"batch_stats": {"backbone": tree["batch_stats"]}},
+        heads="head/.*",
+    )
+    np.testing.assert_array_equal(params["backbone"]["stem_conv"]["kernel"], arrays["params/stem_conv/kernel"])
+    np.testing.assert_array_equal(
+        state["batch_stats"]["backbone"]["stem_norm"]["var"], arrays["batch_stats/stem_norm/var"]
+    )
+    np.testing.assert_array_equal(params["head"]["linear"]["kernel"], 1)
 
 
 def test_the_digest_of_the_host_is_that_of_the_device():

@@ -33,7 +33,7 @@ def ours(section, arrays, image):
 
 
 def load(net, section, arrays, layout):
-    state = {k: torch.tensor(np.ascontiguousarray(v)) for k, v in exporting.theirs(arrays, section, layout).items()}
+    state = {k: torch.tensor(np.array(v)) for k, v in exporting.theirs(arrays, section, layout).items()}
     net.load_state_dict(state, strict=True)
     return net.eval()
 

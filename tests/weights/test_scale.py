@@ -40,20 +40,48 @@ def start(section, factor):
     return module, flat, image
 
 
-@pytest.mark.parametrize(("kind", "factor"), [("basic", 16.8), ("bottleneck", 0.1), ("mobilenet", 4.0)])
+@pytest.mark.parametrize(
+    ("kind", "factor"),
+    [
+        ("basic", 16.8),
+        pytest.param("bottleneck", 0.5, marks=pytest.mark.slow),
+        pytest.param("mobilenet", 0.25, marks=pytest.mark.slow),
+    ],
+)
 def test_the_function_is_unchanged(kind, factor):
     section = SECTIONS[kind]
     module, arrays, image = start(section, factor)
     rescaled = scale.rescale(arrays, section, to="initial")
     run = jax.jit(lambda v, x: module.apply(v, x, train=False))
-    before, after = run(nested(arrays), image), run(nested(rescaled), image)
-    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(before)):
+    # What float32 can tell: what it makes to round each kernel otherwise in its last bit.
+    rounded = {k: np.nextafter(v, np.float32(np.inf)) if k.endswith("/kernel") else v for k, v in arrays.items()}
+    before, after, noise = (run(nested(x), image) for x in (arrays, rescaled, rounded))
+    for a, b, c in zip(*(jax.tree.leaves(x) for x in (after, before, noise))):
         assert np.abs(b).max() > 1e-3
-        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+        np.testing.assert_allclose(a, b, atol=max(10 * np.abs(c - b).max(), 1e-5 * np.abs(b).max()), rtol=0)
+        assert np.abs(c - b).max() < 1e-3 * np.abs(b).max()
     for name, kernel in rescaled.items():
         if name.endswith("conv1/kernel") and "squeeze" not in name:
             assert np.linalg.norm(kernel) == pytest.approx(scale._fresh_norm(kernel), rel=1e-5)
-    assert inspecting.norms(arrays)["total"] / inspecting.norms(rescaled)["total"] == pytest.approx(factor, rel=0.15)
+    if kind != "mobilenet":  # whose squeeze and excite is left alone
+        ratio = inspecting.norms(arrays)["total"] / inspecting.norms(rescaled)["total"]
+        assert ratio == pytest.approx(factor, rel=0.15)
+
+
+def test_the_formula_is_exact():
+    """Of one kernel and the BatchNorm behind it, in float64."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(50, 4)), rng.normal(size=(1, 1, 4, 3)).astype(np.float32)
+    arrays = {"params/conv1/kernel": kernel, "batch_stats/norm1/mean": rng.normal(size=3).astype(np.float32)}
+    arrays["batch_stats/norm1/var"] = rng.uniform(0.001, 2, 3).astype(np.float32)
+    scaled = scale.multiply(arrays, {"name": "resnet10", "norm_epsilon": 1e-3}, lambda kernel: 4.0)
+
+    def normalised(arrays):
+        mean, var = (arrays[f"batch_stats/norm1/{k}"].astype(np.float64) for k in ("mean", "var"))
+        return (x @ arrays["params/conv1/kernel"][0, 0].astype(np.float64) - mean) / np.sqrt(var + 1e-3)
+
+    np.testing.assert_allclose(normalised(scaled), normalised(arrays), rtol=1e-6)
+    np.testing.assert_array_equal(scaled["params/conv1/kernel"], 4 * kernel)
 
 
 def test_norms_behind_convolutions():

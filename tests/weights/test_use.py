@@ -6,6 +6,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -94,7 +95,7 @@ def test_any_number_of_images_and_three_programs(photo):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((32, 32), np.float32), "got float32 expected int16"),
+        (np.zeros((32, 32), np.float32), "got float32; expected int16"),
         (np.zeros((1, 32, 32, 4), np.uint8), "unknown shape"),
         (np.zeros(5, np.uint8), "unknown shape"),
         (np.array(["a"]), "got <U1"),
@@ -132,7 +133,7 @@ def test_features_of_a_dataset(ct, ct_dataset, tmp_path):
     assert table.num_rows == 144
     assert {"split", "case_id", "patient", "labels", "features"} <= set(table.column_names)
     split = open_split(ct_dataset, "val")
-    rows = table.filter(np.asarray(table["split"].to_pylist()) == "val")
+    rows = table.filter(pc.equal(table["split"], "val"))
     assert rows["case_id"].to_pylist() == split.manifest()["case_id"].to_pylist()
     images = np.stack([split[i]["image"] for i in range(len(split))])
     got = np.stack(rows["features"].to_pylist())

@@ -13,7 +13,7 @@ from radnet_jax.evaluation.ledger import Run
 from radnet_jax.evaluation.report import details, figures, provenance, words
 from radnet_jax.evaluation.report.style import Gallery, Look, label
 from radnet_jax.evaluation.summaries import Summary
-from radnet_jax.evaluation.verdicts import EQUIVALENT, REASONS, UNDEFINED, TaskVerdict, evidence, is_better, points
+from radnet_jax.evaluation.verdicts import EQUIVALENT, REASONS, UNDEFINED, TaskVerdict, is_better, points, statement
 
 _MAX_TOLD = 6  # comparisons on a card of the first screen; of more,
 _MAX_OF_MANY = 3  # so many of the start with the highest mean
@@ -53,10 +53,13 @@ def part(
     if len(told) > _MAX_TOLD:
         # The nearest rivals of the best start first: they decide the headline.
         told = sorted(of_best, key=lambda r: abs(r.delta))[:_MAX_OF_MANY]
-    restricted = f", {verdict.clause}" if verdict.clause else ""
+    headline = verdict.headline.removesuffix(verdict.clause).rstrip(",; ")
     best = anchor if len(rows) > _MAX_FOREST else ""
-    forest = [r if r.a == best else figures.turned(r) for r in of_best] if best else rows
-    forest = sorted(forest, key=lambda r: r.delta) if best else forest
+    forest = rows
+    if best:
+        against_one = all(r.b == best for r in rows)  # a baseline stays where it is
+        forest = [r if r.a == best or against_one else figures.turned(r) for r in of_best]
+        forest.sort(key=lambda r: -r.delta if against_one else r.delta)
     members = details.judged(compared, runs)
     starts = [g.start for g in compared]
     return {
@@ -64,7 +67,7 @@ def part(
         "task": verdict.task,
         "protocol": words.protocol(verdict.protocol),
         "metric": words.metric(verdict.metric),
-        "headline": words.capital(verdict.headline.removesuffix(restricted)),
+        "headline": words.capital(headline),
         "clause": words.capital(verdict.clause)
         and f"{words.capital(verdict.clause)} only: {_why_only(verdict.clause)}",
         "over": "patients" if groups[0].n_cases else "seeds",
@@ -202,11 +205,9 @@ def _mark(r: Comparison) -> dict[str, str]:
 
 def _told(r: Comparison) -> dict[str, str]:
     """A comparison as a statement and the numbers it rests on."""
-    if r.verdict == UNDEFINED:
-        return {"what": f"{r.a} and {r.b} can't be compared", "numbers": REASONS[r.reason]} | _mark(r)
-    what, _, numbers = evidence(r).partition(" (")
+    what, numbers = statement(r)
     # "p < 0.001" and "98.3 %" stay on one line.
     numbers = re.sub(
         r"(?<=p) ([<=]) |(?<=\d) (?=%|points)", lambda m: f"\u00a0{m[1]}\u00a0" if m[1] else "\u00a0", numbers
     )
-    return {"what": words.capital(what), "numbers": numbers.removesuffix(")")} | _mark(r)
+    return {"what": words.capital(what), "numbers": numbers} | _mark(r)

@@ -23,8 +23,9 @@ from radnet_jax.evaluation.report.style import Gallery, Look, label
 from radnet_jax.evaluation.statistics import bootstrap, diagrams
 from radnet_jax.evaluation.statistics.delong import delong_interval_of_mean
 
-Pixels = Callable[[str, Sequence[str]], Sequence[bytes]]
-"""(task, case ids of its test split) -> each case as a PNG, as the model sees it."""
+Pixels = Callable[..., Sequence[bytes]]
+"""(task, case ids of its test split) -> each case as a PNG, as the model sees it; of a segmentation it is given, beside
+these, the slice of each case that is shown and the mask that was predicted there."""
 
 SEGMENTATION = "segmentation"
 _N_RESAMPLES = 1_000
@@ -284,7 +285,10 @@ def worst_cases(m: Judged, pixels: Pixels | None) -> dict[str, Any]:
                         "of_truth": f"{scores[i, j] if yes else 1 - scores[i, j]:.2f}",
                     }
                 )
-    images = pixels(m.group.task, [str(truth.case_id[c["row"]]) for c in found]) if pixels and found else []
+    images: Sequence[bytes] = []
+    if pixels and found:
+        masks = () if truth.masks is None else ([truth.masks.largest(c["row"]) for c in found],)
+        images = pixels(m.group.task, [str(truth.case_id[c["row"]]) for c in found], *masks)
     cases = [
         {**case, "place": case["row"] + 1, "image": base64.b64encode(image).decode() if image else ""}
         for case, image in zip(found, images or [b""] * len(found), strict=True)
@@ -296,4 +300,5 @@ def worst_cases(m: Judged, pixels: Pixels | None) -> dict[str, Any]:
         "start": m.group.start,
         "label": label(m.group),
         "images": bool(images),
+        "masks": bool(images) and truth.masks is not None,
     }

@@ -64,7 +64,7 @@ def forest_figure(rows: Sequence[Comparison], look: Mapping[str, Look], *, of: s
     Args:
       rows: the pairs, in the order drawn.
       look: of the starts.
-      of: the start that is `a` in all of them: then the rows are named by the other one.
+      of: the start that is on the same side of all of them: then the rows are named by the other one.
     """
     drawn = [r for r in rows if r.verdict != UNDEFINED]
     with styled():
@@ -90,8 +90,9 @@ def forest_figure(rows: Sequence[Comparison], look: Mapping[str, Look], *, of: s
                 mec=PAPER if better else colour,
                 mew=1.4,
             )
-        name_rows(axes, [short(r.b) if of else _pair_name(r) for r in drawn])
-        axes.set_xlabel(f"{plain(short(of))} minus the start, points" if of else "difference, points")
+        name_rows(axes, [short(r.b if r.a == of else r.a) if of else _pair_name(r) for r in drawn])
+        sides = (short(of), "the start") if drawn and drawn[0].a == of else ("start", short(of))
+        axes.set_xlabel(plain(" minus ".join(sides)) + ", points" if of else "difference, points")
         alt = "; ".join(
             f"{r.a} minus {r.b} {100 * r.delta:+.1f} ({100 * r.low:.1f} to {100 * r.high:.1f}), {r.verdict}"
             for r in drawn
@@ -203,7 +204,8 @@ def ranks_figure(ranks: MeanRanks, starts: Sequence[str], look: Mapping[str, Loo
         for y, i in enumerate(order):
             style = look[starts[i]]
             error = 2 * ranks.standard_error[i]
-            axes.plot([ranks.ranks[i] - error, ranks.ranks[i] + error], [y, y], color=style.colour, lw=2)
+            ends = np.clip([ranks.ranks[i] - error, ranks.ranks[i] + error], 1, len(order))  # there are no other ranks
+            axes.plot(ends, [y, y], color=style.colour, lw=2)
             axes.plot(ranks.ranks[i], y, style.marker, color=style.colour, ms=8.5, mec=PAPER, mew=1.2)
         name_rows(axes, [short(starts[i]) for i in order])
         _cliques(axes, [ranks.ranks[i] for i in order], ranks.critical_difference)

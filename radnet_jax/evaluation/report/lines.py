@@ -51,7 +51,7 @@ def _loss_panels(curves: Mapping[str, Sequence[np.ndarray]], look: Mapping[str, 
     rows = math.ceil(len(curves) / 3)
     figure = Figure(figsize=(WIDTH, 1.05 * rows), layout="constrained")
     panels = figure.subplots(rows, 3, squeeze=False).flat
-    for panel, (start, members) in zip(panels, curves.items()):
+    for (start, members), panel in zip(curves.items(), panels):  # in this order no panel is lost
         for xy in members:
             panel.plot(*xy.T, color=look[start].colour, lw=1.1, alpha=0.8)
         panel.set_title(plain(short(start, 22)), fontsize=7.5, pad=2, loc="left")

@@ -153,6 +153,7 @@ def _across(s: Summary, look: Mapping[str, Look], gallery: Gallery) -> dict[str,
                 "start": s.starts[i],
                 "label": s.starts[i],
                 "rank": f"{s.ranks.ranks[i]:.2f}" if s.ranks else "–",
+                "rank_interval": _rank_interval(s, i),
                 "iqm": words.number(s.iqm[i].value) if s.iqm else "–",
                 "iqm_interval": words.interval(s.iqm[i].low, s.iqm[i].high) if s.iqm else "–",
                 "beaten": "–" if improved is None or best else words.number(improved.value, 0),
@@ -170,6 +171,12 @@ def _across(s: Summary, look: Mapping[str, Look], gallery: Gallery) -> dict[str,
         "has_iqm": bool(s.iqm),
         "few": few,
     }
+
+
+def _rank_interval(s: Summary, i: int) -> str:
+    """The interval of a start's mean rank over seeds; empty where resampling over seeds is not allowed."""
+    found = s.rank_over_seeds[i] if s.rank_over_seeds else None
+    return "" if found is None or found.reason else f"{found.low:.2f} to {found.high:.2f}"
 
 
 def _efficiency(c: Comparisons, look: Mapping[str, Look], gallery: Gallery) -> list[dict[str, Any]]:

@@ -59,13 +59,14 @@ def crc32c(data: UInt8[np.ndarray, " n"]) -> int:
     table = _table()
     for column in np.ascontiguousarray(body.T) if len(data) < 2**20 else (body[:, i] for i in range(length)):
         register = (register >> 8) ^ table[(register ^ column) & 0xFF]
-    total = np.uint32(0xFFFFFFFF)
+    total = np.array(0xFFFFFFFF, np.uint32)
     zeros = _zeros(length)
     for lane in register:
         total = _shift(total, zeros) ^ lane
-    for byte in rest:
-        total = (total >> np.uint32(8)) ^ table[int((total ^ byte) & np.uint32(0xFF))]
-    return int(total) ^ 0xFFFFFFFF
+    out = int(total)
+    for byte in rest.tolist():
+        out = (out >> 8) ^ int(table[(out ^ byte) & 0xFF])
+    return out ^ 0xFFFFFFFF
 
 
 def masked(checksum: int) -> int:

@@ -68,16 +68,16 @@ class DType:
     """Stands for a NumPy data type, whose byte order is in its state."""
 
     def __init__(self, name: str, *_: Any):
-        self.name, self.order = name, "="
+        self.name, self.swapped = name, False
 
     def __setstate__(self, state: Any) -> None:
-        self.order = {"<": "<", ">": ">"}.get(state[1], "=")
+        self.swapped = state[1] == ">"
 
     def numpy(self) -> np.dtype:
         dtype = np.dtype(str(self.name))
         if dtype.kind not in _ARRAY_KINDS:
             raise Refused(f"numpy arrays of type {self.name}")
-        return dtype.newbyteorder(self.order)
+        return dtype.newbyteorder(">") if self.swapped else dtype
 
 
 def _reconstruct(*_: Any) -> Array:
@@ -150,7 +150,8 @@ class _Unpickler(pickle._Unpickler):  # in Python, not in C: a table of its opco
 
     def load_build(self) -> None:
         # Setting attributes is left to the classes above; an OrderedDict's are PyTorch's versions of modules.
-        state, target = self.stack.pop(), self.stack[-1]
+        stack: list[Any] = self.stack  # type: ignore[attr-defined]
+        state, target = stack.pop(), stack[-1]
         if isinstance(target, Record | Array | DType):
             target.__setstate__(state)
         elif not isinstance(target, OrderedDict):
