@@ -23,7 +23,7 @@ import pyarrow.csv as pa_csv
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger, metrics
 from radnet_jax.evaluation.checks import check_predictions
-from radnet_jax.evaluation.compare import LAST_STARTS
+from radnet_jax.evaluation.comparisons import is_reference
 from radnet_jax.evaluation.ledger import Predictions, Run
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.results import CASE_COLUMNS, check_columns, number, read_header
@@ -161,7 +161,7 @@ def _run(
         "kind": "foreign",
         "seed": int(names["seed"]),
         "seed_varies": True,
-        "checkpoint": checkpoints[0] or (None if names["start"] in LAST_STARTS else names["start"]),
+        "checkpoint": checkpoints[0] or (None if is_reference(names["start"]) else names["start"]),
         "primary_metric": primary_metric,
         "metrics": {split: {primary_metric: metric} for split, metric in results.items()},
         "label_names": list(labels),

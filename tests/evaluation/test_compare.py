@@ -13,6 +13,7 @@ from radnet_jax.evaluation import ledger, verdicts
 from radnet_jax.evaluation.compare import compare
 from radnet_jax.evaluation.statistics.bootstrap import paired_bootstrap
 from radnet_jax.evaluation.statistics.correction import holm
+from radnet_jax.evaluation.statistics.power import welch_power
 from tests.evaluation.simulated import Cases, record, study
 
 FAST = {"n_resamples": 1000}
@@ -42,7 +43,7 @@ def test_a_planted_difference_is_found(planted):
     assert row.verdict == "ct is better than scratch"
     assert row.clause == "for these checkpoints"
     assert row.low > 0
-    assert row.p == max(row.p_seeds, row.p_patients)
+    assert row.p == max(row.p_seeds, row.p_patients, row.p_joint)
     assert row.p_corrected < 0.05
     assert row.effect_size > 1
 
@@ -64,13 +65,22 @@ def test_a_row_is_what_the_tests_give(planted):
         level=1 - row.alpha,
         n_resamples=1000,
     )
-    assert (row.delta, row.low, row.high, row.p_patients) == pytest.approx(
-        (paired.difference, paired.low, paired.high, paired.p)
-    )
+    assert (row.delta, row.p_patients) == pytest.approx((paired.difference, paired.p))
+    values = [np.array(groups[s].values) for s in ("ct", "natural")]
+    of_seeds = sum(v.var(ddof=1) / 4 for v in values)
+    error = math.sqrt(of_seeds + paired.standard_error**2)
+    df = error**4 / (of_seeds**2 / welch.df + paired.standard_error**4 / 79)
+    joint = stats.t(df, row.delta, error)
+    assert row.p_joint == pytest.approx(2 * joint.cdf(0))
+    assert (row.low, row.high) == pytest.approx(joint.interval(1 - row.alpha))
+    assert row.low < paired.low < paired.high < row.high
+    above, below = joint.cdf(-0.02), 1 - joint.cdf(0.02)  # TOST of the joint test, the larger p of the two
+    assert row.p_equivalent >= max(above, below) - 1e-12
     assert row.delta == pytest.approx(row.mean_a - row.mean_b)
     assert row.delta_relative == pytest.approx(row.mean_a / row.mean_b - 1)
     assert (row.n_a, row.n_b, row.n_patients) == (4, 4, 80)
-    assert row.smallest_detectable == max(row.smallest_detectable_seeds, row.smallest_detectable_patients)
+    assert row.smallest_detectable >= max(row.smallest_detectable_seeds, row.smallest_detectable_patients)
+    assert welch_power(row.smallest_detectable, error, df, row.alpha) == pytest.approx(0.8, abs=0.01)
 
 
 def test_holm_runs_over_all_pairs_tasks_and_protocols(planted):
@@ -101,7 +111,7 @@ def test_many_initialisations_are_tested_against_the_one_checkpoint(planted):
     assert (row.t, row.df, row.p_seeds) == pytest.approx((-expected.statistic, 2, expected.pvalue))
     interval = expected.confidence_interval(1 - row.alpha)
     assert (row.low_seeds, row.high_seeds) == pytest.approx((value - interval.high, value - interval.low))
-    assert row.p == max(row.p_seeds, row.p_patients)
+    assert row.p == max(row.p_seeds, row.p_patients, row.p_joint)
     assert row.smallest_detectable_seeds > 0
     assert row.effect_size > 1
     assert row.p_equivalent > 0.5
@@ -200,7 +210,7 @@ def test_the_spread_of_initialisations_stops_a_verdict_over_one_checkpoint(tmp_p
 def test_equivalence_to_one_checkpoint_needs_the_seeds_too(tmp_path, skills, verdict):
     cases = Cases(n_patients=800, per_patient=2)
     (row,) = compare(_probe_of_one_checkpoint(tmp_path, cases, 1.2, skills, spread=0.05), margin=0.03, **FAST).rows
-    assert -0.03 < row.low < row.high < 0.03  # patients alone would say "equivalent" of both
+    assert abs(row.delta) + 2.5 * row.smallest_detectable_patients / 3.2 < 0.03  # patients alone: "equivalent", of both
     assert row.verdict == verdict
 
 
@@ -211,7 +221,7 @@ def test_one_initialisation_against_one_checkpoint(tmp_path):
 
 
 def test_several_results_are_no_fixed_value(tmp_path):
-    """Two checkpoints of a start: what differs between them is not the seed of the probe."""
+    """One checkpoint, two results, though the seed is said to change nothing."""
     cases = Cases(n_patients=100)
     study(tmp_path / "a", cases, {"ct": 1.5}, seeds=2, protocol="linear_probe", seed_varies=False)
     study(tmp_path / "b", cases, {"scratch": 0.5}, seeds=2, protocol="linear_probe")
