@@ -133,7 +133,8 @@ def _check_copies(runs: Sequence[Run]) -> None:
     seen: dict[tuple[object, ...], Run] = {}
     for run in runs:
         p = run.predictions
-        scores = np.ascontiguousarray(p.scores[np.lexsort((p.case_id, p.split))], np.float64)
+        order = np.lexsort((np.asarray(p.case_id, str), np.asarray(p.split, str)))
+        scores = np.ascontiguousarray(np.asarray(p.scores)[order], np.float64)
         known = scores[~np.isnan(scores)]
         if not known.size or np.ptp(known) == 0:
             continue

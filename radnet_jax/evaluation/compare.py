@@ -33,7 +33,7 @@ from radnet_jax.evaluation.metrics import METRICS, entering
 from radnet_jax.evaluation.statistics import bootstrap, correction, power, tests
 from radnet_jax.evaluation.statistics.bootstrap import PairedDifference, Resampled
 from radnet_jax.evaluation.summaries import summarise
-from radnet_jax.evaluation.verdicts import EQUIVALENT, NOT_ENOUGH, UNDEFINED
+from radnet_jax.evaluation.verdicts import EQUIVALENT, NOT_ENOUGH, RARE, UNDEFINED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +147,8 @@ def _task_groups(
     on_val = [metric(v.scores, v.labels, v.label_mask) for v in (run.predictions.of("val") for run in runs)]
     rows_of = _by(range(len(runs)), lambda i: (setting_of(runs[i]), runs[i].start, runs[i].variant))
     mean_val = {key: float(np.mean([on_val[i].value for i in rows])) for key, rows in rows_of.items()}
+    n_by_class = bootstrap.count_patients(runs[0].primary_metric, truth.labels, truth.label_mask, truth.patient)
+    few = (n_by_class.min(axis=0, initial=RARE) < RARE) & (n_by_class > 0).all(axis=0)
     groups = []
     for key in sorted(rows_of, key=lambda k: (k[0], _start_order(k[1]), k[2])):
         rows = rows_of[key]
@@ -184,6 +186,8 @@ def _task_groups(
                 reason=reasons[0] if reasons else "no_val_metric" if undefined_val else "",
                 runs=tuple(runs[i].run_id for i in rows),
                 fraction=runs[rows[0]].fraction,
+                rare=tuple(runs[0].label_names[j] for j in np.flatnonzero(few)),
+                partial=resampled.n_partial / n_resamples,
                 tested=_tested(values, [runs[i].checkpoint for i in rows]),
             )
         )

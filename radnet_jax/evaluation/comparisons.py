@@ -38,6 +38,8 @@ class Group:
       tested: what the seed test takes: the values of the runs, or their mean by checkpoint where several runs share one
         of several checkpoints; empty where there are means only.
       left_out: labels that the mean over labels leaves out, by name.
+      rare: labels of which a class that the metric needs has fewer than `verdicts.RARE` patients on test.
+      partial: share of the resamples that lack one of the metric's labels, whose mean over labels leaves it out there.
       reason: why the metric is undefined, a key of verdicts.REASONS.
       fraction: share of the training labels, in (0, 1].
     """
@@ -66,6 +68,8 @@ class Group:
     runs: tuple[str, ...]
     fraction: float = 1.0
     tested: tuple[float, ...] = ()
+    rare: tuple[str, ...] = ()
+    partial: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EQUIVALENT = "equivalent"
 NOT_ENOUGH = "not enough evidence"
 UNDEFINED = "undefined"
+RARE = 5  # patients of a class; of fewer, more than one resample in 60 has none
 MIN_PATIENTS = 20  # below, bootstrap intervals are known to be too narrow
 REASONS = {
     **metrics.REASONS,
@@ -194,12 +195,21 @@ def notes(
             out.append(
                 f"Task {task}: {label} has no known cases of both classes and is left out of the mean over labels."
             )
+        if first.rare:
+            out.append(
+                f"Task {task}: of {join(first.rare)} a class has fewer than {RARE} patients in the test split; "
+                f"{_percent(first.partial)} of the resamples lack a label, and their mean is over the others."
+            )
     undefined = [row for row in rows if row.verdict == UNDEFINED]
     for row in undefined:
         out.append(f"{row.task}, {row.protocol}: {row.a} and {row.b} are not compared: {REASONS[row.reason]}.")
     if undefined:
         out.append(f"Undefined comparisons are not counted in the family of {family}.")
     return tuple(out)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 or not share else "less than 1 %"
 
 
 def out_of_reach(rows: Sequence[Comparison], alpha: float, family: int) -> list[str]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -327,6 +328,18 @@ def test_a_label_of_one_class_is_named(tmp_path):
     assert got.groups[0].left_out == ("leg",)
     assert any("leg has no known cases of both classes" in note for note in got.notes)
     assert got.rows[0].verdict != "undefined"
+
+
+def test_a_label_of_few_patients_is_named(tmp_path):
+    cases = Cases(n_patients=60)
+    cases.truth[:] = cases.truth % 5
+    cases.truth[np.flatnonzero(cases.split == "test")[0]] = 5  # one patient has a leg
+    study(tmp_path, cases, {"a": 1.0, "b": 0.5}, seeds=2, primary_metric="auroc")
+    got = compare(ledger.read_runs(tmp_path), **FAST)
+    assert got.groups[0].rare == ("leg",)
+    assert got.groups[0].partial == pytest.approx((29 / 30) ** 30, abs=0.06)
+    (note,) = [n for n in got.notes if "of leg a class has fewer than 5 patients" in n]
+    assert re.search(r"; 3\d % of the resamples lack a label", note)
 
 
 def test_bad_input(tmp_path):
