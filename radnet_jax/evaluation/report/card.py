@@ -10,7 +10,7 @@ from typing import Any
 from radnet_jax.evaluation import summaries, verdicts
 from radnet_jax.evaluation.comparisons import Comparison, Comparisons, Group
 from radnet_jax.evaluation.ledger import Run
-from radnet_jax.evaluation.report import details, figures, provenance, words
+from radnet_jax.evaluation.report import details, figures, provenance, reading, words
 from radnet_jax.evaluation.report.style import Gallery, Look, label
 from radnet_jax.evaluation.summaries import Summary
 from radnet_jax.evaluation.verdicts import EQUIVALENT, REASONS, UNDEFINED, TaskVerdict, is_better, points, statement
@@ -62,6 +62,7 @@ def part(
         forest.sort(key=lambda r: -r.delta if against_one else r.delta)
     members = details.judged(compared, runs)
     starts = [g.start for g in compared]
+    stated = bool(provenance.own(runs[i] for g in groups for i in g.runs if i in runs))
     return {
         "id": f"result-{index}",
         "task": verdict.task,
@@ -69,7 +70,7 @@ def part(
         "metric": words.metric(verdict.metric),
         "headline": words.capital(headline),
         "clause": words.capital(verdict.clause)
-        and f"{words.capital(verdict.clause)} only: {_why_only(verdict.clause)}",
+        and f"{words.capital(verdict.clause)} only: {reading.why_only(verdict.clause, stated=stated)}",
         "over": _over(groups, rows),
         "n_cases": groups[0].n_cases,
         "n_patients": groups[0].n_patients,
@@ -165,15 +166,6 @@ def ranks(summary: Summary, look: Mapping[str, Look], gallery: Gallery) -> dict[
         "p": verdicts.p_value(r.p),
         "level": f"{100 * r.alpha:g}",
     }
-
-
-def _why_only(clause: str) -> str:
-    reasons = []
-    if "checkpoints" in clause:
-        reasons.append("a start has one pretraining run, so another run of it could differ")
-    if "runs" in clause:
-        reasons.append("a start has one run, so the spread of its seeds is unknown")
-    return "; ".join(reasons) + "."
 
 
 def _group(g: Group) -> dict[str, Any]:

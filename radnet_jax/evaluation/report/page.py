@@ -18,7 +18,7 @@ from radnet_jax.errors import UserError
 from radnet_jax.evaluation import published, verdicts
 from radnet_jax.evaluation.comparisons import Comparisons
 from radnet_jax.evaluation.ledger import Run, setting_of
-from radnet_jax.evaluation.report import card, details, figures, lines, provenance, words
+from radnet_jax.evaluation.report import card, details, figures, lines, provenance, reading, words
 from radnet_jax.evaluation.report.style import Gallery, Look, looks
 from radnet_jax.evaluation.summaries import Summary
 
@@ -119,9 +119,11 @@ def _context(
         "examples": [{"caption": c, "data": base64.b64encode(Path(p).read_bytes()).decode()} for c, p in examples],
         "margin": f"{100 * c.margin:g}",
         "alpha": f"{c.alpha:g}",
-        "n_resamples": f"{c.n_resamples:,}",
-        "family_text": _family_text(c),
-        "limits": _limits(c),
+        "questions": reading.questions(c),
+        "family_text": reading.family(c),
+        "undecided": reading.undecided(c),
+        "limits": reading.limits(c, runs),
+        "sources": reading.sources(c),
         "settings": provenance.settings(c, runs),
         "datasets": provenance.datasets(runs),
         "runs": [provenance.run_row(r, out_dir) for r in runs],
@@ -232,31 +234,4 @@ def _convergence(runs: Sequence[Run], look: Mapping[str, Look], gallery: Gallery
             gallery.show(f"{title} convergence", figures.convergence_figure(reached, look, what)) if reached else None
         )
         out.append({"title": what, "figure": shown, "missed": missed, "short": not reached})
-    return out
-
-
-def _family_text(c: Comparisons) -> str:
-    if c.family_size == 0:
-        return "There was nothing to correct: no pair of starts could be compared."
-    return (
-        f"All {words.count(c.family_size, 'comparison')} of this report, over every pair of starts, task and protocol, "
-        f"are one family: Holm's procedure keeps the chance of even one false “better” below {100 * c.alpha:g} %."
-    )
-
-
-def _limits(c: Comparisons) -> list[str]:
-    out = ["Each task has one test split of one data set: other hospitals, scanners and label rules are not in it."]
-    if any("checkpoints" in v.clause for v in c.verdicts):
-        out.append(
-            "A start with one pretraining run is judged as that checkpoint. To tell the merit of its data from luck "
-            "takes several pretraining seeds."
-        )
-    out.append("All starts share the hyperparameters of a protocol; a start that wants others is not given them.")
-    few = min((g.n for g in c.groups if g.seed_varies), default=0)
-    if 0 < few < 6:
-        out.append(
-            f"With {words.count(few, 'seed')} in a group only large differences show over seeds; six or more are "
-            "better."
-        )
-    out.append("A small p is no large effect: read the difference and its interval.")
     return out

@@ -90,9 +90,10 @@ def settings(c: Comparisons, runs: Sequence[Run]) -> list[tuple[str, str]]:
         for name, version in run.versions.items():
             versions.setdefault(name, set()).add(str(version))
     topologies = {f"{words.count(r.topology['devices'], 'device')} ({r.topology['device_kind']})" for r in own(runs)}
+    drawn = f", {c.n_resamples:,} resamples, seed {c.seed}" if c.n_resamples else ""  # none of a table without cases
     return [
-        ("Comparison", f"alpha {c.alpha:g}, margin {c.margin:g}, {c.n_resamples:,} resamples, seed {c.seed}"),
-        ("Code", "; ".join(told)),
+        ("Comparison", f"alpha {c.alpha:g}, margin {c.margin:g}{drawn}"),
+        ("Code", "; ".join(told) or "not known"),
         ("Machine", "; ".join(sorted(topologies)) or "not known"),
         (
             "Versions",
