@@ -12,9 +12,9 @@ import math
 
 from jaxtyping import Float
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
-from radnet_jax.evaluation.statistics.tests import EquivalenceResult
+from radnet_jax.evaluation.statistics.tests import EquivalenceResult, hedges_factor
 
 REASONS = {
     "one_run": "fewer than two pairs of runs",
@@ -122,5 +122,5 @@ def _paired(a: Sequence[float], b: Sequence[float], level: float, inflation: flo
         half = float(stats.t.ppf((1 + level) / 2, df)) * error
         low, high = delta - half, delta + half
         if n > 2:
-            g = delta / sd * math.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / math.sqrt(df / 2)
+            g = delta / sd * hedges_factor(n - 1)
     return PairedTest(n, mean_a, mean_b, delta, relative, t, df, p, low, high, level, g, reason)

@@ -91,6 +91,11 @@ def undefined_reason(a: np.ndarray, b: np.ndarray, fixed: Fixed = None) -> str:
     return "no_variance" if np.ptp(a) == 0 and np.ptp(b) == 0 else ""
 
 
+def hedges_factor(df: int) -> float:
+    """What takes the bias from a standardised difference whose SD has `df` >= 2 degrees of freedom (Hedges 1981)."""
+    return math.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / math.sqrt(df / 2)
+
+
 def hedges_g(a: np.ndarray, b: np.ndarray, fixed: Fixed = None) -> float:
     """Standardised difference with the small-sample correction (Hedges, J. Educ. Stat. 6, 1981), pooled SD.
 
@@ -101,8 +106,7 @@ def hedges_g(a: np.ndarray, b: np.ndarray, fixed: Fixed = None) -> float:
     if m < 2:
         return math.nan
     pooled = sum((len(x) - 1) * x.var(ddof=1) for x in varying) / m
-    correction = math.exp(special.gammaln(m / 2) - special.gammaln((m - 1) / 2)) / math.sqrt(m / 2)
-    return float(correction * (a.mean() - b.mean()) / math.sqrt(pooled))
+    return float(hedges_factor(m) * (a.mean() - b.mean()) / math.sqrt(pooled))
 
 
 def welch_test(a: Sequence[float], b: Sequence[float], *, level: float = 0.95, fixed: Fixed = None) -> WelchResult:
