@@ -134,19 +134,21 @@ def _other_metrics(runs: Sequence[Run]) -> list[Cell]:
 
 
 def _write_convergence(path: Path, runs: Sequence[Run], curve: str) -> None:
-    """The time to convergence of each run by one of its curves, a point of it counted as an epoch."""
+    """The time to convergence of each run by one of its curves, a point of it counted as an epoch; else why none."""
     lines = []
     for run in runs:
-        points = [p for p in run.curves if p.get(curve) is not None]
-        if points:
-            reached = published.time_to_convergence([p[curve] for p in points])
-            step = points[reached]["step"] if reached < len(points) else ""
+        steps, values = published.curve_of(run.curves, curve)
+        if values:
+            reason = published.unfit(values)
+            reached = None if reason else published.convergence_index(values)
+            found = ["", "", reason or "not_reached"] if reached is None else [reached, steps[reached], ""]
             names = [run.record.get(k, "") for k in ("name", "task", "protocol", "start", "variant", "seed")]
-            lines.append([*names, len(points), reached, step])
+            lines.append([*names, len(values), *found])
     if not lines:
         known = sorted({key for run in runs for p in run.curves for key in p} - {"step"})
         raise UserError(f"no run has a curve {curve!r}{nearest(curve, known)}", expected=", ".join(known) or "curves")
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["run", "task", "protocol", "start", "variant", "seed", "points", "convergence", "step"])
+        names = ["run", "task", "protocol", "start", "variant", "seed", "points", "convergence", "step", "reason"]
+        writer.writerow(names)
         writer.writerows(lines)

@@ -3,15 +3,16 @@
 `radnet_published` (Jonske et al., Comput. Methods Programs Biomed. 261:108634, 2025): populations that were never run,
 on a straight line between the results of two corpora of the same source, tested by Welch's test as if they were four
 runs. `btl_v1` (Hosseinzadeh Taher et al., DART 2021): Student's t-test of 10 against 10 runs from means and population
-SDs. Both without correction for the number of tests. `time_to_convergence` is the first study's.
+SDs. Both without correction for the number of tests. `convergence_index` is the first study's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -28,6 +29,7 @@ SMALL, LARGE = "R", "RF"  # the first study's starts: RadNet-1.28M and RadNet-12
 SIZES = (1_281_167, 12_034_617)  # their images, as the study counts them
 FACTORS = {"LB": 1.136, "UB": 3.807}  # lower and upper bound of how many of its images one of ImageNet is worth
 NOT_REACHED = 100
+LAST = 10  # points whose mean is the level at the end
 
 
 def synthetic_population(
@@ -108,24 +110,46 @@ def _published(row: Comparison) -> Comparison:
     return dataclasses.replace(row, verdict=UNDEFINED if row.reason else PUBLISHED)
 
 
-def time_to_convergence(values: Sequence[float], *, last: int = 10, tolerance: float = 0.005) -> int:
-    """First epoch, from 0, whose metric lies within `tolerance`, relative, of the mean of the `last` epochs.
+def convergence_index(values: Sequence[float], *, last: int = LAST, tolerance: float = 0.005) -> int | None:
+    """First point, from 0, whose metric lies within `tolerance`, relative, of the mean of the `last` points.
 
-    The first study's definition: a single touch counts, whatever comes after. 100 where it is not reached
-    by the fifth epoch from the end, also for runs of another length.
+    The first study's definition: a single touch counts, whatever comes after; it must come by the fifth point from the
+    end.
 
     Args:
       values: the metric on val after each epoch.
       last: epochs that the reference is the mean of.
       tolerance: relative distance that counts as reached.
 
+    Returns:
+      None where it is not reached.
+
     Raises:
-      UserError: fewer values than `last`, or some that are not finite.
+      UserError: fewer values than `last`, or some that are not finite (see `unfit`).
     """
     curve = np.asarray(values, np.float64)
-    if len(curve) < last or not np.isfinite(curve).all():
+    if unfit(values, last=last):
         got = f"{len(curve)} values, {int((~np.isfinite(curve)).sum())} of them not finite"
         raise UserError("time to convergence", got=got, expected=f"at least {last} finite values, one an epoch")
     reference = curve[-last:].mean()
     reached = np.flatnonzero(np.abs(curve - reference) <= tolerance * abs(reference))
-    return int(reached[0]) if len(reached) and reached[0] <= len(curve) - 5 else NOT_REACHED
+    return int(reached[0]) if len(reached) and reached[0] <= len(curve) - 5 else None
+
+
+def curve_of(points: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of a curve of metrics.jsonl, where a value that is no number is null; NaN here."""
+    own = [p for p in points if name in p]
+    return [int(p["step"]) for p in own], [math.nan if p[name] is None else float(p[name]) for p in own]
+
+
+def unfit(values: Sequence[float], *, last: int = LAST) -> str:
+    """Why a curve has no time to convergence: "few_points" or "not_finite"; empty where it may have one."""
+    if len(values) < last:
+        return "few_points"
+    return "" if np.isfinite(np.asarray(values, np.float64)).all() else "not_finite"
+
+
+def time_to_convergence(values: Sequence[float]) -> int:
+    """`convergence_index` as the first study prints it: 100 where it is not reached, whatever the length."""
+    reached = convergence_index(values)
+    return NOT_REACHED if reached is None else reached

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 
 import numpy as np
@@ -68,6 +69,27 @@ def test_run_folders_to_a_table_a_report_and_a_time_to_convergence(folders, tmp_
     assert {(r["convergence"], r["step"]) for r in convergence} == {("5", "50")}
     with pytest.raises(UserError, match=r"no run has a curve 'val_acuracy' \(did you mean \"val_accuracy\""):
         compare_run.run(config(runs=str(folders), curve="val_acuracy"), tmp_path / "b")
+
+
+def test_a_curve_without_convergence_stops_nothing(tmp_path):
+    """Of four runs one is too short, one breaks down, one never settles; the fourth settles in the 101st point."""
+    curves = {
+        "short": [0.5] * 9,
+        "broken": [0.5] * 19 + [math.nan],
+        "never": [0.1] * 110 + [0.1, 0.9] * 5,
+        "late": [*np.linspace(0.1, 0.8, 100), *[0.9] * 20],
+    }
+    for start, values in curves.items():
+        points = [{"step": 10 * i, "loss": 1.0, "val_accuracy": float(v)} for i, v in enumerate(values)]
+        study(tmp_path / "runs", Cases(n_patients=20, seed=1), {start: 1.0}, seeds=1, curves=points)
+    compare_run._write_convergence(tmp_path / "c.csv", ledger.read_runs(tmp_path / "runs"), "val_accuracy")
+    found = {r["start"]: (r["convergence"], r["step"], r["reason"]) for r in table(tmp_path / "c.csv")}
+    assert found == {
+        "short": ("", "", "few_points"),
+        "broken": ("", "", "not_finite"),
+        "never": ("", "", "not_reached"),
+        "late": ("100", "1000", ""),
+    }
 
 
 def runs_table(path, values):

@@ -6,7 +6,13 @@ from scipy import stats
 
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation.compare_results import compare_results
-from radnet_jax.evaluation.published import btl_rows, radnet_rows, synthetic_population, time_to_convergence
+from radnet_jax.evaluation.published import (
+    btl_rows,
+    convergence_index,
+    radnet_rows,
+    synthetic_population,
+    time_to_convergence,
+)
 from radnet_jax.evaluation.results import Cell, Place, read_results
 
 # Accuracies of single runs that the first study released, for two of its three headline figures.
@@ -103,6 +109,14 @@ def test_time_to_convergence_by_a_plain_loop():
                 expected = epoch
                 break
         assert time_to_convergence(curve) == expected
+
+
+def test_a_hundred_is_an_index_too():
+    """In the 101st epoch is one thing, never another."""
+    late = [*np.linspace(0.1, 0.8, 100), *[0.9] * 20]
+    never = [*[0.1] * 110, *([0.1, 0.9] * 5)]
+    assert (convergence_index(late), convergence_index(never)) == (100, None)
+    assert (time_to_convergence(late), time_to_convergence(never)) == (100, 100)
 
 
 def test_time_to_convergence_of_a_broken_curve():

@@ -24,7 +24,6 @@ from radnet_jax.evaluation.summaries import Summary
 
 REPORT_FILE = "index.html"
 COMPARISONS_FILE = "comparisons.json"
-_LAST = 10  # points whose mean is the level at the end: the published definition of convergence
 
 
 def write_report(
@@ -219,19 +218,25 @@ def _convergence(runs: Sequence[Run], look: Mapping[str, Look], gallery: Gallery
     """Time to convergence of each task x protocol by a curve of val where there is one, else by the training loss."""
     out = []
     for title, members in _trained(runs).items():
-        keys = {k for r in members for p in r.curves for k in p if k.startswith("val") and "loss" not in k}
+        keys = {
+            k
+            for r in members
+            for p in r.curves
+            for k, v in p.items()
+            if k.startswith("val") and "loss" not in k and not isinstance(v, str)
+        }
         key = min(keys, default="loss")
         reached: dict[str, list[float]] = {}
         for run in members:
-            points = [p for p in run.curves if isinstance(p.get(key), int | float) and math.isfinite(p[key])]
-            if len(points) >= _LAST:
-                at = published.time_to_convergence([p[key] for p in points])
-                step = points[at]["step"] if at < len(points) and at != published.NOT_REACHED else math.nan
-                reached.setdefault(run.start, []).append(step)
+            steps, values = published.curve_of(run.curves, key)
+            if not published.unfit(values):
+                at = published.convergence_index(values)
+                reached.setdefault(run.start, []).append(math.nan if at is None else steps[at])
+        unfit = len(members) - sum(len(steps) for steps in reached.values())
         missed = sum(math.isnan(s) for steps in reached.values() for s in steps)
         what = f"{title}, by {'training loss' if key == 'loss' else key}"
         shown = (
             gallery.show(f"{title} convergence", figures.convergence_figure(reached, look, what)) if reached else None
         )
-        out.append({"title": what, "figure": shown, "missed": missed, "short": not reached})
+        out.append({"title": what, "figure": shown, "missed": missed, "unfit": unfit})
     return out
