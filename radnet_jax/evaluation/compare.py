@@ -188,13 +188,13 @@ def _task_groups(
                 fraction=runs[rows[0]].fraction,
                 rare=tuple(runs[0].label_names[j] for j in np.flatnonzero(few)),
                 partial=resampled.n_partial / n_resamples,
-                tested=_tested(values, [runs[i].checkpoint for i in rows]),
+                tested=by_checkpoint(values, [runs[i].checkpoint for i in rows]),
             )
         )
     return groups, rows_of, resampled
 
 
-def _tested(values: Sequence[float], checkpoints: Sequence[str | None]) -> tuple[float, ...]:
+def by_checkpoint(values: Sequence[float], checkpoints: Sequence[str | None]) -> tuple[float, ...]:
     """The values of the runs; where several of them share one of several checkpoints, their means by checkpoint."""
     if len({*checkpoints} - {None}) < 2:
         return tuple(values)

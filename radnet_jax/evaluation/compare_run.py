@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 import csv
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import export, foreign, ledger, metrics, published, report, results
-from radnet_jax.evaluation.compare import compare
+from radnet_jax.evaluation.compare import by_checkpoint, compare
 from radnet_jax.evaluation.compare_results import compare_results, explore, for_page
 from radnet_jax.evaluation.comparisons import Comparison, Comparisons
 from radnet_jax.evaluation.ledger import Run, setting_of
@@ -122,15 +121,15 @@ def _compare_table(config: ConfigDict) -> tuple[Comparisons, dict[str, list[Comp
 
 def _other_metrics(runs: Sequence[Run]) -> list[Cell]:
     """Every other metric of the runs on test, for exploration over seeds."""
-    values: dict[tuple[Place, str], dict[str, Any]] = {}
+    values: dict[tuple[Place, str], dict[str, tuple[float, str | None]]] = {}
     for run in runs:
         p = run.predictions.of("test")
         for name in METRICS.names():
             if name != run.primary_metric and run.task_kind in metrics.task_kinds(name):
                 place = Place(setting_of(run), run.task, "", name)
                 value = METRICS.get(name)(p.scores, p.labels, p.label_mask).value
-                values.setdefault((place, run.start), {})[run.run_id] = value
-    return [Cell(place, start, tuple(v.values()), tuple(v)) for (place, start), v in values.items()]
+                values.setdefault((place, run.start), {})[run.run_id] = (value, run.checkpoint)
+    return [Cell(place, start, by_checkpoint(*zip(*v.values())), tuple(v)) for (place, start), v in values.items()]
 
 
 def _write_convergence(path: Path, runs: Sequence[Run], curve: str) -> None:

@@ -86,7 +86,8 @@ def _over_tasks(protocol: str, tasks: Sequence[str], groups: Sequence[Group], al
     iqm: tuple[AcrossTasks, ...] = ()
     improvement: tuple[AcrossTasks, ...] = ()
     over_seeds: tuple[AcrossTasks, ...] = ()
-    runs = {s: [table[s, t].values for t in tasks] for s in starts}
+    # Runs of one checkpoint of several are no independent ones.
+    runs = {s: [table[s, t].tested or table[s, t].values for t in tasks] for s in starts}
     if ranks.reason != "undefined_metric" and all(len(v) for values in runs.values() for v in values):
         best = starts[int(np.argmin(ranks.ranks))]
         settings = {"n_resamples": _N_RESAMPLES, "seed": seed}

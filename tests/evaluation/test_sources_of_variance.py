@@ -1,4 +1,4 @@
-"""What several sources of variance make of a comparison: seeds, patients, and checkpoints with several runs each."""
+"""What several sources of variance make of a comparison: seeds, patients, checkpoints with several runs, and copies that are none."""
 
 import math
 
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.compare import _pair, compare
 from radnet_jax.evaluation.statistics.bootstrap import Resampled
-from tests.evaluation.simulated import Cases, record
+from tests.evaluation.simulated import Cases, record, study
 from tests.evaluation.test_summaries import group
 
 FAST = {"n_resamples": 1000}
@@ -74,3 +75,26 @@ def test_probes_of_several_checkpoints_are_tested_over_these(tmp_path):
     (row,) = got.rows
     expected = stats.ttest_ind(*(g.values for g in got.groups), equal_var=False)
     assert (row.p_seeds, row.seeds_reason, row.clause) == (pytest.approx(expected.pvalue), "", "")
+
+
+def test_a_copy_under_another_seed_is_refused(tmp_path):
+    cases = Cases(n_patients=10)
+    study(tmp_path, cases, {"a": 1.0, "b": 0.5}, seeds=2)
+    again = cases.predictions(1.0, seed=1)  # study's seed 1 of the first start
+    copy = record("copy", start="a", protocol="fine_tune", seed=2, checkpoint="pretrained-a")
+    ledger.write_run(tmp_path / "copy", copy, predictions=again)
+    with pytest.raises(UserError, match="have the same scores in every case"):
+        compare(ledger.read_runs(tmp_path), **FAST)
+
+
+def test_equal_runs_of_a_seed_that_varies_nothing_are_no_copies(tmp_path):
+    cases = Cases(n_patients=40)
+    for start, skill in {"a": 1.5, "b": 0.5}.items():
+        for seed in range(2):
+            own = record(f"{start}{seed}", start=start, seed=seed, seed_varies=False, checkpoint=start)
+            ledger.write_run(tmp_path / own["name"], own, predictions=cases.predictions(skill, seed=0))
+    assert compare(ledger.read_runs(tmp_path), **FAST).rows[0].seeds_reason == "seed_varies_nothing"
+    own = record("a2", start="a", seed=2, seed_varies=False, checkpoint="another")
+    ledger.write_run(tmp_path / "a2", own, predictions=cases.predictions(1.5, seed=0))
+    with pytest.raises(UserError, match="same scores in every case"):
+        compare(ledger.read_runs(tmp_path), **FAST)

@@ -63,6 +63,8 @@ def test_over_tasks_every_start_needs_every_task():
     (interval, _) = summarise(many, alpha=0.05)[0].rank_over_seeds
     assert (interval.low, interval.high, interval.reason) == (1.0, 1.0, "")  # a is always ahead
     assert over_tasks.iqm[0].reason == "few_seeds"  # no interval from two runs a task
+    nested = [dataclasses.replace(g, tested=g.values[:2]) for g in many]  # two checkpoints, five runs each
+    assert summarise(nested, alpha=0.05)[0].iqm[0].reason == "few_seeds"
     assert summarise(whole[:3], alpha=0.05)[0].reason == "not_every_task"
     mixed = [*whole[:2], *(dataclasses.replace(g, metric="auroc") for g in whole[2:])]
     assert summarise(mixed, alpha=0.05)[0].iqm == ()  # a mean over different metrics is none
