@@ -1,4 +1,4 @@
-"""What several sources of variance make of a comparison: seeds, patients, checkpoints with several runs, and copies that are none."""
+"""Sources of variance of a comparison: seeds, patients, checkpoints with several runs; and copies, which are none."""
 
 import math
 
