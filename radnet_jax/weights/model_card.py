@@ -45,6 +45,8 @@ def preprocessing(model_input: ModelInput) -> dict[str, Any]:
             f"channel {i}: (hu - {c - w / 2:g}) / {w:g}, clipped to [0, 1]"
             for i, (c, w) in enumerate(model_input.windows)
         ]
+    elif isinstance(model_input.value_range, str):
+        steps.append("(value - lowest) / (highest - lowest), of each image by itself, over all channels")
     else:
         assert model_input.value_range is not None
         low, high = model_input.value_range
@@ -178,8 +180,11 @@ def _facts(meta: Mapping[str, Any], own: Run | None) -> list[tuple[str, str]]:
 
 def _seen(model_input: ModelInput) -> str:
     scaled = ", ".join(f"window {c:g}/{w:g} HU" for c, w in model_input.windows)
-    if model_input.value_range is not None:
-        scaled = f"values {model_input.value_range[0]:g} to {model_input.value_range[1]:g}"
+    if isinstance(model_input.value_range, str):
+        scaled = "each image from its lowest to its highest value"
+    elif model_input.value_range is not None:
+        low, high = model_input.value_range
+        scaled = f"values {low:g} to {high:g}"
     height, width = model_input.size
     return f"{model_input.modality}, {height} x {width} px, {model_input.channels} channel(s), {scaled}"
 
@@ -253,6 +258,8 @@ def _evaluations(start: Start, own: Run | None, evaluations: str) -> list[Run]:
 
 
 def _results(rows: Sequence[Run]) -> list[str]:
+    from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval  # slow to import, and not always needed
+
     lines = [
         "| Task | Protocol | Metric | Test | 95 % interval over patients | Patients |",
         "|---|---|---|---|---|---|",
@@ -280,7 +287,7 @@ def _limits(section: Mapping[str, Any], layout: str, start: Start, rows: Sequenc
             f"It was trained with the padding `{section['padding']}`: {layout}'s network pads otherwise and gives "
             "other features; model.onnx and radnet_jax keep it."
         )
-    if start.model_input.modality == "CT":
+    if start.model_input.windows:
         found.append("Values are Hounsfield units: images that were windowed or scaled before are not what it expects.")
     generated = [run for run in (own, *rows) if run is not None and run.dataset.get("generated")]
     if generated:
