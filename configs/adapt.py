@@ -6,11 +6,12 @@ The second link of a chain, whose third is a task:
         --config.data.dir=IMAGENET --workdir=FIRST
     python -m radnet_jax.main --config=configs/adapt.py:source=chestxray14 \
         --config.data.dir=CHESTXRAY14 --config.init_from=FIRST --workdir=SECOND
-    python -m radnet_jax.main --config=configs/finetune/shenzhen.py \
+    python -m radnet_jax.main --config=configs/finetune/shenzhen.py:crossing \
         --config.data.dir=SHENZHEN --config.init_from=SECOND --config.audit.sources="('CHESTXRAY14',)" --workdir=THIRD
 
-The third command first looks for patients and images of its val and test that are in the training records of
-CHESTXRAY14 (SIIM-ACR's are NIH's), and refuses to go on if there are any: docs/protocols.md.
+`crossing` in the third, since the chain began with photographs and its backbone sees X-rays as it saw these. It first
+looks for patients and images of its val and test that are in the training records of CHESTXRAY14 (SIIM-ACR's are
+NIH's), and refuses to go on if there are any: docs/protocols.md.
 
 Variants: `source=chestxray14 | chexpert | mimic_cxr`; `scratch`, "in-domain" pretraining without a first link;
 `protocol=corrected`: AdamW at one rate, the last weights, nothing held back for a choice; `protocol=published`

@@ -96,7 +96,8 @@ def _write_volume(source: Path, slices: Sequence[tuple[Row, Mask, str]], path: P
     for row, mask, _ in slices:
         axial[row.frame] = mask
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(volume, nibabel.load(source).affine), path)
+    image: Any = nibabel.load(source)
+    nibabel.save(nibabel.Nifti1Image(volume, image.affine), path)
 
 
 def _write_seg(images: NewImages, slices: Sequence[tuple[Row, Mask, str]], path: Path) -> None:

@@ -23,7 +23,7 @@ from radnet_jax import sharding
 from radnet_jax.augment import AUGMENTATIONS, recipes
 from radnet_jax.data.card import CARD_FILE
 from radnet_jax.data.dataset import Split
-from radnet_jax.data.labels import count_labels
+from radnet_jax.data.labels import Counts, count_labels
 from radnet_jax.data.pipeline import steps_per_epoch
 from radnet_jax.data.storage import is_remote
 from radnet_jax.data.subsets import open_subset
@@ -92,7 +92,11 @@ def assemble(config: ConfigDict, mesh: Mesh | None = None, planned: Start | None
         model_input = start.model_input
     else:
         if config.input is None:
-            raise UserError("config.input is missing", expected="what the model sees, for a run without init_from")
+            raise UserError(
+                "config.input is missing",
+                expected="what the model sees, for a run without init_from",
+                fix="set --config.init_from=WORKDIR, or choose the variant scratch",
+            )
         model_input = ModelInput.from_json(plain(config.input))
     adapter = make_adapter(split.card.stored, model_input, plain(config.adapter) if config.adapter else None)
     return Parts(mesh, split, start, adapter, make_backbone(config), backbone_config)
@@ -116,8 +120,11 @@ def make_backbone(config: ConfigDict) -> Any:
     return MODELS.build(name, kwargs, groups=groups, remat=remat)
 
 
-def make_objective(config: ConfigDict, parts: Parts) -> Objective:
-    """Builds the objective for the run at hand; refuses one that needs what the run or its dataset hasn't got."""
+def make_objective(config: ConfigDict, parts: Parts, counts: Counts | None = None) -> Objective:
+    """Builds the objective for the run at hand; refuses one that needs what the run or its dataset hasn't got.
+
+    `counts` stand for those of the split's labels, where its records are not at hand.
+    """
     name, kwargs = _named(config.objective)
     local_views = make_recipe(config, parts).local_views
     objective = OBJECTIVES.build(
@@ -125,7 +132,7 @@ def make_objective(config: ConfigDict, parts: Parts) -> Objective:
         kwargs,
         backbone=parts.backbone,
         card=parts.split.card,
-        counts=functools.partial(count_labels, parts.split),
+        counts=functools.partial(count_labels, parts.split) if counts is None else lambda: counts,
         num_examples=len(parts.split),
         batch_size=config.batch_size,
         total_steps=config.total_steps,

@@ -101,7 +101,7 @@ def _linear_probe(
     """The strength with the highest primary metric on val; of equals, the strongest penalty.
 
     `probe.classifier`: "logistic" regression fitted at each of `probe.strengths`; "ridge" regression over its whole
-    path (37 strengths, 1e-6 to 1e3, from one decomposition; its probabilities are not calibrated); or
+    path (19 strengths, 1e-6 to 1e3, from one decomposition; its probabilities are not calibrated); or
     "logistic_at_ridge", logistic regression fitted once, as strongly penalised as the best ridge regression.
     """
     task, classifier = parts.split.card.task, config.probe.classifier

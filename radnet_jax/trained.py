@@ -17,6 +17,7 @@ import numpy as np
 from radnet_jax import checkpoint, records, sharding, trees
 from radnet_jax.data.card import DatasetCard
 from radnet_jax.data.dataset import Split
+from radnet_jax.data.labels import Counts
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators, ledger, segmentation
 from radnet_jax.parts import Parts, make_backbone, make_objective, plain
@@ -123,9 +124,12 @@ def load(folder: str | Path, mesh: Mesh) -> Trained:
     made = make_adapter(card.stored, model_input, plain(config.adapter) if config.adapter else None)
     split = Split(card, Path(folder), config.data.split)
     parts = Parts(mesh, split, None, made, backbone, plain(config.backbone))
-    objective = make_objective(config, parts)
+    k = len(card.labels)
+    counts = Counts(card.labels, (1,) * k, (2,) * k)  # of no meaning: weights and priors are for training
+    objective = make_objective(config, parts, counts)
+    rules = records.mask_rules(config, parts) if "masks" in config else None
     params, model_state = _weights(Path(folder), record, objective, model_input)
-    return Trained(record, config, card, model_input, objective, params, model_state, records.mask_rules(config, parts))
+    return Trained(record, config, card, model_input, objective, params, model_state, rules)
 
 
 def _weights(folder: Path, record: Mapping[str, Any], objective: Any, see: ModelInput) -> tuple[PyTree, PyTree]:

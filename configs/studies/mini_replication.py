@@ -23,7 +23,7 @@ from configs.studies import small
 SIZE = 48  # side of the model's input; records are a little larger, so that crops have room
 STORED = 56
 BATCH = 48  # not more than there are CT slices
-STEPS = 240
+STEPS = 600
 
 
 def get_config() -> ConfigDict:
@@ -71,8 +71,8 @@ def get_config() -> ConfigDict:
         augment=dict(name="finetune_natural"),
         primary_metric="accuracy",
     )
-    config.protocols.fine_tune.config.total_steps = 100
-    config.protocols.fine_tune.config.schedule.warmup_steps = 10
+    config.protocols.fine_tune.config.total_steps = 120
+    config.protocols.fine_tune.config.schedule.warmup_steps = 12
     config.blocks.judged = dict(starts=("scratch", "ct", "natural", "xray", "mixed", "sequential"))
     config.notes = (
         f"Small: a ResNet-18 of width 16 at {SIZE} px, {STEPS} updates on some hundred images ({BATCH} at a time; 52 "

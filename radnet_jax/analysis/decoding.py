@@ -40,12 +40,16 @@ def decodability(
       targets: by name; NaN where unknown.
       groups: of patients; at least 5 of them.
     """
-    fold = _folds(groups)
-    out = {}
+    fold, x = _folds(groups), np.asarray(x, np.float64)
+    together: dict[bytes, list[str]] = {}  # properties that are known of the same images share the decompositions
     for name, y in targets.items():
-        known = np.isfinite(y)
-        out[name] = _r2(*_held_out(np.asarray(x, np.float64)[known], y[known], fold[known]), groups[known])
-    return out
+        together.setdefault(np.isfinite(y).tobytes(), []).append(name)
+    found: dict[str, Decoded] = {}
+    for names in together.values():
+        known = np.isfinite(targets[names[0]])
+        errors, around = _held_out(x[known], np.stack([targets[n][known] for n in names], axis=1), fold[known])
+        found |= {n: _r2(errors[:, i], around[:, i], groups[known]) for i, n in enumerate(names)}
+    return {name: found[name] for name in targets}
 
 
 def unit_correlations(
@@ -86,42 +90,42 @@ def _folds(groups: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
 
 
 def _held_out(
-    x: Float[np.ndarray, "m d"], y: Float[np.ndarray, " m"], fold: Int[np.ndarray, " m"]
-) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m t"], fold: Int[np.ndarray, " m"]
+) -> tuple[Float[np.ndarray, "m t"], Float[np.ndarray, "m t"]]:
     """Squared errors of the fit and of the training folds' mean, for each image by fits that have not seen it."""
-    errors, around = np.full(len(y), np.nan), np.full(len(y), np.nan)
+    errors, around = np.full(y.shape, np.nan), np.full(y.shape, np.nan)
     for k in range(FOLDS):
         test, choosing = fold == k, fold == (k + 1) % FOLDS
         fitting = ~test & ~choosing
         if not test.any() or not choosing.any() or fitting.sum() < 2:
             continue
-        tried = _ridge(x, y, fitting, choosing, STRENGTHS)
-        strength = STRENGTHS[int(np.argmin(((tried - y[choosing]) ** 2).mean(axis=1)))]
-        errors[test] = (_ridge(x, y, ~test, test, (strength,))[0] - y[test]) ** 2
-        around[test] = (y[~test].mean() - y[test]) ** 2
+        tried = _ridge(x, y, fitting, choosing)
+        best = ((tried - y[choosing]) ** 2).mean(axis=1).argmin(axis=0)
+        fitted = _ridge(x, y, ~test, test)[best, :, np.arange(y.shape[1])].T
+        errors[test] = (fitted - y[test]) ** 2
+        around[test] = (y[~test].mean(axis=0) - y[test]) ** 2
     return errors, around
 
 
 def _ridge(
     x: Float[np.ndarray, "m d"],
-    y: Float[np.ndarray, " m"],
+    y: Float[np.ndarray, "m t"],
     fitting: Bool[np.ndarray, " m"],
     wanted: Bool[np.ndarray, " m"],
-    strengths: tuple[float, ...],
-) -> Float[np.ndarray, "s w"]:
-    """Predictions for each strength: (K + s I)^-1 y in the smaller of the two forms, by one eigendecomposition."""
+) -> Float[np.ndarray, "s w t"]:
+    """Predictions for each of STRENGTHS, by one eigendecomposition of the smaller of the two forms."""
+    centre = y[fitting].mean(axis=0)
     mean, scale = x[fitting].mean(axis=0), x[fitting].std(axis=0)
     kept = scale > 1e-7 * np.maximum(np.abs(mean), 1e-30)
     if not kept.any():
-        return np.full((len(strengths), int(wanted.sum())), y[fitting].mean())
+        return np.broadcast_to(centre, (len(STRENGTHS), int(wanted.sum()), y.shape[1]))
     z = (x[:, kept] - mean[kept]) / scale[kept] / math.sqrt(kept.sum())
-    a, b, centre = z[fitting], z[wanted], y[fitting].mean()
-    n = len(a)
+    a, b, n = z[fitting], z[wanted], int(fitting.sum())
     dual = n <= a.shape[1]
     values, vectors = np.linalg.eigh((a @ a.T if dual else a.T @ a) / n)
-    right = vectors.T @ (y[fitting] - centre) if dual else vectors.T @ (a.T @ (y[fitting] - centre))
+    right = vectors.T @ (y[fitting] - centre if dual else a.T @ (y[fitting] - centre))
     left = (b @ a.T if dual else b) @ vectors
-    return np.stack([centre + left @ (right / (np.maximum(values, 0) + s)) / n for s in strengths])
+    return np.stack([centre + left @ (right / (np.maximum(values, 0) + s)[:, None]) / n for s in STRENGTHS])
 
 
 def _r2(errors: Float[np.ndarray, " m"], around: Float[np.ndarray, " m"], groups: Int[np.ndarray, " m"]) -> Decoded:

@@ -54,26 +54,33 @@ def map_figure(values: Sequence[Sequence[float | None]], rows: Sequence[str], co
         return Drawing(figure, f"CKA of {len(rows)} by {len(columns)} layers, from {_range(cells)}")
 
 
-def layers_figure(series: Mapping[str, Mapping[str, tuple[float, float, float]]], what: str) -> Drawing:
-    """A row for each layer, a mark for each series with its interval: (value, low, high); NaN is not drawn."""
-    layers = list(next(iter(series.values())))
+Series = Mapping[str, Sequence[Mapping[str, tuple[float, float, float]]]]
+"""By name, the pairs or networks of that kind; of each, by layer, a value with its interval."""
+
+
+def layers_figure(series: Series, what: str) -> Drawing:
+    """A row for each layer, and in it a line for each kind: a mark for each value, the first one's interval.
+
+    NaN is not drawn. What numbers are to be held against (its name has "random" in it) is grey.
+    """
+    layers = list(next(iter(series.values()))[0])
     with styled():
         figure, axes = row_axes(len(layers), 0.2 + 0.09 * len(series))
         for i, (name, found) in enumerate(series.items()):
-            colour, marker = (*REFERENCE,) if name.startswith("two ") else (PALETTE[i % 6], MARKERS[i % 6])
+            colour, marker = REFERENCE if "random" in name else (PALETTE[i % 6], MARKERS[i % 6])
             up = 0.5 * ((i + 0.5) / len(series) - 0.5)
             for y, layer in enumerate(layers):
-                value, low, high = found[layer]
+                _, low, high = found[0][layer]
                 if not math.isnan(low):
                     axes.plot([low, high], [y + up] * 2, color=colour, lw=2)
-                if not math.isnan(value):
-                    label = plain(name) if y == 0 else None
-                    axes.plot(value, y + up, marker, color=colour, ms=5.5, mec=PAPER, mew=0.8, label=label)
+                values = [one[layer][0] for one in found if not math.isnan(one[layer][0])]
+                label = plain(name) if y == 0 else None
+                axes.plot(values, [y + up] * len(values), marker, color=colour, ms=5.5, mec=PAPER, mew=0.8, label=label)
         name_rows(axes, layers)
         axes.set_xlabel(what)
         if len(series) > 1:
             axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, labelcolor=INK)
-        alt = "; ".join(f"{n}: {_range(np.array([v[0] for v in s.values()]))}" for n, s in series.items())
+        alt = "; ".join(f"{n}: {_range(np.array([v[0] for v in s[0].values()]))}" for n, s in series.items())
         return Drawing(figure, f"{what} of {len(layers)} layers. {alt}")
 
 

@@ -25,8 +25,8 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     else:
         out.append(f"Least alike is {least}, CKA {_value(known[least])}; most alike {most}, CKA {_value(known[most])}.")
     out.append(_order(known))
-    if result["seeds"]:
-        seeds = result["seeds"]
+    seeds = {k: v for k, v in (result["seeds"] or {}).items() if not math.isnan(v["mean"])}
+    if seeds:
         least = min(seeds, key=lambda k: seeds[k]["mean"])
         told = seeds[least]
         out.append(

@@ -49,7 +49,7 @@ def cka_interval(k: Gram, l: Gram, groups: Int[np.ndarray, " n"], *, level: floa
     """
     names = np.unique(groups)
     onehot = (groups[:, None] == names).astype(np.float64)
-    whole = _left_out(k, l, np.zeros((len(k), 1)))[0]
+    whole = float(_left_out(k, l, np.zeros((len(k), 1)))[0])
     count = len(names)
     if math.isnan(whole) or count < LEAST_GROUPS:
         reason = "constant" if math.isnan(whole) else f"fewer than {LEAST_GROUPS} patients"

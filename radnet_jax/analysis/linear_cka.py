@@ -63,6 +63,10 @@ class LinearCka:
             self._sums = tuple(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes) for _ in range(2))
         self._sums = self._update(self._sums, self._shift, a, b, valid)
 
+    def wait(self) -> None:
+        """Waits until all that was added is in the sums."""
+        jax.block_until_ready(self._sums)
+
     @property
     def images(self) -> int:
         """Images added."""
@@ -196,14 +200,14 @@ def _products(shift: tuple[Array, Array], a: tuple[Array, ...], b: tuple[Array, 
         sides.append(jnp.concatenate(near, axis=1))
         norms.append(jnp.stack([jnp.sum(x * x, axis=1) for x in near], axis=1))
     out: Sums = {"n": valid.sum(), "products": _dot(*sides), "norms_0_1": _dot(*norms)}
-    for side, other in ((0, 1), (1, 0)):
+    for own, other in ((0, 1), (1, 0)):
         out |= {
-            f"own_{side}": tuple(_dot(x, x) for x in parts[side]),
-            f"sum_{side}": sides[side].sum(axis=0),
-            f"norms_{side}": norms[side].sum(axis=0),
-            f"norms_{side}_{side}": jnp.sum(norms[side] ** 2, axis=0),
-            f"weighted_{side}": jnp.concatenate([_dot(x, norms[side][:, i]) for i, x in enumerate(parts[side])]),
-            f"weighted_{side}_{other}": _dot(sides[side], norms[other]),
+            f"own_{own}": tuple(_dot(x, x) for x in parts[own]),
+            f"sum_{own}": sides[own].sum(axis=0),
+            f"norms_{own}": norms[own].sum(axis=0),
+            f"norms_{own}_{own}": jnp.sum(norms[own] ** 2, axis=0),
+            f"weighted_{own}": jnp.concatenate([_dot(x, norms[own][:, i]) for i, x in enumerate(parts[own])]),
+            f"weighted_{own}_{other}": _dot(sides[own], norms[other]),
         }
     return out
 

@@ -88,8 +88,8 @@ def load(path: str, split: Split, declared: Mapping[str, Any] | None, mesh: Mesh
     )
     own = start.model_input.modality == split.card.stored.modality
     adapter = make_adapter(split.card.stored, start.model_input, None if own else declared)
-    placed = sharding.replicate((params["backbone"], state["batch_stats"]["backbone"]), mesh)
-    return Network(Path(path).resolve().name, start.id, start.backbone, module, *placed, adapter)
+    placed, stats = sharding.replicate((params["backbone"], state["batch_stats"]["backbone"]), mesh)
+    return Network(Path(path).resolve().name, start.id, start.backbone, module, placed, stats, adapter)
 
 
 def untrained(like: Network, seed: int, mesh: Mesh, *, name: str = "") -> Network:

@@ -75,20 +75,20 @@ def _figures(result: Mapping[str, Any], filters: Mapping[str, np.ndarray], galle
         "changes": None,
     }
     if result["pairs"]:
-        series: dict[str, Any] = {}
-        moved: dict[str, Any] = {}
+        series: dict[str, list[Any]] = {}
+        moved: dict[str, list[Any]] = {}
         for pair, change in zip(result["pairs"], result["weights"], strict=True):
-            name = pair["what"] if pair["what"] not in series else f"{pair['what']} {len(series)}"
-            series[name] = {k: (v["cka"], v["low"], v["high"]) for k, v in pair["layers"].items()}
+            found = {k: (v["cka"], v["low"], v["high"]) for k, v in pair["layers"].items()}
+            series.setdefault(pair["what"], []).append(found)
             if pair["what"] == "before and after":
-                moved[name] = {k: (v["relative"], math.nan, math.nan) for k, v in change["blocks"].items()}
+                blocks = {k: (v["relative"], math.nan, math.nan) for k, v in change["blocks"].items()}
+                moved.setdefault(pair["what"], []).append(blocks)
         drawn["same"] = figures.layers_figure(series, "debiased linear CKA")
         drawn["changes"] = figures.layers_figure(moved, "change of the weights by their size")
-    read = result["read"]["networks"]
-    names = {"a": "before (a)", "b": "after (b)", "random": "two random networks: one of them"}
-    last = {names[k]: list(layers.values())[-1]["read"] for k, layers in read.items()}
+    names = {"a": "before (a)", "b": "after (b)", "random": "a random network"}
+    last = {names[k]: list(layers.values())[-1]["read"] for k, layers in result["read"]["networks"].items()}
     drawn["read"] = figures.layers_figure(
-        {k: {p: (v["r2"], v["low"], v["high"]) for p, v in found.items()} for k, found in last.items()},
+        {k: [{p: (v["r2"], v["low"], v["high"]) for p, v in found.items()}] for k, found in last.items()},
         "R² of the last block, cross-validated",
     )
     for name in ("a", "b"):

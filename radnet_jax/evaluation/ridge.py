@@ -17,7 +17,7 @@ from scipy.special import expit, softmax
 from radnet_jax.errors import UserError
 
 # Of the standardised features, whose covariance has the mean eigenvalue 1.
-STRENGTHS = tuple(10.0 ** (np.arange(-24, 13) / 4))
+STRENGTHS = tuple((10.0 ** (np.arange(-12, 7) / 2)).tolist())
 _ROWS = 8192  # at once: bounds the memory of a float64 copy
 
 

@@ -63,7 +63,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
 def all_runs(study: Study, workdir: Path) -> list[Run | Validation]:
     """Returns the runs of a study in the order of their numbers: pretrainings first, other sites last."""
     runs = [*expand.pretraining_jobs(study, workdir), *expand.downstream_jobs(study, workdir)]
-    every = [*runs, *expand.validation_jobs(study, workdir, runs)]
+    every: list[Run | Validation] = [*runs, *expand.validation_jobs(study, workdir, runs)]
     expand.check_ids(every)
     return every
 

@@ -46,7 +46,7 @@ def preprocessing(model_input: ModelInput) -> dict[str, Any]:
             for i, (c, w) in enumerate(model_input.windows)
         ]
     elif isinstance(model_input.value_range, str):
-        steps.append("(value - lowest) / (highest - lowest), of each image by itself, over all channels")
+        steps.append("(value - lowest of the image) / (highest - lowest), 0 where both are equal")
     else:
         assert model_input.value_range is not None
         low, high = model_input.value_range
@@ -183,8 +183,7 @@ def _seen(model_input: ModelInput) -> str:
     if isinstance(model_input.value_range, str):
         scaled = "each image from its lowest to its highest value"
     elif model_input.value_range is not None:
-        low, high = model_input.value_range
-        scaled = f"values {low:g} to {high:g}"
+        scaled = f"values {model_input.value_range[0]:g} to {model_input.value_range[1]:g}"
     height, width = model_input.size
     return f"{model_input.modality}, {height} x {width} px, {model_input.channels} channel(s), {scaled}"
 
@@ -258,12 +257,12 @@ def _evaluations(start: Start, own: Run | None, evaluations: str) -> list[Run]:
 
 
 def _results(rows: Sequence[Run]) -> list[str]:
-    from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval  # slow to import, and not always needed
-
     lines = [
         "| Task | Protocol | Metric | Test | 95 % interval over patients | Patients |",
         "|---|---|---|---|---|---|",
     ]
+    from radnet_jax.evaluation.statistics.bootstrap import bootstrap_interval  # numba: an export need not wait for it
+
     for run in rows:
         p = run.predictions.of("test")
         if not len(p):

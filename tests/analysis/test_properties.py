@@ -68,11 +68,13 @@ def test_of_a_dataset(ct_dataset):
 def test_ridge_is_that_of_scikit_learn():
     draws = np.random.default_rng(0)
     for d in (5, 60):  # both forms
-        x, y = draws.standard_normal((40, d)) * 3 + 1, draws.standard_normal(40)
+        x, y = draws.standard_normal((40, d)) * 3 + 1, draws.standard_normal((40, 2))
         fitting = np.arange(40) < 30
         z = (x - x[fitting].mean(axis=0)) / x[fitting].std(axis=0) / d**0.5
-        expected = Ridge(alpha=0.01 * 30).fit(z[fitting], y[fitting]).predict(z[~fitting])
-        assert decoding._ridge(x, y, fitting, ~fitting, (0.01,))[0] == pytest.approx(expected, rel=1e-6)
+        found = decoding._ridge(x, y, fitting, ~fitting)
+        for strength, got in zip(decoding.STRENGTHS, found, strict=True):
+            expected = Ridge(alpha=strength * 30).fit(z[fitting], y[fitting]).predict(z[~fitting])
+            assert got == pytest.approx(expected, rel=1e-6)
 
 
 def test_what_can_be_read_and_what_can_not():

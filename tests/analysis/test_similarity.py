@@ -129,6 +129,16 @@ def test_svcca_leaves_small_directions_out():
     assert similarity.svcca(*wide, share=1.0) < similarity.svcca(x, y) - 0.05
 
 
+def test_more_features_than_images():
+    """The same directions from the Gram matrix: a rotation into more features changes nothing."""
+    x, y = pair()
+    draws = np.random.default_rng(0)
+    wide = [m @ np.linalg.qr(draws.standard_normal((90, m.shape[1])))[0].T for m in (x, y)]
+    assert similarity.svcca(*wide) == pytest.approx(similarity.svcca(x, y), abs=1e-6)
+    assert similarity.procrustes(*wide) == pytest.approx(similarity.procrustes(x, y), abs=1e-6)
+    assert similarity.effective_rank(wide[0]) == pytest.approx(similarity.effective_rank(x), rel=1e-6)
+
+
 def test_pwcca_weighs_by_what_the_variates_account_for():
     """With whitened features a variate's weight is the sum of its absolute entries in the orthogonal basis."""
     draws = np.random.default_rng(2)
@@ -170,6 +180,26 @@ def test_effective_rank():
     x = np.linalg.qr(x - x.mean(axis=0))[0]  # centred, with equal singular values
     assert similarity.effective_rank(x) == pytest.approx(8, rel=1e-6)
     assert similarity.effective_rank(x * [1, 0, 0, 0, 0, 0, 0, 0]) == pytest.approx(1, rel=1e-6)
+
+
+def test_the_sphere():
+    x, _ = pair()
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    pairs = list(itertools.combinations(range(40), 2))
+    distances = {(i, j): np.sum((unit[i] - unit[j]) ** 2) for i, j in pairs}
+    assert similarity.uniformity(x) == pytest.approx(np.log(np.mean([np.exp(-2 * d) for d in distances.values()])))
+    patients = np.arange(40) // 4
+    own = [d for (i, j), d in distances.items() if patients[i] == patients[j]]
+    assert similarity.alignment(x, patients) == pytest.approx(np.mean(own))
+    assert np.isnan(similarity.alignment(x, np.arange(40)))
+    assert similarity.uniformity(np.ones((5, 3))) == pytest.approx(0, abs=1e-12)
+
+
+def test_directions():
+    x = np.linalg.qr(np.random.default_rng(0).standard_normal((60, 4)))[0]
+    x = np.linalg.qr(x - x.mean(axis=0))[0] * np.sqrt([50, 30, 15, 5])
+    assert [similarity.directions(x, share=s) for s in (0.5, 0.6, 0.8, 0.9, 1.0)] == [1, 2, 2, 3, 4]
+    assert similarity.directions(np.ones((5, 3))) == 0
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n != "neighbours"])

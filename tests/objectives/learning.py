@@ -18,7 +18,9 @@ NEEDS = {
     "simsiam": dict(optimizer=dict(name="adamw", weight_decay=1e-4, constant=("^predictor/",))),
     # For some hundred steps of 64 images: a teacher that follows within twenty, fewer outputs, a BatchNorm in the
     # projector as the authors' ResNet-50 has it. With the paper's numbers all images have nearly the same outputs.
-    "dino": dict(objective=dict(norm=True, temperature_last=0.04, momentum=0.95, outputs=64)),
+    "dino": dict(steps=720, rate=1e-3, objective=dict(norm=True, temperature_last=0.04, momentum=0.95, outputs=64)),
+    "dino_resnet50": dict(steps=720, rate=2e-3, objective=dict(temperature_last=0.04, momentum=0.95, outputs=64)),
+    "infomin": dict(steps=720),  # two queries for each key
     # With the paper's epsilon of .05 a batch of 64 is assigned to 16 prototypes almost alike, and the loss stays at log
     # 16; frozen for a tenth of the run, prototypes do not run together before the embeddings are apart.
     "swav": dict(objective=dict(epsilon=0.03, freeze_steps=36)),
@@ -29,7 +31,7 @@ def config(name, dataset):
     """The run of NAME of configs/pretrain, judged by nearest neighbours at its end; NAME:SEED does not learn."""
     name, _, seed = name.partition(":")
     template, needs = objectives_mini.pretraining(name, "ct"), NEEDS.get(name, {})
-    steps, rate = STEPS, template.schedule.base_lr
+    steps, rate = needs.get("steps", STEPS), needs.get("rate", template.schedule.base_lr)
     if seed:
         steps, rate = 40, 1e-12  # for the running statistics of its BatchNorm
     changes = dict(

@@ -198,7 +198,7 @@ def test_costs_come_from_finished_runs_where_there_are_some(tmp_path):
     assert estimated["body_region-fine_tune-scratch-seed-1"] == (200.0, "same")
     assert estimated["pretrain-natural"] == (pytest.approx(600.0), "like")  # as many examples, the same network
     told = list(costs.lines(study, runs, tmp_path))
-    assert sum("finished" in line for line in told) == 3
+    assert sum(line.split()[1] == "finished" for line in told) == 3
     assert any("waiting" in line and "natural seed 1" in line for line in told)
     assert any("of unknown cost" in line for line in told)
 
@@ -235,4 +235,4 @@ def test_every_job_of_a_study_is_one_that_can_be_checked(path, tmp_path):
     runs = run.all_runs(study, tmp_path)
     assert len(runs) > 10
     for job in check._one_of_each([job for job in runs if isinstance(job, expand.Run)]):
-        check.check_names(job.config, sharding.make_mesh())
+        check.check_names(job.config, sharding.make_mesh(1))

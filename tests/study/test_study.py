@@ -275,8 +275,9 @@ def test_processes_share_a_study_and_survive_a_kill(finished, tmp_path):
     config = tmp_path / "configs" / "tiny.py"
     config.parent.mkdir()
     config.write_text(
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.study.test_study import tiny_config\n"
-        "def get_config():\n    return tiny_config(claims=dict(heartbeat=0.5, missed=8))\n"
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict("
+        + repr(tiny_config(claims=dict(heartbeat=0.5, missed=8)).to_dict())
+        + ").lock()\n"
     )
     flags = [f"--config={config}", f"--workdir={workdir}", "--config.at_once=2"]
     command = [sys.executable, "-m", "radnet_jax.main", *flags]
