@@ -60,7 +60,7 @@ def networks(args: argparse.Namespace) -> None:
         a, b = jax.block_until_ready([layers(v, image) for v in variables])
         passed = time.process_time()
         cka.add(a, b, valid)
-        jax.block_until_ready(cka._sums)
+        cka.wait()
         if step:  # the first compiles
             forward.append(passed - began)
             sums.append(time.process_time() - passed)
@@ -82,7 +82,7 @@ def networks(args: argparse.Namespace) -> None:
         "cores": len(os.sched_getaffinity(0)),
         "device": jax.devices()[0].device_kind,
     }
-    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in told.items()}), flush=True)
+    print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in told.items()}), flush=True)
 
 
 def features(args: argparse.Namespace) -> None:
@@ -112,7 +112,7 @@ def features(args: argparse.Namespace) -> None:
 
     warm = LinearCka(WIDTHS, WIDTHS, sharding.make_mesh())
     add(warm, 0)
-    jax.block_until_ready(warm._sums)
+    warm.wait()
     del warm
     began = time.process_time()
     for first in range(0, args.images, batch):
@@ -152,7 +152,7 @@ def features(args: argparse.Namespace) -> None:
         "torch": torch.__version__,
         "cores": len(os.sched_getaffinity(0)),
     }
-    print(json.dumps({k: round(v, 7) if isinstance(v, float) else v for k, v in told.items()}), flush=True)
+    print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in told.items()}), flush=True)
 
 
 def centred_gram(x):

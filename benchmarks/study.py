@@ -62,7 +62,8 @@ def _start(workdir: Path, cache: Path) -> subprocess.Popen[str]:
 def _alone(workdir: Path, cache: Path) -> dict[str, Any]:
     began = time.perf_counter()
     if _start(workdir, cache).wait():
-        raise SystemExit(f"the study failed: {workdir}.log")
+        log = (workdir.parent / f"{workdir.name}.log").read_text().splitlines()
+        raise SystemExit("\n".join(["the study failed:", *log[-15:]]))
     wall = time.perf_counter() - began
     runs = ledger.read_runs(workdir / "runs")
     bare = compiling = 0.0

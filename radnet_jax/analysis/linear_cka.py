@@ -63,6 +63,10 @@ class LinearCka:
             self._sums = tuple(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes) for _ in range(2))
         self._sums = self._update(self._sums, self._shift, a, b, valid)
 
+    def wait(self) -> None:
+        """Waits until all that was added is in the sums."""
+        jax.block_until_ready(self._sums)
+
     @property
     def images(self) -> int:
         """Images added."""

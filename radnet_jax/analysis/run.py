@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import itertools
 import json
 import os
@@ -60,6 +60,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         sample = Sample(networks.spread_rows(len(split), config.sample), len(nets))
         for features, valid, numbers in networks.stream(nets, split, config.eval_batch_size, mesh):
             cka.add(features[0], features[1], valid)
+            cka.wait()  # one batch in flight, as in `evaluators.reestimate_batch_stats`
             sample.add(features, numbers)
         _tell_constant(cka, nets)
         patients = _patients(split)[sample.rows]
@@ -116,12 +117,22 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     """Returns the networks, a and b first, and the pairs of the same architecture, whose layers are compared."""
     declared = plain(config.adapter) if config.adapter else None
     found: list[Network] = []
+    places: dict[tuple[str, str], int] = {}  # a start that several runs began with passes the images once
+
+    def place(key: tuple[str, str], make: Callable[[], Network]) -> int:
+        if key not in places:
+            network = make()
+            places[key] = len(found)
+            found.append(network)
+        return places[key]
 
     def pair(a: str, b: str) -> tuple[int, int]:
         after = networks.load(b, split, declared, mesh)
-        before = networks.initial(b, after, mesh) if a == INITIAL else networks.load(a, split, declared, mesh)
-        found.extend((before, after))
-        return len(found) - 2, len(found) - 1
+        if a == INITIAL:
+            before = place((INITIAL, b), lambda: networks.initial(b, after, mesh))
+        else:
+            before = place(("before", a), lambda: networks.load(a, split, declared, mesh))
+        return before, place(("after", b), lambda: after)
 
     main = pair(config.a, config.b)
     if not networks.same_architecture(*(found[i] for i in main)):
@@ -131,8 +142,9 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
         return found, []
     pairs: list[Pair] = [("before and after", *main)]
     for a, b in config.repeats:
-        pairs.append(("before and after", *pair(a, b)))
-        if not networks.same_architecture(found[0], found[-1]) or not networks.same_architecture(found[0], found[-2]):
+        before, after = pair(a, b)
+        pairs.append(("before and after", before, after))
+        if not all(networks.same_architecture(found[0], found[i]) for i in (before, after)):
             raise UserError(f"({a}, {b}) of config.repeats is of another architecture than config.a")
     for (_, _, one), (_, _, other) in itertools.combinations(pairs[:], 2):
         pairs.append(("two seeds", one, other))

@@ -139,6 +139,9 @@ def reestimate_batch_stats(
         image = sharding.put_batch({"image": np.stack([split[int(i)]["image"] for i in share])}, mesh)["image"]
         new = step(params, batch_stats, image)
         total = new if total is None else jax.tree.map(jax.numpy.add, total, new)
+        # One batch in flight: on a host with more devices than cores, programs that wait for each other's parts can
+        # take all of its threads and stand still.
+        jax.block_until_ready(total)
     return jax.tree.map(lambda x: x / len(rows), total)
 
 

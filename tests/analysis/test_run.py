@@ -9,12 +9,12 @@ import pytest
 from data_prep.build import build
 from data_prep.phantom import write_leaves
 from radnet_jax import sharding, train
-from radnet_jax.analysis import networks, run, similarity, who_knows
+from radnet_jax.analysis import networks, run, similarity, weights, who_knows
 from radnet_jax.data.dataset import open_split
 from radnet_jax.errors import UserError
 from radnet_jax.main import load_config
 from tests.tiny import ROOT, TAGS, config
-from tests.weights.starts import CT, PHOTO, start
+from tests.weights.starts import PHOTO, start
 
 FINE_TUNE = "configs/finetune/classification.py"
 BLOCKS = [f"stage{i}_block1" for i in (1, 2, 3, 4)]
@@ -28,9 +28,9 @@ def fine_tuned(ct_dataset, tmp_path_factory):
     return folder
 
 
-def settings(dataset, **changes):
+def settings(dataset, *, split="train", **changes):
     loaded = load_config(ROOT / "configs" / "analyze.py").to_dict()
-    return ConfigDict(loaded | dict(data=dict(dir=str(dataset), split="train"), eval_batch_size=16) | changes).lock()
+    return ConfigDict(loaded | dict(data=dict(dir=str(dataset), split=split), eval_batch_size=16) | changes).lock()
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +61,21 @@ def test_the_map_is_that_of_the_features(analysis, fine_tuned, ct_dataset):
     assert all(v["low"] < v["cka"] for v in layers.values())
 
 
-def test_the_initial_weights_are_those_that_training_began_with(fine_tuned, ct_dataset, tmp_path):
+def test_the_initial_weights_are_those_that_training_began_with(ct_dataset, tmp_path):
     """After a training whose rate is 0 nothing has changed but the running statistics."""
     tags = TAGS | dict(fraction=1.0, start="scratch")
-    resolved = config(FINE_TUNE, "scratch,smoke,size=24", ct_dataset, total_steps=1, tags=tags)
-    still = resolved.to_dict()
-    still["schedule"] |= {"base_lr": 0.0}
+    still = config(FINE_TUNE, "scratch,smoke,size=24", ct_dataset, total_steps=1, tags=tags).to_dict()
+    still["schedule"] |= {"base_lr": 0.0, "warmup_steps": 0}
     still["optimizer"] = {"name": "sgd"}
     train.run(ConfigDict(still).lock(), tmp_path / "still")
-    run.run(settings(ct_dataset, a="initial", b=str(tmp_path / "still")), tmp_path / "out")
-    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
-    assert all(v["relative"] == 0 for v in found["weights"][0]["blocks"].values())
+    mesh, split = sharding.make_mesh(), open_split(ct_dataset, "train")
+    after = networks.load(str(tmp_path / "still"), split, None, mesh)
+    before = networks.initial(str(tmp_path / "still"), after, mesh)
+    found = weights.changes(before.params, after.params)
+    assert {v["relative"] for v in found.values()} == {0.0}
+    assert before.name == "initial weights"
+    other = networks.untrained(after, 7, mesh)
+    assert all(v["relative"] > 1 for v in weights.changes(other.params, after.params).values())
 
 
 def test_pairs_and_baselines(analysis):
@@ -128,39 +132,41 @@ def test_the_page_is_whole_and_works_offline(analysis):
     assert "4 blocks the two networks are more alike" in page or "of 4 blocks" in page
 
 
-def test_members_of_a_mixture_are_domains(ct_dataset, tmp_path):
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """Two networks that nobody trained, of two architectures."""
+    folder, model_input = tmp_path_factory.mktemp("photo"), PHOTO | dict(size=(24, 24))
+    sections = dict(ten=dict(name="resnet10", base_width=4), eighteen=dict(name="resnet18", base_width=4))
+    return {name: str(start(folder / name, section, model_input)[0]) for name, section in sections.items()}
+
+
+def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch):
+    """A map and nothing layer by layer; the members are domains; who knows what of other runs is shown."""
     write_leaves(tmp_path / "source", images=60, image_size=32)
     build("image_folder", tmp_path / "source", tmp_path / "leaves", size=24, splits=("train",))
     table = tmp_path / "mixture.csv"
     table.write_text(f"dataset,weight\n{ct_dataset},1\n{tmp_path / 'leaves'},1\n")
     build("mixture", table, tmp_path / "mixture", size=24, windows="40:400", modality="photo")
-    network, _ = start(tmp_path / "network", dict(name="resnet10", base_width=4), PHOTO | dict(size=(24, 24)))
-    run.run(settings(tmp_path / "mixture", a=str(network), b=str(network)), tmp_path / "out")
-    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
-    assert {"domain radnet", "domain image_folder"} <= set(found["read"]["properties"])
-    for layer in found["domains"]["a"].values():
-        assert layer["radnet and image_folder"]["mmd"] > 0.1  # CT in a window and coloured leaves
-    assert set(found["maps"]["groups"]) == {"radnet", "image_folder"}
-    assert "How far apart domains lie" in (tmp_path / "out" / "report" / "index.html").read_text()
-
-
-def test_two_architectures_have_a_map_and_nothing_layer_by_layer(fine_tuned, ct_dataset, tmp_path, monkeypatch):
-    other, _ = start(tmp_path / "other", dict(name="resnet18", base_width=4), CT)
     kappa = dict(a="ct", b="leaves", across=0.2, within=0.5, difference=-0.3, low=-0.4, high=-0.2)
     pattern = dict(right=["ct"], cases=7, expected=5.5)
     told = dict(task="body_region", setting="fine_tune", runs={}, patterns=[pattern], agreement=[kappa])
     monkeypatch.setattr(who_knows, "of_runs", lambda root, seed: [told])
-    run.run(settings(ct_dataset, a=str(other), b=str(fine_tuned), runs="runs"), tmp_path / "out")
+    chosen = dict(a=photo["eighteen"], b=photo["ten"])
+    run.run(settings(tmp_path / "mixture", runs="runs", **chosen), tmp_path / "out")
     found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert np.shape(found["map"]["debiased"]) == (8, 4)
     assert found["pairs"] == []
-    page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "different architectures" in page
+    assert {"domain radnet", "domain image_folder"} <= set(found["read"]["properties"])
+    assert set(found["domains"]) == {"a", "b"}
+    for layer in found["domains"]["a"].values():
+        assert layer["radnet and image_folder"]["mmd"] > 0.1  # CT in a window and coloured leaves
+    assert set(found["maps"]["groups"]) == {"radnet", "image_folder"}
+    assert "How far apart domains lie" in page
     assert "−0.30" in page  # who knows what
     with pytest.raises(UserError, match="radnet_published"):
-        run.run(
-            settings(ct_dataset, a=str(other), b=str(fine_tuned), protocol="radnet_published"), tmp_path / "refused"
-        )
+        run.run(settings(tmp_path / "mixture", protocol="radnet_published", **chosen), tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
 
 
@@ -172,13 +178,12 @@ def test_two_architectures_have_a_map_and_nothing_layer_by_layer(fine_tuned, ct_
         (dict(protocol="radnet_publishd"), "did you mean"),
         (dict(repeats=("x",)), "pairs"),
         (dict(sample=3), "config.sample"),
-        (dict(a="nowhere"), "no weights 'nowhere'"),
+        (dict(b="nowhere"), "no weights 'nowhere'"),
         (dict(eval_batch_size=3), "eval_batch_size"),
-        (dict(data=dict(dir="", split="testt")), "did you mean"),
+        (dict(), "undeclared crossing"),
+        (dict(split="testt"), "did you mean"),
     ],
 )
-def test_what_is_refused(fine_tuned, ct_dataset, tmp_path, changes, said):
-    if "data" in changes:
-        changes = dict(data=dict(dir=str(ct_dataset), split="testt"))
+def test_what_is_refused(photo, ct_dataset, tmp_path, changes, said):
     with pytest.raises(UserError, match=said):
-        run.run(settings(ct_dataset, **(dict(a=str(fine_tuned), b=str(fine_tuned)) | changes)), tmp_path / "out")
+        run.run(settings(ct_dataset, **(dict(a=photo["ten"], b=photo["ten"]) | changes)), tmp_path / "out")

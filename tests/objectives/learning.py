@@ -19,6 +19,7 @@ NEEDS = {
     # For some hundred steps of 64 images: a teacher that follows within twenty, fewer outputs, a BatchNorm in the
     # projector as the authors' ResNet-50 has it. With the paper's numbers all images have nearly the same outputs.
     "dino": dict(steps=720, rate=1e-3, objective=dict(norm=True, temperature_last=0.04, momentum=0.95, outputs=64)),
+    "dino_resnet50": dict(steps=720, rate=2e-3, objective=dict(temperature_last=0.04, momentum=0.95, outputs=64)),
     "infomin": dict(steps=720),  # two queries for each key
     # With the paper's epsilon of .05 a batch of 64 is assigned to 16 prototypes almost alike, and the loss stays at log
     # 16; frozen for a tenth of the run, prototypes do not run together before the embeddings are apart.
