@@ -17,7 +17,7 @@ from radnet_jax.evaluation.statistics import bootstrap, seeds
 from radnet_jax.evaluation.statistics.across_tasks import iqm_interval, probability_of_improvement
 from radnet_jax.evaluation.statistics.delong import delong_interval, delong_test
 from radnet_jax.evaluation.statistics.paired import nadeau_bengio_test, paired_test
-from radnet_jax.evaluation.statistics.tests import welch_test
+from radnet_jax.evaluation.statistics.tests import joint_test, spread, welch_test
 
 Rows = Iterator[tuple[str, str, float]]
 Trial = Callable[[np.random.Generator, int], dict[str, bool]]
@@ -150,6 +150,25 @@ def seeds_and_patients(trials: int) -> Rows:
     yield from _covered("accuracy 0.7 over seeds and patients, 10 seeds, 60 patients", trial, trials)
 
 
+def difference_over_both(trials: int) -> Rows:
+    def trial(rng: np.random.Generator, i: int) -> dict[str, bool]:
+        # Equal starts; a seed moves a run, a draw of 100 patients moves all runs of a start, by as much.
+        seeds_a, seeds_b = rng.normal(0, 0.01 * math.sqrt(6), (2, 6))
+        a, b = (s + rng.normal(0, 0.01) for s in (seeds_a, seeds_b))
+        of_patients = rng.normal(0, 0.1, (100, 2)) @ np.array([1, -1])
+        welch, error = welch_test(a, b), of_patients.std(ddof=1) / 10
+        alone = bool(abs(welch.delta) <= 1.96 * error)
+        parts = [spread(a, b), (error, 99)]
+        return {
+            "joint_test": _inside(joint_test(welch.delta, parts, 0.02), 0.0),
+            "welch_test, wrongly alone": _inside(welch, 0.0),
+            "paired_bootstrap, wrongly alone": alone,
+            "larger p of these two, wrongly": _inside(welch, 0.0) or alone,
+        }
+
+    yield from _covered("difference over seeds and patients, 6 seeds, equal variances", trial, trials)
+
+
 def across_tasks(trials: int) -> Rows:
     def trial(rng: np.random.Generator, i: int) -> dict[str, bool]:
         level = np.array([0.6, 0.65, 0.7, 0.75, 0.8])[:, None]  # symmetric, so the interquartile mean is 0.7
@@ -171,5 +190,6 @@ PARTS = (
     over_seeds,
     overlapping_splits,
     seeds_and_patients,
+    difference_over_both,
     across_tasks,
 )

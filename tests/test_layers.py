@@ -42,6 +42,7 @@ LAYERS = {
     "radnet_jax.evaluation.probes": 3,
     "radnet_jax.evaluation.ridge": 3,
     "radnet_jax.evaluation.compare": 3,
+    "radnet_jax.evaluation.comparisons": 3,
     "radnet_jax.evaluation.compare_results": 3,
     "radnet_jax.evaluation.results": 3,
     "radnet_jax.evaluation.published": 3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,8 +96,8 @@ def check_runs(runs: Sequence[Run]) -> None:
 
     Raises:
       UserError: the same run id or the same (task, protocol, start, variant, seed, checkpoint, share of the labels)
-        twice, predictions that `check_predictions` refuses, or two runs of a task that differ in primary metric,
-        labels, case ids, patients or truth.
+        twice, a copy of a run under another seed or checkpoint, predictions that `check_predictions` refuses, or two
+        runs of a task that differ in primary metric, labels, case ids, patients or truth.
     """
     seen: dict[object, Run] = {}
     for run in runs:
@@ -120,6 +121,31 @@ def check_runs(runs: Sequence[Run]) -> None:
             _check_pair(first[run.task], run)
         else:
             first[run.task] = run
+    _check_copies([run for run in runs if run.judged])
+
+
+def _check_copies(runs: Sequence[Run]) -> None:
+    """Refuses two runs of a start whose scores are equal in every case: a copy that would shrink the spread.
+
+    Where the seed changes nothing, two runs of one checkpoint are the same by right. Runs whose scores are all one
+    number, as the Dice of networks that found nothing, may be alike by chance.
+    """
+    seen: dict[tuple[object, ...], Run] = {}
+    for run in runs:
+        p = run.predictions
+        order = np.lexsort((np.asarray(p.case_id, str), np.asarray(p.split, str)))
+        scores = np.ascontiguousarray(np.asarray(p.scores)[order], np.float64)
+        known = scores[~np.isnan(scores)]
+        if not known.size or np.ptp(known) == 0:
+            continue
+        digest = hashlib.sha256(scores.tobytes()).hexdigest()
+        key = (run.task, run.protocol, run.start, run.variant, run.fraction, digest)
+        other = seen.setdefault(key, run)
+        if other is not run and (run.seed_varies or run.checkpoint != other.checkpoint):
+            raise UserError(
+                f"runs {other.name!r} and {run.name!r} have the same scores in every case",
+                fix="remove the copy; where the seed changes nothing, give one run",
+            )
 
 
 def _check_pair(a: Run, b: Run) -> None:

@@ -3,9 +3,15 @@
 Two sources of variance are kept apart. Seeds: Welch's test between the runs of two starts, where the seed varies
 something on both sides; where it varies one side only, the one-sample t-test of that side's runs against the other's
 value (many random initialisations against one checkpoint, judged by a convex probe). Patients: the paired bootstrap of
-the runs' mean metric on the test split. "A is better than B" claims both that other seeds and that other patients would
-say so, hence needs both tests; the p of a comparison is the larger of the two (intersection-union test: Berger,
-Technometrics 24, 1982), and these enter one Holm correction over all pairs x tasks x protocols.
+the runs' mean metric on the test split. Each of these takes the other variance for naught, and both share one
+difference, so that the larger of their p does not keep the level; where both exist there is a joint test as well, over
+seeds and patients at once: se^2 = se_seeds^2 + se_patients^2 with Satterthwaite's degrees of freedom. The p of a
+comparison is the largest of the three, and these enter one Holm correction over all pairs x tasks x protocols. (What a
+seed does to single cases counts in both errors: the joint test errs on the careful side, as Owen, Ann. Appl. Stat. 1,
+2007, shows of resampling both.)
+
+Several runs from one of several checkpoints are no independent evidence about the start: their mean by checkpoint is
+what the seed test takes. Where no seed of a probe matters but a start has several checkpoints, it is tested over these.
 """
 
 from __future__ import annotations
@@ -13,157 +19,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import verdicts
-from radnet_jax.evaluation.canonical import jsonable
 from radnet_jax.evaluation.checks import check_runs
+from radnet_jax.evaluation.comparisons import Comparison, Comparisons, Group, is_reference
 from radnet_jax.evaluation.ledger import Run, setting_of
 from radnet_jax.evaluation.metrics import METRICS, entering
 from radnet_jax.evaluation.statistics import bootstrap, correction, power, tests
-from radnet_jax.evaluation.statistics.bootstrap import Resampled
-from radnet_jax.evaluation.summaries import Summary, summarise
-from radnet_jax.evaluation.verdicts import EQUIVALENT, NOT_ENOUGH, UNDEFINED, TaskVerdict
-
-FORMAT = 1
-LAST_STARTS = ("scratch", "random")  # the reference stands second in each pair: "ct - scratch"
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """The runs of one start (and variant) on one task x protocol.
-
-    Attributes:
-      protocol: with the share of the training labels, where it is not all of them: "fine_tune, 10 % of labels". Each
-        share is a question of its own.
-      compared: False for a variant that another one of the same start was preferred to, by its mean on val.
-      values: the metric on test, by run.
-      sd: standard deviation over seeds, ddof 1; NaN where the seed varies nothing or there is one run.
-      low: lower end of the 95 % interval (BCa) of the mean over patients, for these runs.
-      high: its upper end.
-      n_cases: test cases that enter the metric.
-      n_patients: patients with at least one of these.
-      checkpoints: number of different pretraining runs; 0 where the start has none.
-      left_out: labels that the mean over labels leaves out, by name.
-      reason: why the metric is undefined, a key of verdicts.REASONS.
-      fraction: share of the training labels, in (0, 1].
-    """
-
-    task: str
-    protocol: str
-    start: str
-    variant: str
-    metric: str
-    compared: bool
-    n: int
-    seeds: tuple[int, ...]
-    seed_varies: bool
-    values: tuple[float, ...]
-    mean: float
-    sd: float
-    low: float
-    high: float
-    interval_reason: str
-    mean_val: float
-    n_cases: int
-    n_patients: int
-    checkpoints: int
-    left_out: tuple[str, ...]
-    reason: str
-    runs: tuple[str, ...]
-    fraction: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """One pair of starts; differences are a minus b, in the metric's unit.
-
-    Attributes:
-      variant: the variants that stand for the starts, where there are some ("scratch: bn_initial").
-      delta_relative: delta / mean_b.
-      fixed: the start whose result no seed varies, where p_seeds is the one-sample t-test of the other's runs against
-        it; empty where it is Welch's test or there is `seeds_reason`.
-      t: over seeds; with df, p_seeds, low_seeds, high_seeds and effect_size (Hedges' g) NaN where there is
-        `seeds_reason`.
-      p: the larger of p_seeds and p_patients.
-      p_corrected: Holm over the family.
-      alpha: the level that Holm's procedure judges this comparison at.
-      low: lower end of the paired patient interval at 1 - alpha.
-      high: its upper end.
-      low_95: the same at 95 %, for reading; no verdict rests on it.
-      p_equivalent: the larger p of the two one-sided tests over seeds against the margin.
-      smallest_detectable: at 80 % power and `alpha`; the larger of those over seeds and over patients.
-      verdict: "A is better than B", "equivalent", "not enough evidence" or "undefined".
-      clause: "for these checkpoints" where a start has only one, "for these runs" where one run hides the variance of
-        the seeds; else empty.
-    """
-
-    task: str
-    protocol: str
-    variant: str
-    metric: str
-    a: str
-    b: str
-    n_a: int
-    n_b: int
-    mean_a: float
-    mean_b: float
-    delta: float
-    delta_relative: float
-    fixed: str
-    t: float
-    df: float
-    p_seeds: float
-    p_patients: float
-    p: float
-    p_corrected: float
-    alpha: float
-    low: float
-    high: float
-    low_95: float
-    high_95: float
-    low_seeds: float
-    high_seeds: float
-    effect_size: float
-    margin: float
-    p_equivalent: float
-    smallest_detectable: float
-    smallest_detectable_seeds: float
-    smallest_detectable_patients: float
-    n_patients: int
-    seeds_reason: str
-    verdict: str
-    clause: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparisons:
-    """All that a study's runs say: groups, pairs, verdicts, and the settings and notes they are to be read with."""
-
-    alpha: float
-    margin: float
-    n_resamples: int
-    seed: int
-    family_size: int
-    groups: tuple[Group, ...]
-    rows: tuple[Comparison, ...]
-    verdicts: tuple[TaskVerdict, ...]
-    notes: tuple[str, ...]
-    summaries: tuple[Summary, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT} | {f.name: jsonable(getattr(self, f.name)) for f in dataclasses.fields(self)}
-
-    def write(self, path: str | Path) -> None:
-        """Writes comparisons.json; a number that is undefined is null, with its reason."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+from radnet_jax.evaluation.statistics.bootstrap import PairedDifference, Resampled
+from radnet_jax.evaluation.summaries import summarise
+from radnet_jax.evaluation.verdicts import EQUIVALENT, NOT_ENOUGH, RARE, UNDEFINED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,10 +50,21 @@ class _Pair:
     p_seeds: float
     p_patients: float
     reason: str
+    p_joint: float
 
     @property
     def p(self) -> float:
-        return math.nan if self.reason else float(np.nanmax([self.p_seeds, self.p_patients]))
+        return math.nan if self.reason else float(np.nanmax([self.p_seeds, self.p_patients, self.p_joint]))
+
+    @property
+    def joint(self) -> bool:
+        """Whether there are both sources of variance."""
+        return not self.seeds_reason and not self.reason and self.a.n_patients > 1
+
+    def over_both(self, patients: PairedDifference, margin: float) -> tests.JointResult:
+        error, df = tests.spread(np.array(self.a.tested), np.array(self.b.tested), self.fixed)
+        errors = [(error, df), (patients.standard_error, self.a.n_patients - 1)]
+        return tests.joint_test(patients.difference, errors, margin, level=patients.level)
 
 
 def compare(
@@ -217,7 +98,7 @@ def compare(
         task_groups, rows_of, resampled = _task_groups(members, n_resamples, seed)
         groups += task_groups
         for of_protocol in _by([g for g in task_groups if g.compared], lambda g: g.protocol).values():
-            pairs += [_pair(a, b, resampled, rows_of) for a, b in itertools.combinations(of_protocol, 2)]
+            pairs += [_pair(a, b, resampled, rows_of, margin) for a, b in itertools.combinations(of_protocol, 2)]
     p = np.array([pair.p for pair in pairs])
     corrected, alphas = correction.holm(p), correction.holm_alphas(p, alpha)
     rows = [_row(pair, c, a, alpha, margin) for pair, c, a in zip(pairs, corrected.tolist(), alphas.tolist())]
@@ -240,7 +121,7 @@ def _by(items: Sequence[Any], key: Any) -> dict[Any, list[Any]]:
 
 
 def _start_order(start: str) -> tuple[bool, str]:
-    return start in LAST_STARTS, start
+    return is_reference(start), start
 
 
 def _task_groups(
@@ -266,6 +147,8 @@ def _task_groups(
     on_val = [metric(v.scores, v.labels, v.label_mask) for v in (run.predictions.of("val") for run in runs)]
     rows_of = _by(range(len(runs)), lambda i: (setting_of(runs[i]), runs[i].start, runs[i].variant))
     mean_val = {key: float(np.mean([on_val[i].value for i in rows])) for key, rows in rows_of.items()}
+    n_by_class = bootstrap.count_patients(runs[0].primary_metric, truth.labels, truth.label_mask, truth.patient)
+    few = (n_by_class.min(axis=0, initial=RARE) < RARE) & (n_by_class > 0).all(axis=0)
     groups = []
     for key in sorted(rows_of, key=lambda k: (k[0], _start_order(k[1]), k[2])):
         rows = rows_of[key]
@@ -303,26 +186,47 @@ def _task_groups(
                 reason=reasons[0] if reasons else "no_val_metric" if undefined_val else "",
                 runs=tuple(runs[i].run_id for i in rows),
                 fraction=runs[rows[0]].fraction,
+                rare=tuple(runs[0].label_names[j] for j in np.flatnonzero(few)),
+                partial=resampled.n_partial / n_resamples,
+                tested=_tested(values, [runs[i].checkpoint for i in rows]),
             )
         )
     return groups, rows_of, resampled
 
 
-def _pair(a: Group, b: Group, resampled: Resampled, rows_of: Mapping[tuple[str, ...], list[int]]) -> _Pair:
+def _tested(values: Sequence[float], checkpoints: Sequence[str | None]) -> tuple[float, ...]:
+    """The values of the runs; where several of them share one of several checkpoints, their means by checkpoint."""
+    if len({*checkpoints} - {None}) < 2:
+        return tuple(values)
+    # A run from random weights, should there be one among them, stands for itself.
+    of = _by(range(len(values)), lambda i: i if checkpoints[i] is None else checkpoints[i])
+    return tuple(float(np.mean([values[i] for i in members])) for members in of.values())
+
+
+def _varies(group: Group) -> bool:
+    return group.seed_varies or group.checkpoints > 1
+
+
+def _pair(
+    a: Group, b: Group, resampled: Resampled, rows_of: Mapping[tuple[str, ...], list[int]], margin: float
+) -> _Pair:
     rows_a, rows_b = (rows_of[(g.protocol, g.start, g.variant)] for g in (a, b))
     fixed: tests.Fixed = None
     seeds_reason, p_seeds = "", math.nan
-    if not a.seed_varies and not b.seed_varies:
+    if not _varies(a) and not _varies(b):
         seeds_reason = "seed_varies_nothing"
-    elif a.seed_varies != b.seed_varies:
-        fixed = "b" if a.seed_varies else "a"
-        seeds_reason = "fixed_runs_differ" if np.ptp((b if a.seed_varies else a).values) > 0 else ""
+    elif _varies(a) != _varies(b):
+        fixed = "b" if _varies(a) else "a"
+        seeds_reason = "fixed_runs_differ" if np.ptp((b if _varies(a) else a).tested) > 0 else ""
     if not seeds_reason:
-        over_seeds = tests.welch_test(a.values, b.values, fixed=fixed)
+        over_seeds = tests.welch_test(a.tested, b.tested, fixed=fixed)
         seeds_reason, p_seeds = over_seeds.reason, over_seeds.p
     patients = bootstrap.paired_difference(resampled, rows_a, rows_b)
     reason = a.reason or b.reason or patients.reason
-    return _Pair(a, b, resampled, rows_a, rows_b, fixed, seeds_reason, p_seeds, patients.p, reason)
+    pair = _Pair(a, b, resampled, rows_a, rows_b, fixed, seeds_reason, p_seeds, patients.p, reason, math.nan)
+    if not pair.joint:
+        return pair
+    return dataclasses.replace(pair, p_joint=pair.over_both(patients, margin).p)
 
 
 def _row(pair: _Pair, p_corrected: float, alpha_row: float, alpha: float, margin: float) -> Comparison:
@@ -332,15 +236,23 @@ def _row(pair: _Pair, p_corrected: float, alpha_row: float, alpha: float, margin
     read = bootstrap.paired_difference(pair.resampled, pair.rows_a, pair.rows_b, level=0.95)
     has_seeds = not pair.seeds_reason
     fixed = pair.fixed if has_seeds else None
-    welch = tests.welch_test(a.values, b.values, level=level, fixed=fixed)
-    tost = tests.tost_welch(a.values, b.values, margin, fixed=fixed)
+    welch = tests.welch_test(a.tested, b.tested, level=level, fixed=fixed)
+    p_equivalent = tests.tost_welch(a.tested, b.tested, margin, fixed=fixed).p if has_seeds else nan
     detectable_seeds = (
-        power.smallest_detectable_welch(a.values, b.values, alpha=1 - level, fixed=fixed) if has_seeds else nan
+        power.smallest_detectable_welch(a.tested, b.tested, alpha=1 - level, fixed=fixed) if has_seeds else nan
     )
     detectable_patients = power.smallest_detectable_bootstrap(patients.standard_error, alpha=1 - level)
+    detectable = float(np.fmax(detectable_seeds, detectable_patients))
+    shown, shown_95 = (patients.low, patients.high), (read.low, read.high)
+    if pair.joint:
+        both = pair.over_both(patients, margin)
+        shown, shown_95 = _wider(shown, both), _wider(shown_95, pair.over_both(read, margin))
+        p_equivalent = max(p_equivalent, both.p_equivalent)
+        joint_detectable = power.smallest_detectable_t(both.standard_error, both.df, alpha=1 - level)
+        detectable = max(detectable, joint_detectable)
     # "Better" and "equivalent" hold for other patients and, where seeds count, for other seeds.
-    apart = patients.low > 0 or patients.high < 0
-    equivalent = tests.inside_margin(patients.low, patients.high, margin) and (not has_seeds or tost.p < alpha_row)
+    apart = (patients.low > 0 or patients.high < 0) and (shown[0] > 0 or shown[1] < 0)
+    equivalent = tests.inside_margin(*shown, margin) and (not has_seeds or p_equivalent < alpha_row)
     if pair.reason:
         verdict = UNDEFINED
     elif p_corrected < alpha and apart:
@@ -366,24 +278,33 @@ def _row(pair: _Pair, p_corrected: float, alpha_row: float, alpha: float, margin
         df=welch.df if has_seeds else nan,
         p_seeds=pair.p_seeds,
         p_patients=pair.p_patients,
+        p_joint=pair.p_joint,
         p=pair.p,
         p_corrected=p_corrected,
         alpha=1 - level,
-        low=patients.low,
-        high=patients.high,
-        low_95=read.low,
-        high_95=read.high,
+        low=shown[0],
+        high=shown[1],
+        low_95=shown_95[0],
+        high_95=shown_95[1],
         low_seeds=welch.low if has_seeds else nan,
         high_seeds=welch.high if has_seeds else nan,
         effect_size=welch.hedges_g if has_seeds else nan,
         margin=margin,
-        p_equivalent=tost.p if has_seeds else nan,
-        smallest_detectable=float(np.fmax(detectable_seeds, detectable_patients)),
+        p_equivalent=p_equivalent,
+        smallest_detectable=detectable,
         smallest_detectable_seeds=detectable_seeds,
         smallest_detectable_patients=detectable_patients,
         n_patients=a.n_patients,
+        tested_a=len(a.tested),
+        tested_b=len(b.tested),
         seeds_reason=pair.seeds_reason,
         verdict=verdict,
         clause=verdicts.clause(checkpoints=1 in (a.checkpoints, b.checkpoints), runs=pair.seeds_reason == "one_run"),
         reason=pair.reason,
     )
+
+
+def _wider(interval: tuple[float, float], both: tests.JointResult) -> tuple[float, float]:
+    """The interval over seeds and patients where it is the wider one, else that over patients."""
+    low, high = interval
+    return (both.low, both.high) if both.high - both.low > high - low else interval

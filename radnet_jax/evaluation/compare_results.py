@@ -17,7 +17,7 @@ import numpy as np
 
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import verdicts
-from radnet_jax.evaluation.compare import LAST_STARTS, Comparison, Comparisons, Group
+from radnet_jax.evaluation.comparisons import Comparison, Comparisons, Group, is_reference
 from radnet_jax.evaluation.results import Cell, Place
 from radnet_jax.evaluation.statistics import correction, power, tests
 from radnet_jax.evaluation.summaries import summarise
@@ -101,7 +101,7 @@ def pairs(cells: Sequence[Cell], baseline: str = "") -> list[Pair]:
     Raises:
       UserError: no such baseline.
     """
-    starts = sorted({c.start for c in cells}, key=lambda s: (s == baseline, s.lower() in LAST_STARTS, s))
+    starts = sorted({c.start for c in cells}, key=lambda s: (s == baseline, is_reference(s), s))
     if baseline and baseline not in starts:
         raise UserError(f"no start {baseline!r}{nearest(baseline, starts)}", expected=", ".join(starts))
     out: list[Pair] = []
@@ -139,6 +139,7 @@ def seed_row(a: Cell, b: Cell, alpha: float, margin: float) -> Comparison:
         df=welch.df,
         p_seeds=welch.p,
         p_patients=nan,
+        p_joint=nan,
         p=welch.p,
         p_corrected=nan,
         alpha=alpha,
@@ -155,6 +156,8 @@ def seed_row(a: Cell, b: Cell, alpha: float, margin: float) -> Comparison:
         smallest_detectable_seeds=detectable,
         smallest_detectable_patients=nan,
         n_patients=0,
+        tested_a=len(a.values),
+        tested_b=len(b.values),
         seeds_reason="",
         verdict=UNDEFINED,
         clause=verdicts.clause(checkpoints=True, runs=False, cases=True),
@@ -263,6 +266,7 @@ def _group(cell: Cell) -> Group:
         left_out=(),
         reason="" if not math.isnan(cell.mean) else "undefined_metric",
         runs=cell.runs,
+        tested=cell.values if math.isnan(cell.stated_mean) else (),
     )
 
 

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import export, foreign, ledger, metrics, published, report, results
-from radnet_jax.evaluation.compare import Comparison, Comparisons, compare
+from radnet_jax.evaluation.compare import compare
 from radnet_jax.evaluation.compare_results import compare_results, explore, for_page
+from radnet_jax.evaluation.comparisons import Comparison, Comparisons
 from radnet_jax.evaluation.ledger import Run, setting_of
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.results import Cell, Place

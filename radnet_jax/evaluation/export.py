@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from radnet_jax.evaluation.canonical import jsonable
-from radnet_jax.evaluation.compare import Comparison, Comparisons
+from radnet_jax.evaluation.comparisons import Comparison, Comparisons
 from radnet_jax.evaluation.verdicts import EQUIVALENT, NOT_ENOUGH, UNDEFINED, better_of, level_text, p_value
 
 # fmt: off

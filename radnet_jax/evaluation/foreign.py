@@ -23,7 +23,7 @@ import pyarrow.csv as pa_csv
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger, metrics
 from radnet_jax.evaluation.checks import check_predictions
-from radnet_jax.evaluation.compare import LAST_STARTS
+from radnet_jax.evaluation.comparisons import is_reference
 from radnet_jax.evaluation.ledger import Predictions, Run
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.results import CASE_COLUMNS, check_columns, number, read_header
@@ -82,7 +82,6 @@ def import_predictions(path: str | Path, out_dir: str | Path, *, primary_metric:
         run = _run(Path(out_dir), Path(path), digest, key, checkpoints, predictions, labels, task_kind, primary_metric)
         vars(run)["predictions"] = predictions  # not written yet: nothing is, before all of them were checked
         runs.append(run)
-    _check_copies(runs)
     ledger.check_runs(runs)
     return [_saved(run) for run in runs]
 
@@ -161,7 +160,7 @@ def _run(
         "kind": "foreign",
         "seed": int(names["seed"]),
         "seed_varies": True,
-        "checkpoint": checkpoints[0] or (None if names["start"] in LAST_STARTS else names["start"]),
+        "checkpoint": checkpoints[0] or (None if is_reference(names["start"]) else names["start"]),
         "primary_metric": primary_metric,
         "metrics": {split: {primary_metric: metric} for split, metric in results.items()},
         "label_names": list(labels),
@@ -195,20 +194,3 @@ def _digest(*arrays: np.ndarray) -> str:
     for array in arrays:
         digest.update("\0".join(map(str, array.ravel().tolist())).encode() + b"\1")
     return digest.hexdigest()
-
-
-def _check_copies(runs: Sequence[Run]) -> None:
-    """Refuses two runs of a start whose scores are equal in every case: a copy that would shrink the spread."""
-    seen: dict[tuple[str, ...], Run] = {}
-    for run in runs:
-        p = run.predictions
-        order = np.argsort(np.asarray(p.case_id, dtype=str), kind="stable")
-        if np.isnan(p.scores).all():
-            continue
-        key = (run.task, run.protocol, run.start, run.variant, _digest(np.asarray(p.scores)[order]))
-        if key in seen:
-            raise UserError(
-                f"runs {seen[key].name!r} and {run.name!r} have the same scores in every case",
-                fix="remove the copy; where the seed changes nothing, give one run",
-            )
-        seen[key] = run

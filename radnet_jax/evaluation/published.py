@@ -17,8 +17,8 @@ import numpy as np
 from scipy import stats
 
 from radnet_jax.errors import UserError
-from radnet_jax.evaluation.compare import Comparison
 from radnet_jax.evaluation.compare_results import pairs, seed_row
+from radnet_jax.evaluation.comparisons import Comparison
 from radnet_jax.evaluation.results import Cell
 from radnet_jax.evaluation.verdicts import UNDEFINED
 

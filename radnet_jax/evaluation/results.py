@@ -23,6 +23,7 @@ RUN_COLUMNS = ("pretraining", "task", "run", "metric", "value")
 RUN_OPTIONAL = ("experiment", "variant")
 MEAN_COLUMNS = ("task", "initialization", "mean", "std", "n_runs")
 MEAN_OPTIONAL = ("architecture", "metric", "source", "reading")
+_ALIKE = 3  # different values that two runs may not share all of
 CASE_COLUMNS = ("case_id", "patient", "start", "seed")
 
 
@@ -186,7 +187,32 @@ def _read_runs(path: str | Path, rows: Sequence[tuple[int, Mapping[str, str]]], 
             where = " ".join(filter(None, (*place, row["pretraining"], f"run {row['run']}")))
             raise UserError(f"table {path} line {line}: {where} stands twice", fix="remove one of the rows")
         group[row["run"]] = scale * number(path, line, "value", row["value"])
-    return [Cell(place, start, tuple(g.values()), tuple(g)) for (place, start), g in groups.items()]
+    cells = [Cell(place, start, tuple(g.values()), tuple(g)) for (place, start), g in groups.items()]
+    _check_copies(path, cells)
+    return cells
+
+
+def _check_copies(path: str | Path, cells: Sequence[Cell]) -> None:
+    """Refuses two runs of a start with the same values of three metrics or more: a copy under another name.
+
+    Fewer metrics may be alike by chance: shares of a small test split are, to the digits of a table.
+    """
+    runs: dict[tuple[str, ...], dict[str, float]] = {}
+    for cell in cells:
+        for name, value in zip(cell.runs, cell.values):
+            runs.setdefault((*cell.place[:3], cell.start, name), {})[cell.place.metric] = value
+    seen: dict[tuple[object, ...], str] = {}
+    for (*place, start, name), values in runs.items():
+        known = tuple(sorted((m, v) for m, v in values.items() if not math.isnan(v)))
+        if len({v for _, v in known}) < _ALIKE:
+            continue
+        other = seen.setdefault((*place, start, known), name)
+        if other != name:
+            where = " ".join(filter(None, (*place, start)))
+            raise UserError(
+                f"table {path}: runs {other} and {name} of {where} have the same value of every metric",
+                fix="remove the copy",
+            )
 
 
 def _read_means(path: str | Path, rows: Sequence[tuple[int, Mapping[str, str]]], scale: float, ddof: int) -> list[Cell]:

@@ -18,7 +18,7 @@ from radnet_jax.evaluation.statistics import across_tasks
 from radnet_jax.evaluation.statistics.across_tasks import AcrossTasks, MeanRanks
 
 if TYPE_CHECKING:
-    from radnet_jax.evaluation.compare import Group
+    from radnet_jax.evaluation.comparisons import Group
 
 REASONS = {
     **across_tasks.REASONS,

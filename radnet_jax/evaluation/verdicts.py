@@ -11,11 +11,12 @@ from radnet_jax.evaluation import metrics
 from radnet_jax.evaluation.statistics import bootstrap, exact, tests
 
 if TYPE_CHECKING:
-    from radnet_jax.evaluation.compare import Comparison, Group
+    from radnet_jax.evaluation.comparisons import Comparison, Group
 
 EQUIVALENT = "equivalent"
 NOT_ENOUGH = "not enough evidence"
 UNDEFINED = "undefined"
+RARE = 5  # patients of a class; of fewer, more than one resample in 60 has none
 MIN_PATIENTS = 20  # below, bootstrap intervals are known to be too narrow
 REASONS = {
     **metrics.REASONS,
@@ -118,7 +119,7 @@ def statement(row: Comparison) -> tuple[str, str]:
 
 
 def _decisive(row: Comparison) -> str:
-    """Which of the two tests has the larger p, where there are both: the verdict hangs on that one.
+    """Which of the tests has the largest p, where there are several: the verdict hangs on that one.
 
     Where only one start varies with the seed its name is given: the other is one value in a one-sample test.
     """
@@ -127,6 +128,8 @@ def _decisive(row: Comparison) -> str:
     if math.isnan(row.p_patients):
         return " over seeds, the only test"
     of = f" of {row.b if row.fixed == row.a else row.a}" if row.fixed else ""
+    if row.p_joint > max(row.p_seeds, row.p_patients):
+        return f" over seeds{of} and patients"
     return f" over seeds{of}" if row.p_seeds > row.p_patients else " over patients"
 
 
@@ -192,6 +195,11 @@ def notes(
             out.append(
                 f"Task {task}: {label} has no known cases of both classes and is left out of the mean over labels."
             )
+        if first.rare:
+            out.append(
+                f"Task {task}: of {join(first.rare)} a class has fewer than {RARE} patients in the test split; "
+                f"{_percent(first.partial)} of the resamples lack a label, and their mean is over the others."
+            )
     undefined = [row for row in rows if row.verdict == UNDEFINED]
     for row in undefined:
         out.append(f"{row.task}, {row.protocol}: {row.a} and {row.b} are not compared: {REASONS[row.reason]}.")
@@ -200,11 +208,15 @@ def notes(
     return tuple(out)
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 or not share else "less than 1 %"
+
+
 def out_of_reach(rows: Sequence[Comparison], alpha: float, family: int) -> list[str]:
     """That no exact test over these seeds could confirm a verdict: Welch's test then leans on its normal law."""
     level = alpha / max(family, 1)
     least = {
-        (row.n_a, row.n_b): exact.least_permutation_p(row.n_a, row.n_b)
+        (row.tested_a, row.tested_b): exact.least_permutation_p(row.tested_a, row.tested_b)
         for row in rows
         if not math.isnan(row.p_seeds) and not row.fixed
     }

@@ -1,5 +1,6 @@
 """Numbers over many tasks against SciPy, the papers' examples and plain loops."""
 
+import itertools
 import math
 
 from hypothesis import given, settings
@@ -59,7 +60,9 @@ def test_friedman_is_scipys(seed, n, k, levels):
     values = np.random.default_rng(seed).integers(0, levels, (n, k))
     got = mean_ranks(values)
     np.testing.assert_allclose(got.ranks, stats.rankdata(-values, axis=1).mean(axis=0), atol=1e-12)
-    if got.reason:
+    if got.reason == "out_of_reach":
+        assert (n, math.isnan(got.critical_difference)) == (2, True)
+    elif got.reason:
         assert (values == values[:, :1]).all()
         return
     expected = stats.friedmanchisquare(*values.T)
@@ -89,9 +92,44 @@ def test_critical_differences_of_the_published_table(k, q):
     assert got / math.sqrt(k * (k + 1) / 36) == pytest.approx(q, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("values", "p"),
+    [
+        ([[2, 1]] * 4, 0.125),
+        ([[3, 2, 1]] * 3, 1 / 36),
+        ([[3, 2, 1], [3, 2, 1], [3, 2, 1], [3, 1, 2]], 0.042),  # chi-square 6.5: Hollander and Wolfe's table
+        ([[4, 3, 2, 1]] * 2, 1 / 24),
+    ],
+)
+def test_friedmans_p_is_exact_for_few_tasks(values, p):
+    assert mean_ranks(np.array(values)).p == pytest.approx(p, abs=5e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([2, 10**6]))
+def test_exact_friedman_is_the_share_of_all_orders(seed, levels):
+    values = np.random.default_rng(seed).integers(0, levels, (3, 3))
+    got = mean_ranks(values)
+    ranks = stats.rankdata(-values, axis=1)
+    every = [np.sum(rows, axis=0) for rows in itertools.product(*(itertools.permutations(r) for r in ranks))]
+    apart = np.var(every, axis=1)
+    if got.reason != "no_variance":
+        assert got.p == pytest.approx(np.mean(apart >= np.var(ranks.sum(axis=0)) - 1e-9))
+
+
+def test_no_critical_difference_that_an_exact_test_cant_reach():
+    """Two starts, four seeds: even the same order each time gives 0.125."""
+    got = mean_ranks(np.tile([2.0, 1.0], (4, 1)))
+    assert got.reason == "out_of_reach"
+    assert math.isnan(got.critical_difference)
+    assert mean_ranks(np.tile([2.0, 1.0], (6, 1))).critical_difference > 0
+
+
 def test_ranks_that_never_change():
     same = mean_ranks(np.tile([3.0, 2.0, 1.0], (5, 1)))
-    assert (same.ranks, same.f, same.p) == ((1, 2, 3), math.inf, 0)
+    assert (same.ranks, same.f) == ((1, 2, 3), math.inf)
+    assert same.p == pytest.approx(6**-4)
+    assert mean_ranks(np.tile(np.arange(5.0), (9, 1))).p == 120.0**-8  # too many orders to enumerate: the least p
     assert mean_ranks(np.ones((5, 3))).reason == "no_variance"
     assert mean_ranks(np.array([[1.0, 2.0]])).reason == "one_task"
     undefined = mean_ranks(np.array([[1.0, math.nan], [1.0, 2.0]]))

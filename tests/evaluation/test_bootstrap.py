@@ -316,3 +316,26 @@ def test_bad_arguments():
         bootstrap_interval("acuracy", labels, labels, groups=None)
     with pytest.raises(TypeError, match="groups"):
         bootstrap_interval("accuracy", labels, labels)
+
+
+@pytest.mark.parametrize(("metric", "share"), [("auroc", 0.36), ("f1", 0.36), ("accuracy", 0.0), ("label_brier", 0.0)])
+def test_resamples_without_a_rare_label_are_counted(metric, share):
+    """One patient of 60 has the second label: (59 / 60)^60 of the resamples lack it, and average the others."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((60, 3))
+    labels[np.arange(60), np.where(np.arange(60) == 7, 1, 2 * (np.arange(60) % 2))] = 1
+    scores = rng.dirichlet(np.ones(3), 60)
+    got = bootstrap_interval(metric, scores, labels, groups=None, n_resamples=2000)
+    counts = np.concatenate(list(resample_counts(60, 2000, 0)))
+    assert got.n_partial == ((counts[:, 7] == 0).sum() if share else 0)
+    assert got.n_partial / 2000 == pytest.approx(share, abs=0.03)
+    assert got.n_undefined == 0
+    pair = paired_bootstrap(metric, [scores], [scores[::-1]], labels, groups=None, n_resamples=2000)
+    assert pair.n_partial == got.n_partial
+    assert bootstrap_interval(metric, scores, labels, groups=np.arange(60) % 4, n_resamples=50).n_groups == 4
+
+
+def test_a_label_that_the_split_lacks_is_not_missed_in_resamples():
+    labels = np.stack([np.arange(200) % 2, np.zeros(200)], axis=1)
+    scores = np.random.default_rng(0).random((200, 2))
+    assert bootstrap_interval("auroc", scores, labels, groups=None, n_resamples=200).n_partial == 0

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from radnet_jax.evaluation import ledger, verdicts
 from radnet_jax.evaluation.compare import compare
 from radnet_jax.evaluation.statistics.bootstrap import paired_bootstrap
 from radnet_jax.evaluation.statistics.correction import holm
+from radnet_jax.evaluation.statistics.power import welch_power
 from tests.evaluation.simulated import Cases, record, study
 
 FAST = {"n_resamples": 1000}
@@ -42,7 +44,7 @@ def test_a_planted_difference_is_found(planted):
     assert row.verdict == "ct is better than scratch"
     assert row.clause == "for these checkpoints"
     assert row.low > 0
-    assert row.p == max(row.p_seeds, row.p_patients)
+    assert row.p == max(row.p_seeds, row.p_patients, row.p_joint)
     assert row.p_corrected < 0.05
     assert row.effect_size > 1
 
@@ -64,13 +66,22 @@ def test_a_row_is_what_the_tests_give(planted):
         level=1 - row.alpha,
         n_resamples=1000,
     )
-    assert (row.delta, row.low, row.high, row.p_patients) == pytest.approx(
-        (paired.difference, paired.low, paired.high, paired.p)
-    )
+    assert (row.delta, row.p_patients) == pytest.approx((paired.difference, paired.p))
+    values = [np.array(groups[s].values) for s in ("ct", "natural")]
+    of_seeds = sum(v.var(ddof=1) / 4 for v in values)
+    error = math.sqrt(of_seeds + paired.standard_error**2)
+    df = error**4 / (of_seeds**2 / welch.df + paired.standard_error**4 / 79)
+    joint = stats.t(df, row.delta, error)
+    assert row.p_joint == pytest.approx(2 * joint.cdf(0))
+    assert (row.low, row.high) == pytest.approx(joint.interval(1 - row.alpha))
+    assert row.low < paired.low < paired.high < row.high
+    above, below = joint.cdf(-0.02), 1 - joint.cdf(0.02)  # TOST of the joint test, the larger p of the two
+    assert row.p_equivalent >= max(above, below) - 1e-12
     assert row.delta == pytest.approx(row.mean_a - row.mean_b)
     assert row.delta_relative == pytest.approx(row.mean_a / row.mean_b - 1)
     assert (row.n_a, row.n_b, row.n_patients) == (4, 4, 80)
-    assert row.smallest_detectable == max(row.smallest_detectable_seeds, row.smallest_detectable_patients)
+    assert row.smallest_detectable >= max(row.smallest_detectable_seeds, row.smallest_detectable_patients)
+    assert welch_power(row.smallest_detectable, error, df, row.alpha) == pytest.approx(0.8, abs=0.01)
 
 
 def test_holm_runs_over_all_pairs_tasks_and_protocols(planted):
@@ -101,7 +112,7 @@ def test_many_initialisations_are_tested_against_the_one_checkpoint(planted):
     assert (row.t, row.df, row.p_seeds) == pytest.approx((-expected.statistic, 2, expected.pvalue))
     interval = expected.confidence_interval(1 - row.alpha)
     assert (row.low_seeds, row.high_seeds) == pytest.approx((value - interval.high, value - interval.low))
-    assert row.p == max(row.p_seeds, row.p_patients)
+    assert row.p == max(row.p_seeds, row.p_patients, row.p_joint)
     assert row.smallest_detectable_seeds > 0
     assert row.effect_size > 1
     assert row.p_equivalent > 0.5
@@ -200,7 +211,7 @@ def test_the_spread_of_initialisations_stops_a_verdict_over_one_checkpoint(tmp_p
 def test_equivalence_to_one_checkpoint_needs_the_seeds_too(tmp_path, skills, verdict):
     cases = Cases(n_patients=800, per_patient=2)
     (row,) = compare(_probe_of_one_checkpoint(tmp_path, cases, 1.2, skills, spread=0.05), margin=0.03, **FAST).rows
-    assert -0.03 < row.low < row.high < 0.03  # patients alone would say "equivalent" of both
+    assert abs(row.delta) + 2.5 * row.smallest_detectable_patients / 3.2 < 0.03  # patients alone: "equivalent", of both
     assert row.verdict == verdict
 
 
@@ -211,7 +222,7 @@ def test_one_initialisation_against_one_checkpoint(tmp_path):
 
 
 def test_several_results_are_no_fixed_value(tmp_path):
-    """Two checkpoints of a start: what differs between them is not the seed of the probe."""
+    """One checkpoint, two results, though the seed is said to change nothing."""
     cases = Cases(n_patients=100)
     study(tmp_path / "a", cases, {"ct": 1.5}, seeds=2, protocol="linear_probe", seed_varies=False)
     study(tmp_path / "b", cases, {"scratch": 0.5}, seeds=2, protocol="linear_probe")
@@ -319,6 +330,18 @@ def test_a_label_of_one_class_is_named(tmp_path):
     assert got.rows[0].verdict != "undefined"
 
 
+def test_a_label_of_few_patients_is_named(tmp_path):
+    cases = Cases(n_patients=60)
+    cases.truth[:] = cases.truth % 5
+    cases.truth[np.flatnonzero(cases.split == "test")[0]] = 5  # one patient has a leg
+    study(tmp_path, cases, {"a": 1.0, "b": 0.5}, seeds=2, primary_metric="auroc")
+    got = compare(ledger.read_runs(tmp_path), **FAST)
+    assert got.groups[0].rare == ("leg",)
+    assert got.groups[0].partial == pytest.approx((29 / 30) ** 30, abs=0.06)
+    (note,) = [n for n in got.notes if "of leg a class has fewer than 5 patients" in n]
+    assert re.search(r"; 3\d % of the resamples lack a label", note)
+
+
 def test_bad_input(tmp_path):
     study(tmp_path, Cases(n_patients=10), {"a": 1.0, "b": 0.5}, seeds=1)
     runs = ledger.read_runs(tmp_path)
@@ -337,6 +360,29 @@ def test_bad_input(tmp_path):
     study(tmp_path / "metric", Cases(n_patients=10), {"a": 1.0}, seeds=1, primary_metric="acuracy")
     with pytest.raises(UserError, match='did you mean "accuracy"'):
         compare(ledger.read_runs(tmp_path / "metric"), **FAST)
+
+
+def test_a_copy_under_another_seed_is_refused(tmp_path):
+    cases = Cases(n_patients=10)
+    study(tmp_path, cases, {"a": 1.0, "b": 0.5}, seeds=2)
+    again = cases.predictions(1.0, seed=1)  # study's seed 1 of the first start
+    copy = record("copy", start="a", protocol="fine_tune", seed=2, checkpoint="pretrained-a")
+    ledger.write_run(tmp_path / "copy", copy, predictions=again)
+    with pytest.raises(UserError, match="have the same scores in every case"):
+        compare(ledger.read_runs(tmp_path), **FAST)
+
+
+def test_equal_runs_of_a_seed_that_varies_nothing_are_no_copies(tmp_path):
+    cases = Cases(n_patients=40)
+    for start, skill in {"a": 1.5, "b": 0.5}.items():
+        for seed in range(2):
+            own = record(f"{start}{seed}", start=start, seed=seed, seed_varies=False, checkpoint=start)
+            ledger.write_run(tmp_path / own["name"], own, predictions=cases.predictions(skill, seed=0))
+    assert compare(ledger.read_runs(tmp_path), **FAST).rows[0].seeds_reason == "seed_varies_nothing"
+    own = record("a2", start="a", seed=2, seed_varies=False, checkpoint="another")
+    ledger.write_run(tmp_path / "a2", own, predictions=cases.predictions(1.5, seed=0))
+    with pytest.raises(UserError, match="same scores in every case"):
+        compare(ledger.read_runs(tmp_path), **FAST)
 
 
 def test_every_reason_has_words(planted):

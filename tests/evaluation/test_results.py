@@ -100,6 +100,10 @@ def test_undefined_is_undefined_with_a_reason(tmp_path):
         ("pretraining,task,metric,value\nct,R,accuracy,1\n", r"lacks the column\(s\) run"),
         ("pretraining,task,run,metric,value,vriant\nct,R,0,a,1,x\n", 'did you mean "variant"'),
         (HEADER + "E1,ct,R,full,0,accuracy,0.9\nE1,ct,R,full,0,accuracy,0.9\n", "line 3: .* run 0 stands twice"),
+        (
+            HEADER + "".join(f"E1,ct,R,full,{r},{m},0.{m}1\n" for r in (0, 4) for m in (7, 8, 9)),
+            "runs 0 and 4 of E1 R full ct have the same value of every metric",
+        ),
         (HEADER + "E1,ct,R,full,0,accuracy,high\n", "line 2: value; got 'high'"),
         (HEADER + "E1,ct,R,full,0,accuracy,inf\n", "line 2: value; got 'inf'"),
         (HEADER + "E1,,R,full,0,accuracy,0.9\n", "line 2: pretraining is empty"),

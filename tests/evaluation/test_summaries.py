@@ -28,7 +28,7 @@ def test_ranks_over_seeds_pair_the_runs_of_a_seed():
     a, b = group("a", [0.9, 0.5, 0.8]), group("b", [0.6, 0.7, 0.7], seeds=(2, 1, 0))
     (s,) = summarise([a, b], alpha=0.05)
     # By seed: 0.9 against 0.7, 0.5 against 0.7, 0.8 against 0.6.
-    assert (s.unit, s.blocks, s.reason) == ("seeds", ("0", "1", "2"), "")
+    assert (s.unit, s.blocks, s.reason) == ("seeds", ("0", "1", "2"), "out_of_reach")
     assert s.ranks.ranks == pytest.approx((4 / 3, 5 / 3))
 
 
@@ -54,7 +54,7 @@ def test_why_there_are_no_ranks_over_seeds(groups, reason):
 def test_over_tasks_every_start_needs_every_task():
     whole = [group(s, v, task=t) for t in ("t", "u") for s, v in {"a": [0.9, 0.8], "b": [0.5, 0.6]}.items()]
     over_tasks = summarise(whole, alpha=0.05)[0]
-    assert (over_tasks.unit, over_tasks.blocks, over_tasks.reason) == ("tasks", ("t", "u"), "")
+    assert (over_tasks.unit, over_tasks.blocks, over_tasks.reason) == ("tasks", ("t", "u"), "out_of_reach")
     assert over_tasks.ranks.ranks == (1.0, 2.0)
     assert [i.value for i in over_tasks.improvement] == [0.5, 1.0]
     assert over_tasks.iqm[0].value == pytest.approx(0.85)

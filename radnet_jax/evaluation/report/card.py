@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from radnet_jax.evaluation import summaries, verdicts
-from radnet_jax.evaluation.compare import Comparison, Comparisons, Group
+from radnet_jax.evaluation.comparisons import Comparison, Comparisons, Group
 from radnet_jax.evaluation.ledger import Run
 from radnet_jax.evaluation.report import details, figures, provenance, words
 from radnet_jax.evaluation.report.style import Gallery, Look, label
@@ -70,7 +70,7 @@ def part(
         "headline": words.capital(headline),
         "clause": words.capital(verdict.clause)
         and f"{words.capital(verdict.clause)} only: {_why_only(verdict.clause)}",
-        "over": "patients" if groups[0].n_cases else "seeds",
+        "over": _over(groups, rows),
         "n_cases": groups[0].n_cases,
         "n_patients": groups[0].n_patients,
         "groups": [_group(g) for g in groups],
@@ -96,6 +96,16 @@ def part(
         "worst": details.worst_cases(members[0], pixels) if members else {},
         "remarks": _remarks(groups, rows),
     }
+
+
+def _over(groups: Sequence[Group], rows: Sequence[Comparison]) -> str:
+    """What the intervals of the differences are over."""
+    if not groups[0].n_cases:
+        return "seeds"
+    joint = [not math.isnan(r.p_joint) for r in rows if r.verdict != UNDEFINED]
+    if not any(joint):
+        return "patients"
+    return "seeds and patients" if all(joint) else "patients, and seeds where they were tested"
 
 
 def _anchor(verdict: TaskVerdict, rows: Sequence[Comparison]) -> str:
@@ -190,6 +200,7 @@ def _pair(r: Comparison) -> dict[str, Any]:
         "level": verdicts.level_text(r.alpha),
         "p_seeds": words.p(r.p_seeds),
         "p_patients": words.p(r.p_patients),
+        "p_joint": words.p(r.p_joint),
         "p_corrected": words.p(r.p_corrected),
         "detectable": "> 100" if r.smallest_detectable >= 1 else words.number(r.smallest_detectable),
         "verdict": r.verdict,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from radnet_jax.evaluation import metrics
-from radnet_jax.evaluation.compare import LAST_STARTS, Group
+from radnet_jax.evaluation.comparisons import Group, is_reference
 from radnet_jax.evaluation.ledger import Predictions, Run
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.metrics.classification import is_correct, known_entries
@@ -62,7 +62,7 @@ def in_diagrams(members: Sequence[Judged]) -> list[Judged]:
     """Those that a diagram has room for: the best ones, and the reference."""
     if len(members) <= _MAX_LINES:
         return list(members)
-    reference = [m for m in members if m.group.start in LAST_STARTS][:1]
+    reference = [m for m in members if is_reference(m.group.start)][:1]
     best = [m for m in members if m not in reference][: _MAX_LINES - len(reference)]
     return best + reference
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 import numpy as np
 
-from radnet_jax.evaluation.compare import Comparison, Group
+from radnet_jax.evaluation.comparisons import Comparison, Group
 from radnet_jax.evaluation.report import words
 from radnet_jax.evaluation.report.style import (
     BAND,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 import numpy as np
 
-from radnet_jax.evaluation.compare import Group
+from radnet_jax.evaluation.comparisons import Group
 from radnet_jax.evaluation.report import words
 from radnet_jax.evaluation.report.style import PAPER, SOFT, WIDTH, Drawing, Look, plain, short, styled
 from radnet_jax.evaluation.statistics.diagrams import GRID, Reliability, RocCurve

@@ -16,7 +16,7 @@ from markupsafe import Markup
 import radnet_jax
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import published, verdicts
-from radnet_jax.evaluation.compare import Comparisons
+from radnet_jax.evaluation.comparisons import Comparisons
 from radnet_jax.evaluation.ledger import Run, setting_of
 from radnet_jax.evaluation.report import card, details, figures, lines, provenance, words
 from radnet_jax.evaluation.report.style import Gallery, Look, looks

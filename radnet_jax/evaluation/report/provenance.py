@@ -9,7 +9,7 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-from radnet_jax.evaluation.compare import Comparisons, Group
+from radnet_jax.evaluation.comparisons import Comparisons, Group
 from radnet_jax.evaluation.ledger import RUN_FILE, Run
 from radnet_jax.evaluation.report import words
 

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from radnet_jax.evaluation.compare import LAST_STARTS, Group
+from radnet_jax.evaluation.comparisons import Group, is_reference
 
 # Okabe and Ito's palette, tellable apart with any colour vision; the reference is grey. Each start keeps colour and
 # marker through the whole report.
@@ -107,10 +107,11 @@ class Gallery:
 
 def looks(starts: Sequence[str], also: Sequence[str] = ()) -> dict[str, Look]:
     """A fixed colour and marker for each start, and for pretrainings that no start is named after."""
-    others = sorted(set(starts) - set(LAST_STARTS))
-    others += sorted(set(also) - set(starts) - set(LAST_STARTS))
+    references = sorted(s for s in {*starts, *also} if is_reference(s))
+    others = sorted(set(starts) - set(references))
+    others += sorted(set(also) - set(starts) - set(references))
     out = {s: Look(PALETTE[i % 6], MARKERS[(i + i // 6) % 6], f"s{i % 6}") for i, s in enumerate(others)}
-    return out | {s: Look(*REFERENCE, "ref") for s in LAST_STARTS if s in (*starts, *also)}
+    return out | {s: Look(*REFERENCE, "ref") for s in references}
 
 
 def label(group: Group) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import itertools
 import math
 
 from jaxtyping import Float
@@ -22,12 +23,14 @@ from scipy import stats
 from radnet_jax.evaluation.statistics.bootstrap import percentile_interval
 from radnet_jax.evaluation.statistics.seeds import MIN_SEEDS
 
+_MAX_ORDERS = 200_000  # that are enumerated
 Tasks = Sequence[Sequence[float]]
 REASONS = {
     "few_seeds": f"a task has fewer than {MIN_SEEDS} runs: no resampling over seeds",
     "undefined_metric": "the metric of a run is undefined",
     "one_task": "fewer than two tasks",
     "no_variance": "all starts have the same rank on every task",
+    "out_of_reach": "so few ranks can't tell starts apart at this level, whatever their order (exact Friedman test)",
 }
 
 
@@ -64,9 +67,11 @@ class MeanRanks:
       ranks: mean rank of each start; equal values share their ranks.
       standard_error: of each, over tasks.
       chi_square: Friedman's, corrected for ties, with its `p_friedman` (s - 1 degrees of freedom).
-      f: Iman and Davenport's less conservative form of it, with its `p`: the one to read.
+      f: Iman and Davenport's less conservative form of it.
+      p: the one to read: exact, the same for both forms, where the orders can be enumerated; else that of `f`, but
+        never below what the same order on every task would give.
       critical_difference: Nemenyi's: mean ranks that are further apart differ at `alpha`, corrected over all pairs.
-      reason: key of REASONS, where the tests are undefined.
+      reason: key of REASONS, where the tests are undefined; "out_of_reach" where only the critical difference is.
     """
 
     ranks: tuple[float, ...]
@@ -178,12 +183,30 @@ def mean_ranks(values: Float[np.ndarray, "t s"], *, alpha: float = 0.05) -> Mean
         p_chi = float(stats.chi2.sf(chi, k - 1))
         rest = n * (k - 1) - chi
         f = (n - 1) * chi / rest if rest > 1e-9 else math.inf  # the same order on every task
-        p = float(stats.f.sf(f, k - 1, (k - 1) * (n - 1)))
+        orders = math.factorial(k) ** (n - 1)  # that are different once the starts' names are taken off
+        if orders <= _MAX_ORDERS:
+            p = _exact_friedman(ranks)
+        else:
+            p = max(float(stats.f.sf(f, k - 1, (k - 1) * (n - 1))), 1 / orders)
+        reason = "out_of_reach" if 1 / orders >= alpha else ""
     critical = nan
-    if n > 1:
+    if n > 1 and reason != "out_of_reach":
         q = float(stats.studentized_range.ppf(1 - alpha, k, np.inf)) / math.sqrt(2)
         critical = q * math.sqrt(k * (k + 1) / (6 * n))
     return MeanRanks(tuple(mean.tolist()), tuple(error.tolist()), chi, p_chi, f, p, critical, alpha, n, reason)
+
+
+def _exact_friedman(ranks: Float[np.ndarray, "t s"]) -> float:
+    """The share of all orders of the ranks within tasks whose mean ranks differ at least as much as these.
+
+    The first task is held: all that its orders would do is to rename the starts.
+    """
+    sums = 2 * ranks[:1]  # twice a rank is whole, ties or not
+    for row in 2 * ranks[1:]:
+        orders = np.array(list(itertools.permutations(row)))
+        sums = (sums[:, None] + orders).reshape(-1, ranks.shape[1])
+    apart = (sums**2).sum(axis=1)
+    return float((apart >= ((2 * ranks.sum(axis=0)) ** 2).sum() - 0.5).mean())
 
 
 def mean_rank_intervals(

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from radnet_jax.evaluation.statistics.draws import group_index, resample_counts, stratum_index
-from radnet_jax.evaluation.statistics.weighted import MetricFunction, weighted_metric
+from radnet_jax.evaluation.statistics.weighted import MetricFunction, lacking, patients_by_class, weighted_metric
 
 Runs = slice | Sequence[int]
 METHODS = ("bca", "percentile")
@@ -47,6 +47,8 @@ class Interval:
       n_resamples: resamples drawn.
       n_undefined: of these, resamples without a defined value; the interval is over the others.
       reason: key of REASONS, or empty.
+      n_partial: resamples without a patient of a class that a label needs: the mean over labels leaves it out there,
+        so that it is not the same mean in all resamples. They are in the interval.
     """
 
     value: float
@@ -59,11 +61,15 @@ class Interval:
     n_resamples: int
     n_undefined: int
     reason: str = ""
+    n_partial: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class PairedDifference:
-    """The difference of two starts on the same patients, a minus b; `p` is two-sided, its least value 2 / (B + 1)."""
+    """The difference of two starts on the same patients, a minus b; `p` is two-sided, its least value 2 / (B + 1).
+
+    The rest is as in `Interval`.
+    """
 
     difference: float
     low: float
@@ -75,6 +81,7 @@ class PairedDifference:
     n_resamples: int
     n_undefined: int
     reason: str = ""
+    n_partial: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +94,7 @@ class Resampled:
       jackknife: without each of the g patients; NaN where it was not asked for.
       n_groups: g.
       stratum: index of each patient's stratum.
+      n_partial: resamples that lack a label which the metric on the split has.
     """
 
     points: Float[np.ndarray, " m"]
@@ -94,6 +102,7 @@ class Resampled:
     jackknife: Float[np.ndarray, "m g"]
     n_groups: int
     stratum: Int[np.ndarray, " g"]
+    n_partial: int = 0
 
 
 def resample(
@@ -120,10 +129,11 @@ def resample(
     stratum = stratum_index(strata, index, n_groups)
     kernels = [weighted_metric(metric, s, labels, label_mask, index, n_groups) for s in scores]
     once = np.ones((1, n_groups), np.int32)
-    blocks = [
-        np.stack([kernel(counts) for kernel in kernels])
-        for counts in resample_counts(n_groups, n_resamples, seed, stratum)
-    ]
+    lacks = lacking(patients_by_class(metric, labels, label_mask, index, n_groups))
+    blocks, n_partial = [], 0
+    for counts in resample_counts(n_groups, n_resamples, seed, stratum):
+        blocks.append(np.stack([kernel(counts) for kernel in kernels]))
+        n_partial += int(lacks(counts).sum())
     without = [kernel.jackknife() if jackknife else np.full(n_groups, np.nan) for kernel in kernels]
     return Resampled(
         points=np.array([kernel(once)[0] for kernel in kernels]),
@@ -131,7 +141,19 @@ def resample(
         jackknife=np.stack(without),
         n_groups=n_groups,
         stratum=stratum,
+        n_partial=n_partial,
     )
+
+
+def count_patients(
+    metric: str | MetricFunction,
+    labels: Num[np.ndarray, "n k"],
+    label_mask: Num[np.ndarray, "n k"] | None,
+    groups: Sequence[Any] | np.ndarray | None,
+) -> Int[np.ndarray, "c k"]:
+    """How many patients have a case of each class that a label needs to enter the metric's mean (see `lacking`)."""
+    counts: np.ndarray = patients_by_class(metric, labels, label_mask, *group_index(groups, len(labels))).sum(axis=1)
+    return counts
 
 
 def percentile_interval(values: Float[np.ndarray, " b"], level: float) -> tuple[float, float]:
@@ -189,7 +211,7 @@ def interval_of_mean(r: Resampled, runs: Runs, *, level: float = 0.95, method: s
         method = "percentile" if bca is None else "bca"
         low, high = percentile_interval(defined, level) if bca is None else bca
     n, n_undefined = len(values), len(values) - len(defined)
-    return Interval(value, low, high, level, method, error, r.n_groups, n, n_undefined, reason)
+    return Interval(value, low, high, level, method, error, r.n_groups, n, n_undefined, reason, r.n_partial)
 
 
 def bootstrap_interval(
@@ -264,7 +286,7 @@ def paired_difference(r: Resampled, a: Runs, b: Runs, *, level: float = 0.95) ->
         low, high = percentile_interval(defined, level)
         p = bootstrap_p(defined)
     n, n_undefined = len(values), len(values) - len(defined)
-    return PairedDifference(difference, low, high, level, p, error, r.n_groups, n, n_undefined, reason)
+    return PairedDifference(difference, low, high, level, p, error, r.n_groups, n, n_undefined, reason, r.n_partial)
 
 
 def paired_bootstrap(

@@ -52,7 +52,11 @@ def smallest_detectable_welch(
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if undefined_reason(x, y, fixed):
         return math.nan
-    error, df = spread(x, y, fixed)
+    return smallest_detectable_t(*spread(x, y, fixed), alpha=alpha, power=power)
+
+
+def smallest_detectable_t(error: float, df: float, *, alpha: float, power: float = 0.8) -> float:
+    """The true difference that a two-sided t-test with this standard error finds with `power`."""
     high = float(stats.t.isf(alpha / 2, df) + stats.t.ppf(power, df)) * error
     while welch_power(high, error, df, alpha) < power:
         high *= 2

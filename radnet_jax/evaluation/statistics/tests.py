@@ -43,6 +43,19 @@ class WelchResult:
 
 
 @dataclasses.dataclass(frozen=True)
+class JointResult:
+    """The test of a difference over several sources of variance at once; `p_equivalent` is that of the TOST."""
+
+    standard_error: float
+    df: float
+    p: float
+    low: float
+    high: float
+    level: float
+    p_equivalent: float
+
+
+@dataclasses.dataclass(frozen=True)
 class EquivalenceResult:
     """Two one-sided tests: `p` is the larger of both, so p < alpha says that the difference lies inside the margin."""
 
@@ -144,6 +157,31 @@ def tost_welch(a: Sequence[float], b: Sequence[float], margin: float, *, fixed: 
     p_above = float(stats.t.sf((delta + margin) / error, df))  # against "at most -margin"
     p_below = float(stats.t.cdf((delta - margin) / error, df))  # against "at least margin"
     return EquivalenceResult(margin, max(p_above, p_below), p_above, p_below)
+
+
+def joint_test(
+    delta: float, errors: Sequence[tuple[float, float]], margin: float, *, level: float = 0.95
+) -> JointResult:
+    """The t-test of a difference whose error has several independent sources, such as seeds and patients.
+
+    The variances add, se^2 = sum se_i^2, and so does what is not known of them: df = se^4 / sum(se_i^4 / df_i)
+    (Satterthwaite, Biometrics Bull. 2, 1946). The test over one source alone takes the others for naught: the larger
+    of such p does not keep the level, because all of them share one difference.
+
+    Args:
+      delta: the difference.
+      errors: (standard error, degrees of freedom) of each source; not all errors 0.
+      margin: of the equivalence, > 0.
+      level: coverage of the interval.
+    """
+    variances = [(error**2, df) for error, df in errors]
+    total = sum(v for v, _ in variances)
+    df = total**2 / sum(v**2 / df for v, df in variances)
+    error = math.sqrt(total)
+    half = float(stats.t.ppf((1 + level) / 2, df)) * error
+    p = float(2 * stats.t.sf(abs(delta) / error, df))
+    p_equivalent = float(stats.t.cdf((abs(delta) - margin) / error, df))
+    return JointResult(error, df, p, delta - half, delta + half, level, p_equivalent)
 
 
 def inside_margin(low: float, high: float, margin: float) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Int, Num
+from jaxtyping import Bool, Int, Num
 import numpy as np
 
 from radnet_jax.evaluation.metrics import METRICS, Metric
@@ -39,6 +39,44 @@ FAST: dict[str, Callable[..., Weighted]] = {
 
 FAST |= {f.__name__: f for f in (dice.dice_per_volume, dice.dice_positives_only, dice.dice_empty_is_one)}
 FAST |= {"dice_nnunet": dice.dice_nnunet}
+
+BOTH, POSITIVE = "both", "positive"
+CLASSES_NEEDED = {
+    **dict.fromkeys(("auroc", "auprc", "sensitivity_at_95_specificity"), BOTH),
+    **dict.fromkeys(("balanced_accuracy", "f1", "label_f1", "dice_positives_only"), POSITIVE),
+}
+"""Classes of a label without which it leaves the metric's mean over labels; the others need known cases only."""
+_CERTAIN = 40  # patients of whom a resample lacks all with a probability below exp(-40)
+
+
+def patients_by_class(
+    metric: str | MetricFunction,
+    labels: Num[np.ndarray, "n k"],
+    label_mask: Num[np.ndarray, "n k"] | None,
+    group: Int[np.ndarray, " n"],
+    n_groups: int,
+) -> Bool[np.ndarray, "c g k"]:
+    """Which patients have a case of each class that a label needs to enter the metric's mean: c classes, k labels.
+
+    No class (c = 0) for a metric that needs none, or of which that is not known.
+    """
+    needed = CLASSES_NEEDED.get(metric, "") if isinstance(metric, str) else ""
+    if not needed:
+        return np.zeros((0, n_groups, 0), bool)
+    truth = np.asarray(labels) > 0
+    known = np.ones(truth.shape, bool) if label_mask is None else np.asarray(label_mask) > 0
+    out = np.zeros((2 if needed == BOTH else 1, n_groups, truth.shape[1]), bool)
+    for has, cases in zip(out, (truth & known, ~truth & known)):
+        np.logical_or.at(has, group, cases)
+    return out
+
+
+def lacking(has: Bool[np.ndarray, "c g k"]) -> Callable[[Int[np.ndarray, "r g"]], Bool[np.ndarray, " r"]]:
+    """counts -> whether a resample lacks a label that is in the metric on the split."""
+    n = has.sum(axis=1)
+    at_risk = (n > 0).all(axis=0) & (n < _CERTAIN)  # by class and label
+    rare = has.transpose(0, 2, 1)[at_risk].T.astype(np.float32)
+    return lambda counts: (counts.astype(np.float32) @ rare == 0).any(axis=1)
 
 
 def weighted_metric(
