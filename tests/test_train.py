@@ -332,6 +332,11 @@ def test_a_selection_that_makes_no_sense_is_refused(ct_dataset, tmp_path, change
         train.run(fine_tuning(ct_dataset, **changes), tmp_path / "run")
 
 
+def test_local_views_are_for_objectives_that_use_them(ct_dataset, tmp_path):
+    with pytest.raises(UserError, match="'simclr' has no use for local views"):
+        train.run(pretraining(ct_dataset, augment=dict(name="ct", local_views=2)), tmp_path / "run")
+
+
 def test_parts_of_a_batch_are_for_losses_that_are_means(ct_dataset, tmp_path):
     with pytest.raises(UserError, match="needs the whole batch at once"):
         train.run(pretraining(ct_dataset, accumulate=2), tmp_path / "run")

@@ -47,7 +47,8 @@ def write(bank: Num[Array, "n ..."], index: Int[Array, " b"], values: Num[Array,
     """Returns the bank with the rows of these examples in place; a negative or too large index writes nothing.
 
     Nor does a row that is not finite, so that a step that was stopped leaves no such mark. The same example twice in a
-    batch leaves one of its two rows.
+    batch, as a mixture's epochs may bring, leaves one of its two rows: the last on a CPU, on a GPU the same in each run
+    with `--deterministic` only.
     """
     sound = jnp.isfinite(values.astype(jnp.float32)).reshape(len(values), -1).all(axis=1)
     index = jnp.where((index < 0) | ~sound, len(bank), index)

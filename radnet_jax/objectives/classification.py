@@ -99,6 +99,8 @@ class Classification(Defaults):
     def weight(self, batch: Batch) -> Float[Array, ""]:
         """Sum of the weights that the mean of the loss is divided by."""
         mask, labels = batch["label_mask"].astype(jnp.float32), batch["labels"].astype(jnp.float32)
+        if self.uncertain:
+            mask = jnp.ones_like(mask)  # what is not known counts too, as a soft label
         if self.task == "single_label":
             known = mask.min(axis=-1)
             return (known * (labels @ jnp.asarray(self.class_weights))).sum() if self.class_weights else known.sum()

@@ -83,8 +83,9 @@ def moved(rows: Float[Array, "b d"], z: Float[Array, "b d"], momentum: float) ->
     return lax.stop_gradient(networks.unit(momentum * rows.astype(jnp.float32) + (1 - momentum) * networks.unit(z)))
 
 
-def check_bank(name: str, *, draws: int, bank_dtype: str) -> None:
-    """Refuses a bank from which nothing is drawn, or of another type."""
+def check_bank(name: str, *, num_examples: int, batch_size: int, draws: int, bank_dtype: str) -> None:
+    """Refuses a bank from which nothing is drawn, of another type, or with fewer rows than a batch."""
+    bank.check(name, num_examples, batch_size)
     if draws < 1:
         raise UserError(f"{name}: draws", got=draws, expected="at least 1")
     bank.check_dtype(name, bank_dtype)
@@ -95,6 +96,7 @@ def insdis(
     *,
     backbone: Any,
     num_examples: int,
+    batch_size: int,
     temperature: float = 0.07,
     draws: int = 65536,
     momentum: float = 0.5,
@@ -103,7 +105,7 @@ def insdis(
 ) -> InsDis:
     """Makes the objective; the defaults are the checkpoint's."""
     check_numbers("insdis", temperature=temperature, momentum=momentum)
-    check_bank("insdis", draws=draws, bank_dtype=bank_dtype)
+    check_bank("insdis", num_examples=num_examples, batch_size=batch_size, draws=draws, bank_dtype=bank_dtype)
     return InsDis(
         backbone=backbone,
         projector=Projector(layers=1, out=projector_dim, last_norm=False),

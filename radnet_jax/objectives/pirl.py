@@ -76,6 +76,7 @@ def pirl(
     *,
     backbone: Any,
     num_examples: int,
+    batch_size: int,
     temperature: float = 0.07,
     draws: int = 65536,
     momentum: float = 0.5,
@@ -84,7 +85,7 @@ def pirl(
 ) -> PIRL:
     """Makes the objective; the defaults are those of the checkpoint that studies call PIRL."""
     check_numbers("pirl", temperature=temperature, momentum=momentum)
-    check_bank("pirl", draws=draws, bank_dtype=bank_dtype)
+    check_bank("pirl", num_examples=num_examples, batch_size=batch_size, draws=draws, bank_dtype=bank_dtype)
     return PIRL(
         backbone=backbone,
         projector=Projector(layers=1, out=projector_dim, last_norm=False),

@@ -19,8 +19,10 @@ from radnet_jax.state import LossAux, TrainState
 class SimCLR(Chain):
     """Two views of an image agree, all other views of the global batch differ (section 2.1, equation 1).
 
-    Departures from the paper: none in the loss. Negatives are the whole global batch, wherever it is computed. Both
-    views go through the backbone in one pass, so that BatchNorm sees both (the paper's implementation does the same).
+    Departures from the paper: none in the loss; the authors' code adds the means of the two views, which is twice
+    equation 1 and, under LARS, counts only for what has no trust ratio (biases, norms). Negatives are the whole global
+    batch, wherever it is computed. Both views go through the backbone in one pass, so that BatchNorm sees both (the
+    paper's implementation does the same).
     With `groups` each part of the batch is contrasted within itself; its BatchNorm statistics are the modules' matter.
 
     Attributes:

@@ -286,7 +286,7 @@ def _limits(section: Mapping[str, Any], layout: str, start: Start, rows: Sequenc
             f"It was trained with the padding `{section['padding']}`: {layout}'s network pads otherwise and gives "
             "other features; model.onnx and radnet_jax keep it."
         )
-    if start.model_input.modality == "CT":
+    if start.model_input.windows:
         found.append("Values are Hounsfield units: images that were windowed or scaled before are not what it expects.")
     generated = [run for run in (own, *rows) if run is not None and run.dataset.get("generated")]
     if generated:

@@ -72,7 +72,7 @@ def test_the_initial_weights_are_those_that_training_began_with(ct_dataset, tmp_
     after = networks.load(str(tmp_path / "still"), split, None, mesh)
     before = networks.initial(str(tmp_path / "still"), after, mesh)
     found = weights.changes(before.params, after.params)
-    assert {v["relative"] for v in found.values()} == {0.0}
+    assert max(v["relative"] for v in found.values()) < 1e-6
     assert before.name == "initial weights"
     other = networks.untrained(after, 7, mesh)
     assert all(v["relative"] > 1 for v in weights.changes(other.params, after.params).values())
@@ -105,7 +105,7 @@ def test_properties_are_read_from_every_block(analysis):
         for layer in layers.values():
             assert set(layer["read"]) == set(layer["units"]) == set(read["properties"])
             assert layer["effective_rank"] >= 1
-    assert read["networks"]["b"]["stage1_block1"]["read"]["mean"]["r2"] > 0.5
+    assert read["networks"]["b"]["stage1_block1"]["read"]["air_share"]["r2"] > 0.2
 
 
 def test_the_maps_and_filters(analysis, ct_dataset):

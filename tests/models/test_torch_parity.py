@@ -43,7 +43,8 @@ def assert_equal(net, ours, maps, pooled, size, head=None):
     """Compares ours with `maps(x)`, `pooled(x)` and, by its `head`, logits of the PyTorch network for an image size."""
     state = {k: v.numpy() for k, v in net.state_dict().items()}
     name, arguments = ours[0], ours[1] if len(ours) > 1 else {}
-    layout = "timm" if name.startswith("vit") else "torchvision"
+    pooled_by_mean = arguments.get("pool") == "mean"
+    layout = ("timm_mean" if pooled_by_mean else "timm") if name.startswith("vit") else "torchvision"
     variables = convert(name, state, layout, **arguments)
     assert all(re.fullmatch(f"{HEADS}|{layouts.BUFFERS}", n) for n in unused(name, state, layout, **arguments))
     module = MODELS.build(*ours)

@@ -21,6 +21,7 @@ NEEDS = {
     "dino": dict(steps=720, rate=1e-3, objective=dict(norm=True, temperature_last=0.04, momentum=0.95, outputs=64)),
     "dino_resnet50": dict(steps=720, rate=2e-3, objective=dict(temperature_last=0.04, momentum=0.95, outputs=64)),
     "infomin": dict(steps=720),  # two queries for each key
+    "mae": dict(steps=720),
     # With the paper's epsilon of .05 a batch of 64 is assigned to 16 prototypes almost alike, and the loss stays at log
     # 16; frozen for a tenth of the run, prototypes do not run together before the embeddings are apart.
     "swav": dict(objective=dict(epsilon=0.03, freeze_steps=36)),

@@ -70,8 +70,10 @@ def test_uncertain_findings_are_drawn_anew_in_each_step():
     ends = [np.logaddexp(0, logits) - target * logits for target in (0.55, 0.85)]  # linear in the target
     for loss, _ in losses:
         assert np.minimum(*ends).mean() < loss < np.maximum(*ends).mean()
+    assert float(objective.weight(examples)) == 12  # parts of a batch are weighed by what their means are over
     left_out = dataclasses.replace(objective, uncertain=())
     assert loss_and_logits(left_out, examples)[0] == 0
+    assert float(left_out.weight(examples)) == 0
 
 
 def test_a_head_without_bias():
@@ -88,6 +90,7 @@ def test_a_head_without_bias():
         ({"logit_adjustment": 1.0, "positive": (6, 4, 0)}, "missing"),
         ({"logit_adjustment": 1.0, "task": "multi_label", "positive": (10, 4, 1)}, "every record has a"),
         ({"uncertain": (0.2, 0.4)}, "of a multi-label task"),
+        ({"task": "none"}, "needs labels and dataset set has none"),
         ({"uncertain": (0.8, 0.4), "task": "multi_label"}, "within 0 to 1"),
     ],
 )

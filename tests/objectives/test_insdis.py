@@ -11,7 +11,7 @@ from tests.objectives.references import formulas
 from tests.objectives.references import insdis as reference
 from tests.objectives.small import make, state_of, stepper, views
 
-SMALL = dict(draws=12, projector_dim=6, num_examples=20)
+SMALL = dict(draws=12, projector_dim=6, num_examples=20, batch_size=8)
 INDEX = jnp.asarray([3, 19, 0, 7, 8, 11, 4, 16])
 
 
@@ -63,6 +63,7 @@ def test_a_second_epoch_finds_what_the_first_has_left():
     ("changes", "match"),
     [
         (dict(draws=0), "draws"),
+        (dict(batch_size=32), "fewer rows than a batch"),
         (dict(bank_dtype="int8"), "bank_dtype"),
         (dict(temperature=-1.0), "temperature"),
         (dict(momentum=1.5), "momentum"),

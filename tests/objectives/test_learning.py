@@ -23,8 +23,9 @@ ACCURACY = 0.38
 ABOVE_RANDOM = 0.04  # the best of three random networks
 RANK = 3.0
 # MAE does not reach the floor: after 1,000 steps its neighbours have .26 to .30, those of random ViTs .24 to .32. It is
-# judged by the pixels that it predicts in new views: zeros have a loss of .99 (see `losses.masked_pixels`).
-LOSS = {"mae": 0.9}
+# judged by the pixels that it predicts in new views: zeros have a loss of .97 (see `losses.masked_pixels`), the mean
+# patch of each position, for which no encoder is needed, .834, and 720 steps came to .774.
+LOSS = {"mae": 0.8}
 UNLABELLED = [name for name in every_objective.NAMES if name not in ("supervised", "classification")]
 
 
