@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from radnet_jax.evaluation import ledger, summaries
-from radnet_jax.evaluation.compare import Group, compare
+from radnet_jax.evaluation.compare import compare
+from radnet_jax.evaluation.comparisons import Group
 from radnet_jax.evaluation.statistics import exact
 from radnet_jax.evaluation.summaries import summarise
 from tests.evaluation.simulated import Cases, study
