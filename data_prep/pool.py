@@ -23,6 +23,7 @@ import time
 from typing import Any
 
 from data_prep.guard import IDLE, SLOT, Limits
+from data_prep.hashing import SALT_VARIABLE
 from data_prep.plan import OrderedMap
 from radnet_jax.errors import UserError
 
@@ -45,6 +46,7 @@ class _Worker:
     """One worker process and what it has to do."""
 
     def __init__(self) -> None:
+        self.salt = os.environ.get(SALT_VARIABLE)  # as the process sees it from now on
         ours, theirs = socket.socketpair()
         with ours, theirs, tempfile.TemporaryFile() as file:
             file.truncate(SLOT.size)
@@ -105,7 +107,7 @@ def _hire() -> _Worker:
         except IndexError:  # none, or another thread was faster
             return _Worker()
         if worker.owner == os.getpid():
-            if worker.process.poll() is None:
+            if worker.process.poll() is None and worker.salt == os.environ.get(SALT_VARIABLE):
                 return worker
             worker.end()
 

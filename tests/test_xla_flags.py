@@ -131,6 +131,7 @@ def run(dataset, workdir, *flags):
     return subprocess.run(command, cwd=tiny.ROOT, env=env, capture_output=True, text=True, timeout=250, check=False)
 
 
+@pytest.mark.slow
 def test_a_deterministic_run_goes_on_as_one_only(ct_dataset, tmp_path):
     done = run(ct_dataset, tmp_path, "--deterministic")
     assert done.returncode == 0, done.stderr

@@ -35,6 +35,8 @@ from radnet_jax.weights.folder import ARRAYS_FILE, CARD_FILE, SUMS_FILE, of_back
 from radnet_jax.weights.importing import nested
 
 FORMATS = ("safetensors", "npz", "onnx", "stablehlo")
+_PACKAGES = {"onnx": "onnx", "stablehlo": "flatbuffers"}  # jax.export writes with the latter
+_INSTALL = "pip install -e '.[export]'"
 # Layouts that others' code loads by strict names; the first is the usual one. The authors' own are read only.
 EXPORTED = {
     "resnet": ("torchvision", "hugging_face"),
@@ -115,14 +117,16 @@ def _formats(wanted: Iterable[str], section: Mapping[str, Any]) -> tuple[str, ..
             raise UserError(f"config.formats: unknown {name!r}{nearest(name, FORMATS)}", expected=", ".join(FORMATS))
     if "onnx" in wanted and not resnet:
         raise UserError(f"config.formats: onnx is written of ResNets, not of {section['name']}", fix="take stablehlo")
-    there = importlib.util.find_spec("onnx") is not None
-    if "onnx" in wanted and not there:
-        raise UserError("config.formats: onnx needs the package onnx", fix="pip install 'radnet_jax[export]'")
+    for name, package in _PACKAGES.items():
+        if name in wanted and importlib.util.find_spec(package) is None:
+            raise UserError(f"config.formats: {name} needs the package {package}", fix=_INSTALL)
     if wanted:
         return wanted
-    if resnet and not there:
-        logging.warning("no model.onnx: the package onnx is missing (pip install 'radnet_jax[export]')")
-    return ("safetensors", "npz", *(() if resnet and not there else ("onnx",) if resnet else ("stablehlo",)))
+    graph = "onnx" if resnet else "stablehlo"
+    if importlib.util.find_spec(_PACKAGES[graph]) is None:
+        logging.warning("no model.%s: the package %s is missing (%s)", graph, _PACKAGES[graph], _INSTALL)
+        return "safetensors", "npz"
+    return "safetensors", "npz", graph
 
 
 def _module(section: Mapping[str, Any]) -> Any:

@@ -201,3 +201,11 @@ def test_every_dataset_of_single_files_is_the_same_over_a_store(name, tmp_path, 
     assert far.splits == near.splits
     for path in sorted((tmp_path / "near").glob("*.array_record-*")):
         assert (there / path.name).read_bytes() == path.read_bytes()
+
+
+def test_an_idle_worker_with_another_salt_is_not_hired(source, store, tmp_path, monkeypatch):
+    """Two builds of one process: the second's secret is not the one that the first's workers were started with."""
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(f"a secret of thirty bytes, {name}".encode())
+        monkeypatch.setenv("RADNET_JAX_SALT_FILE", str(tmp_path / name))
+        build("radnet", f"{store}/raw", f"{store}/{name}", size=16)

@@ -78,7 +78,7 @@ def case(ct_dataset):
 
 def test_each_registered_objective_has_a_config_and_a_reference():
     named = {every_objective.load(name).objective.name for name in every_objective.NAMES}
-    assert named == set(OBJECTIVES.names())
+    assert named == {*OBJECTIVES.names()} - {"segmentation"}  # pretrains nothing; tests/objectives/test_segmentation.py
     for name in named:
         module = importlib.import_module(f"tests.objectives.references.{name}")
         assert callable(module.reference)

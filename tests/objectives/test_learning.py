@@ -82,7 +82,13 @@ KEPT = {
 
 
 @pytest.mark.parametrize(
-    ("start", "name"), [("simclr", "byol"), ("simclr", "moco_v2"), ("simclr", "pcl_v2"), ("dino_resnet50", "byol")]
+    ("start", "name"),
+    [
+        ("simclr", "byol"),
+        ("simclr", "moco_v2"),
+        ("simclr", "pcl_v2"),
+        pytest.param("dino_resnet50", "byol", marks=pytest.mark.slow),
+    ],
 )
 def test_going_on_begins_with_the_start_in_both_networks(ct_dataset, tmp_path, start, name):
     first = every_objective.config(start, ct_dataset, batch_size=16, total_steps=3)

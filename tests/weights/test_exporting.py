@@ -129,6 +129,7 @@ def test_wrong_settings_are_one_line(exported, changes, message, tmp_path):
 
 
 def test_stablehlo_is_the_network(tmp_path):
+    pytest.importorskip("flatbuffers")
     section = dict(name="densenet121", **miniatures.SMALL["densenet"])
     workdir, arrays = starts.start(tmp_path, section)
     folder = export(workdir, tmp_path / "out", formats=("npz", "stablehlo"))
