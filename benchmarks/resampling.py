@@ -17,7 +17,8 @@ _LABELS = flags.DEFINE_integer("labels", 14, "Labels, with 0.5 to 20 % positives
 _RESAMPLES = flags.DEFINE_integer("resamples", 10_000, "Resamples.")
 _LOOP = flags.DEFINE_integer("loop", 5, "Resamples of the loop over scikit-learn.")
 _REPEATS = flags.DEFINE_integer("repeats", 20, "Of DeLong's test.")
-_TRIALS = flags.DEFINE_integer("trials", 10_000, "Of each simulation of coverage.")
+_TRIALS = flags.DEFINE_integer("trials", 10_000, "Of each simulation of coverage; the dear ones take a part of them.")
+_ONLY = flags.DEFINE_list("only", [], "Simulations of coverage to run, such as roc,ece; none: all.")
 
 
 def main(argv: list[str]) -> None:
@@ -117,9 +118,12 @@ def _device() -> None:
 def _coverage() -> None:
     import interval_coverage
 
-    for part in interval_coverage.PARTS:
-        for name, setting, share in part(_TRIALS.value):
-            _print(part="coverage", interval=name, setting=setting, covered=share, said=0.95, trials=_TRIALS.value)
+    parts = {part.__name__: part for part in interval_coverage.PARTS}
+    for part in _ONLY.value or parts:
+        for name, setting, share, trials in parts[part](_TRIALS.value):
+            error = (share * (1 - share) / trials) ** 0.5
+            row = {"covered": share, "said": 0.95, "standard_error": error, "trials": trials}
+            _print(part="coverage", interval=name, setting=setting, **row)
 
 
 def _print(**row: Any) -> None:

@@ -20,6 +20,7 @@ from radnet_jax.evaluation.compare_results import compare_results, for_page
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.report import details, lines, style, words, write_report
 from radnet_jax.evaluation.results import Cell, Place
+from radnet_jax.evaluation.statistics import bootstrap
 from tests.evaluation.simulated import Cases, record, study
 from tests.evaluation.test_summaries import group
 
@@ -325,6 +326,13 @@ def test_findings_have_classes_calibration_and_worst_cases(tmp_path):
     Page(text)
     assert "AUROC × 100 of each label" in text
     assert "the probabilities of all labels, against the truth" in text
+    of = [run.predictions.of("test") for run in ledger.read_runs(tmp_path / "runs") if run.start == "a"]
+    scores, truth = [t.scores for t in of], of[0]
+    resampled = bootstrap.resample("label_ece", scores, truth.labels, groups=truth.patient, n_resamples=1000)
+    by = {m: bootstrap.interval_of_mean(resampled, slice(None), method=m) for m in bootstrap.METHODS}
+    shown = {m: f"({words.interval(i.low, i.high)})" for m, i in by.items()}
+    assert shown["percentile"] in text  # BCa covers less, see docs/statistics.md
+    assert shown["bca"] not in text
     assert re.search(r"<b>(mass|effusion): (yes|no)</b> was said to be <b>(mass|effusion) 0\.\d\d</b>", text)
     assert "F1 by label" in text
 

@@ -66,7 +66,9 @@ def calibration_error(probability: Num[np.ndarray, " n"], happened: Bool[np.ndar
     """Expected calibration error: mean over cases of |share that happened - mean probability| of the case's bin.
 
     Guo et al., ICML 2017, equation 3: bins of equal width, ((m - 1) / M, m / M]; a probability of 0 falls into the
-    first. It is biased upwards, the more so the fewer the cases: compare it only between models on the same cases.
+    first. It is biased upwards, the more so the fewer the cases: compare it only between models on the same cases. A
+    bootstrap adds the bias once more, so an interval of it says little of the population's error where that is near 0
+    (docs/statistics.md).
 
     Raises:
       UserError: fewer than one bin.

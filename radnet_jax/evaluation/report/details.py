@@ -176,7 +176,8 @@ def calibration(members: Sequence[Judged], look: Mapping[str, Look], gallery: Ga
         drawn[m.group.start] = diagrams.reliability(
             [np.asarray(s, np.float64).clip(0, 1) for s in said], right, groups=truth.patient, known=known
         )
-        legend.append(_interval_of(m, metric))
+        # Of a calibration error, which is biased, BCa covers less than it says (docs/statistics.md).
+        legend.append(_interval_of(m, metric, method="percentile"))
     if not drawn:
         return {}
     what = (
@@ -207,12 +208,12 @@ def roc(members: Sequence[Judged], look: Mapping[str, Look], gallery: Gallery, n
     return {"figure": figure, "legend": legend, "labels": labels}
 
 
-def _interval_of(m: Judged, metric: str) -> dict[str, str]:
+def _interval_of(m: Judged, metric: str, *, method: str = "bca") -> dict[str, str]:
     truth = m.tests[0]
     resampled = bootstrap.resample(
         metric, m.scores, truth.labels, groups=truth.patient, label_mask=truth.label_mask, n_resamples=_N_RESAMPLES
     )
-    i = bootstrap.interval_of_mean(resampled, slice(None))
+    i = bootstrap.interval_of_mean(resampled, slice(None), method=method)
     return {
         "start": m.group.start,
         "label": label(m.group),

@@ -112,7 +112,9 @@ def performance_profile(
 ) -> Profile:
     """The share of runs above each threshold, every task with the same weight (Agarwal et al., eq. 2).
 
-    One start's profile above another's everywhere says that it is better at every level of performance.
+    One start's profile above another's everywhere says that it is better at every level of performance. The intervals
+    are for single thresholds: over a whole curve most have a gap somewhere. Where next to no run, or all but a few,
+    lie above a threshold they are too narrow, and of no width where all runs lie on one side (docs/statistics.md).
 
     Args:
       tasks: the runs of each task.
@@ -213,6 +215,10 @@ def mean_rank_intervals(
     starts: Sequence[Tasks], *, level: float = 0.95, n_resamples: int = 10_000, seed: int = 0
 ) -> tuple[AcrossTasks, ...]:
     """The mean rank of each start over these tasks, by its mean over runs, with its interval over seeds.
+
+    The interval is of the rank that so many runs give on average, not of the order of the starts' true means: noise
+    draws the ranks of close starts together, over all tasks alike, so that the best of them ranks worse than 1 on
+    average and its interval may leave out 1 (docs/statistics.md).
 
     Args:
       starts: for each start, the runs of each task.

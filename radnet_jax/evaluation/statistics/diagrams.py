@@ -66,7 +66,7 @@ def mean_roc(
     """The ROC curve of a start by vertical averaging (Fawcett, Pattern Recognit. Lett. 27, 2006, section 8.2).
 
     At each 1 - specificity of the grid the highest sensitivity of a threshold that does not exceed it; equal scores are
-    called together, and nothing is interpolated.
+    called together, and nothing is interpolated. The intervals are for single points, not a band of the whole curve.
 
     Args:
       scores: of each run.
@@ -128,6 +128,9 @@ def reliability(
     seed: int = 0,
 ) -> Reliability:
     """The reliability diagram of a start, its runs pooled (Guo et al., ICML 2017, section 2).
+
+    The intervals are too narrow where few cases of a bin did, or did not, happen, as in the outer bins: of no width
+    where none did (docs/statistics.md).
 
     Args:
       probability: of each run, in [0, 1].
