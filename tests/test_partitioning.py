@@ -51,7 +51,7 @@ def assert_equal_states(found, wanted):
     """Parameters and what is remembered are equal after some steps: target, queue, bank, clusters, prototypes, centre.
 
     Sums are taken in another order, and what comes of that grows with each step and with low temperatures (SwAV's
-    exp(score / .05) above all): to 5e-3 of the largest entry of an array. Assignments to clusters, places in a queue
+    exp(score / .05) and VICReg's roots of variances above all): to 1e-2 of the largest entry of an array. Assignments to clusters, places in a queue
     and counters are equal exactly.
     """
     assert int(found.step) == int(wanted.step)
@@ -64,7 +64,7 @@ def assert_equal_states(found, wanted):
                 np.testing.assert_array_equal(got, want, err_msg=f"{part}/{name}")
             else:
                 largest = max(np.abs(want).max(initial=0), 1e-3)
-                np.testing.assert_allclose(got, want, rtol=0, atol=5e-3 * largest, err_msg=f"{part}/{name}")
+                np.testing.assert_allclose(got, want, rtol=0, atol=1e-2 * largest, err_msg=f"{part}/{name}")
 
 
 def test_one_and_eight_devices_give_the_same_losses_and_state(config):
