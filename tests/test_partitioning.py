@@ -51,8 +51,8 @@ def assert_equal_states(found, wanted):
     """Parameters and what is remembered are equal after some steps: target, queue, bank, clusters, prototypes, centre.
 
     Sums are taken in another order, and what comes of that grows with each step and with low temperatures (SwAV's
-    exp(score / .05) and VICReg's roots of variances above all): to 1e-2 of the largest entry of an array. Assignments to
-    clusters, places in a queue and counters are equal exactly.
+    exp(score / .05) and VICReg's roots of variances above all): to 1e-2 of the largest entry of an array.
+    Assignments to clusters, places in a queue and counters are equal exactly.
     """
     assert int(found.step) == int(wanted.step)
     for part in PARTS:
