@@ -15,19 +15,11 @@ Prints one JSON object a line. Nothing is fetched.
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-import re
-import statistics
-import subprocess
 import sys
 from typing import Any
 
 from absl import app, flags
-from peers import rounds
-
-from radnet_jax import xla_flags
+from peers import rounds, sides
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": dict(depth=18, size=128, batch=4, classes=3, steps=1, rounds=7),
@@ -78,77 +70,22 @@ def ours(s: dict[str, Any]) -> rounds.Made:
     return {"step": run}, lambda: jax.block_until_ready(last), jax.devices()[0].device_kind
 
 
-class Side:
-    """A process that does a round when asked."""
-
-    def __init__(self, name: str, s: dict[str, Any]):
-        here, environment = Path(__file__).resolve(), dict(os.environ)
-        if name == "ours":
-            command = [sys.executable, str(here), *sys.argv[1:], "--ours"]
-            environment["PYTHONPATH"] = os.pathsep.join((str(here.parent.parent), *(p for p in sys.path if p)))
-            environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-            xla_flags.set_flags(environment, deterministic=False)
-        else:
-            given = s | {"compiled": name == "smp_compiled", "core": _CORE.value}
-            command = [_PEER_PYTHON.value, "-m", "peers.torch_unet", json.dumps(given)]
-            environment.pop("PYTHONPATH", None)
-        pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.process = subprocess.Popen(command, **pipes, env=environment, cwd=here.parent)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.hello = json.loads(self.stdout.readline() or '{"absent": "it ended"}')
-
-    def round(self) -> float:
-        self.stdin.write("step\n")
-        self.stdin.flush()
-        return float(json.loads(self.stdout.readline())["seconds"])
-
-    def close(self) -> None:
-        self.stdin.close()
-        self.process.wait()
-
-
 def main(argv: list[str]) -> None:
     del argv
-    s, records = PRESETS[_PRESET.value], []
+    s, told = PRESETS[_PRESET.value], sides.Told()
     if _OURS.value:
         rounds.serve(lambda: ours(s), "jax", s["steps"], _CORE.value)
         return
 
-    def emit(**record: Any) -> None:
-        rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in record.items()}
-        records.append(rounded)
-        print(json.dumps(rounded), flush=True)
+    def start(name: str) -> sides.Side:
+        if name == "ours":
+            return sides.ours(__file__)
+        given = s | {"compiled": name == "smp_compiled", "core": _CORE.value}
+        return sides.peer(_PEER_PYTHON.value, "torch_unet", given)
 
-    sides: dict[str, Side] = {}
-    for name in ("ours", "smp", "smp_compiled"):  # one after another: autotuning on a busy device would choose badly
-        sides[name] = Side(name, s)
-        emit(side=name, **sides[name].hello)
-    present = [name for name, side in sides.items() if "absent" not in side.hello]
-    seconds: dict[str, list[float]] = {name: [] for name in present}
-    for number in range(s["rounds"]):
-        for name in present if number % 2 == 0 else reversed(present):
-            seconds[name].append(sides[name].round())
-    for name, values in seconds.items():
-        ratios = {
-            f"ratio_to_{other}": statistics.median(o / v for o, v in zip(seconds[other], values, strict=True))
-            for other in present
-            if name == "ours" and other != name
-        }
-        emit(part="step", side=name, images_per_s=s["batch"] * s["steps"] / statistics.median(values), **ratios)
-    for side in sides.values():
-        side.close()
-    device = sides["ours"].hello.get("device", "none")
-    clock = "wall-clock, all cores" if _CORE.value < 0 else "processor time, one core"
-    emit(preset=_PRESET.value, **s, clock=clock, cores=len(os.sched_getaffinity(0)), device=device)
-    if _OUT.value:
-        name = re.sub(r"\W+", "_", device).strip("_").lower()
-        path = Path(_OUT.value) / f"segmentation_step_{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(records, indent=1) + "\n")
-    if "absent" in sides["ours"].hello:
-        raise SystemExit("ours did not start")
+    running = sides.started(("ours", "smp", "smp_compiled"), start, told)
+    told.measure(running, "step", rounds=s["rounds"], images=s["batch"] * s["steps"])
+    told.end(running, "segmentation_step", _OUT.value, _CORE.value, preset=_PRESET.value, **s)
 
 
 if __name__ == "__main__":

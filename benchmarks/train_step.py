@@ -18,19 +18,11 @@ Prints one JSON object a line. Nothing is fetched. The GPU's preset is meant to 
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-import re
-import statistics
-import subprocess
 import sys
 from typing import Any
 
 from absl import app, flags
-from peers import rounds
-
-from radnet_jax import xla_flags
+from peers import rounds, sides
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": dict(depth=18, base_width=64, size=64, batch=16, steps=1, rounds=7),
@@ -109,91 +101,24 @@ def stored_size(s: dict[str, Any]) -> int:
     return s["size"] * 8 // 7
 
 
-class Side:
-    """A process that does a round when asked."""
-
-    def __init__(self, name: str):
-        here, environment = Path(__file__).resolve(), dict(os.environ)
-        if name.startswith("ours"):
-            command = [sys.executable, str(here), *sys.argv[1:], "--ours"]
-            environment["PYTHONPATH"] = os.pathsep.join((str(here.parent.parent), *(p for p in sys.path if p)))
-            environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-            xla_flags.set_flags(environment, deterministic=name == "ours_deterministic")
-        else:
-            s = settings() | {"stored": stored_size(settings()), "compiled": name != "torch", "core": _CORE.value}
-            command = [_PEER_PYTHON.value, "-m", "peers.torch_simclr", json.dumps(s)]
-            environment.pop("PYTHONPATH", None)
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=here.parent,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.hello = json.loads(self.stdout.readline() or '{"absent": "it ended"}')
-
-    def round(self, part: str) -> float:
-        self.stdin.write(part + "\n")
-        self.stdin.flush()
-        return float(json.loads(self.stdout.readline())["seconds"])
-
-    def close(self) -> None:
-        self.stdin.close()
-        self.process.wait()
-
-
-def measure(sides: dict[str, Side], part: str, count: int) -> dict[str, list[float]]:
-    present = [name for name, side in sides.items() if part in side.hello.get("parts", ())]
-    seconds: dict[str, list[float]] = {name: [] for name in present}
-    for number in range(count):
-        for name in present if number % 2 == 0 else reversed(present):
-            seconds[name].append(sides[name].round(part))
-    return seconds
+def start(name: str) -> sides.Side:
+    if name.startswith("ours"):
+        return sides.ours(__file__, deterministic=name == "ours_deterministic")
+    s = settings() | {"stored": stored_size(settings()), "compiled": name != "torch", "core": _CORE.value}
+    return sides.peer(_PEER_PYTHON.value, "torch_simclr", s)
 
 
 def main(argv: list[str]) -> None:
     del argv
+    s, told = settings(), sides.Told()
     if _OURS.value:
-        rounds.serve(lambda: ours(settings()), "jax", settings()["steps"], _CORE.value)
+        rounds.serve(lambda: ours(s), "jax", s["steps"], _CORE.value)
         return
-    s, records = settings(), []
-
-    def emit(**record: Any) -> None:
-        rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in record.items()}
-        records.append(rounded)
-        print(json.dumps(rounded), flush=True)
-
     names = ["ours", *(["ours_deterministic"] if _DETERMINISTIC.value else []), "torch", "torch_compiled"]
-    sides: dict[str, Side] = {}
-    for name in names:  # one after another: autotuning on a busy device would choose badly
-        sides[name] = Side(name)
-        emit(side=name, **sides[name].hello)
+    running = sides.started(names, start, told)
     for part in _PARTS:
-        seconds = measure(sides, part, s["rounds"])
-        for name, values in seconds.items():
-            images = 2 * s["batch"] * s["steps"]
-            to_peer = {
-                f"ratio_to_{other}": statistics.median(o / v for o, v in zip(seconds[other], values, strict=True))
-                for other in seconds
-                if name.startswith("ours") and other != name
-            }
-            emit(part=part, side=name, images_per_s=images / statistics.median(values), **to_peer)
-    for side in sides.values():
-        side.close()
-    device = sides["ours"].hello.get("device", "none")
-    clock = "wall-clock, all cores" if _CORE.value < 0 else "processor time, one core"
-    emit(preset=_PRESET.value, **s, clock=clock, cores=len(os.sched_getaffinity(0)), device=device)
-    if _OUT.value:
-        name = re.sub(r"\W+", "_", device).strip("_").lower()
-        path = Path(_OUT.value) / f"train_step_{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(records, indent=1) + "\n")
-    if "absent" in sides["ours"].hello:
-        raise SystemExit("ours did not start")
+        told.measure(running, part, rounds=s["rounds"], images=2 * s["batch"] * s["steps"])
+    told.end(running, "train_step", _OUT.value, _CORE.value, preset=_PRESET.value, **s)
 
 
 if __name__ == "__main__":

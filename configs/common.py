@@ -77,49 +77,41 @@ def pe_input(size: int) -> ConfigDict:
     )
 
 
-def xray_input(size: int) -> ConfigDict:
-    """8-bit X-rays scaled to [0, 1], repeated to three channels."""
-    return ConfigDict(
-        dict(
-            modality="XR",
-            channels=3,
-            size=(size, size),
-            windows=(),
-            value_range=(0.0, 255.0),
-            mean=(0.5,) * 3,
-            std=(0.25,) * 3,
-        )
-    )
-
-
-def photo_input(size: int) -> ConfigDict:
-    """8-bit colour photographs with the usual ImageNet mean and standard deviation."""
-    return ConfigDict(
-        dict(
-            modality="photo",
-            channels=3,
-            size=(size, size),
-            windows=(),
-            value_range=(0.0, 255.0),
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-        )
-    )
-
-
-def each_image_input(size: int, modality: str) -> ConfigDict:
-    """Each image scaled from its own minimum to its own maximum, as the published RadNet study had it: HU are lost."""
+def scaled_input(
+    modality: str,
+    size: int,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    value_range: tuple[float, float] | str = (0.0, 255.0),
+) -> ConfigDict:
+    """Three channels whose `value_range` becomes [0, 1], then standardised."""
     return ConfigDict(
         dict(
             modality=modality,
             channels=3,
             size=(size, size),
             windows=(),
-            value_range="image",
-            mean=(0.0,) * 3,
-            std=(1.0,) * 3,
+            value_range=value_range,
+            mean=mean,
+            std=std,
         )
     )
+
+
+def xray_input(size: int) -> ConfigDict:
+    """8-bit X-rays scaled to [0, 1], repeated to three channels."""
+    return scaled_input("XR", size, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def photo_input(size: int) -> ConfigDict:
+    """8-bit colour photographs with the usual ImageNet mean and standard deviation."""
+    return scaled_input("photo", size, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def each_image_input(size: int, modality: str) -> ConfigDict:
+    """Each image scaled from its own minimum to its own maximum, as the published RadNet study had it: HU are lost."""
+    return scaled_input(modality, size, mean=(0.0,) * 3, std=(1.0,) * 3, value_range="image")
 
 
 # What the images are: the model input of a network that starts from scratch, and the names of the augmentation recipes.

@@ -35,17 +35,7 @@ def model_input(modality: str, size: int, *, hu: bool = False, unscaled: bool = 
     if modality == "photo":
         return common.photo_input(size)
     mean, std = (0.0, 1.0) if unscaled else _LEVELS[modality]
-    return ConfigDict(
-        dict(
-            modality=modality,
-            channels=3,
-            size=(size, size),
-            windows=(),
-            value_range=(0.0, 255.0),
-            mean=(mean,) * 3,
-            std=(std,) * 3,
-        )
-    )
+    return common.scaled_input(modality, size, mean=(mean,) * 3, std=(std,) * 3)
 
 
 def variant(arg: str, **more: object) -> ConfigDict:

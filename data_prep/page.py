@@ -7,24 +7,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from radnet_jax import __version__
+from radnet_jax import __version__, pages
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:
     """Renders a template of this package to `path`, which appears whole or not at all."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("data_prep", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    house = resources.files("radnet_jax.evaluation").joinpath("templates", "report.css").read_text("utf-8")
+    environment = pages.environment("data_prep")
     own = resources.files("data_prep").joinpath("templates", "pages.css").read_text("utf-8")
-    css = Markup(house + own)
+    css = Markup(pages.house_style() + own)
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text(environment.get_template(template).render(css=css, version=__version__, **context), "utf-8")
     os.replace(unfinished, path)

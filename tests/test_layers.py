@@ -14,6 +14,7 @@ LAYERS = {
     "radnet_jax.errors": 0,
     "radnet_jax.registry": 0,
     "radnet_jax.trees": 0,
+    "radnet_jax.pages": 0,
     "radnet_jax.rng": 0,
     "radnet_jax.goodput": 0,
     "radnet_jax.programs": 0,

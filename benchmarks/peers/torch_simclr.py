@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from peers import rounds
+from peers.torch_update import updates
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -79,16 +80,7 @@ def step(depth: int, width: int, size: int, batch: int, compiled: bool) -> Calla
     def forward(x: torch.Tensor) -> torch.Tensor:
         return nt_xent(net(x), 0.1)
 
-    loss = torch.compile(forward) if compiled else forward
-
-    def run() -> None:
-        tx.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            value = loss(x)
-        value.backward()
-        tx.step()
-
-    return run
+    return updates(tx, torch.compile(forward) if compiled else forward, x)
 
 
 def views(stored: int, size: int, batch: int) -> Callable[[], None]:

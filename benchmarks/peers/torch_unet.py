@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from peers import rounds
+from peers.torch_update import updates
 import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -36,16 +37,7 @@ def step(depth: int, size: int, batch: int, classes: int, compiled: bool) -> Cal
         overlap, both = (p * t).sum((0, 2, 3)), p.sum((0, 2, 3)) + t.sum((0, 2, 3))
         return F.cross_entropy(logits, target) + (1 - (2 * overlap + 1) / (both + 1)).mean()
 
-    loss = torch.compile(forward) if compiled else forward
-
-    def run() -> None:
-        tx.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            value = loss(x)
-        value.backward()
-        tx.step()
-
-    return run
+    return updates(tx, torch.compile(forward) if compiled else forward, x)
 
 
 def make(s: dict[str, Any]) -> rounds.Made:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import importlib.resources
 import math
 import os
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 import numpy as np
 
+from radnet_jax import pages
 from radnet_jax.analysis import figures, findings
 from radnet_jax.evaluation.report.style import Gallery
 
@@ -36,17 +35,11 @@ def write(folder: Path, result: Mapping[str, Any], filters: Mapping[str, np.ndar
       result: what the run found.
       filters: of the first layer of "a" and "b", [h w 3 o], where they can be drawn.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("radnet_jax.analysis", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = pages.environment("radnet_jax.analysis")
     environment.filters["number"] = _number
     environment.filters["short"] = lambda value: _number(value, 2)
     gallery = Gallery()
-    css = importlib.resources.files("radnet_jax.evaluation").joinpath("templates", "report.css").read_text("utf-8")
+    css = pages.house_style()
     page = environment.get_template("analysis.html.j2").render(
         result=result,
         css=Markup(css),

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from radnet_jax.models import MODELS, checks
 from radnet_jax.models.conv import conv_general_dilated
-from radnet_jax.models.norm import BatchNorm
+from radnet_jax.models.norm import BatchNorm, batch_norm_of
 from radnet_jax.models.pool import max_pool_3x3
 
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -97,14 +97,7 @@ class DenseNet(nn.Module):
         """
         checks.check_size("DenseNet", image, least=32)
         conv = functools.partial(_conv, dtype=self.dtype)
-        norm = functools.partial(
-            BatchNorm,
-            use_running_average=not train,
-            groups=self.groups,
-            momentum=self.norm_momentum,
-            epsilon=self.norm_epsilon,
-            dtype=self.dtype,
-        )
+        norm = batch_norm_of(self, train=train)
         x = conv(2 * self.growth, 7, 2, name="stem_conv")(image.astype(self.dtype))
         x = norm(name="stem_norm")(x)
         stem = nn.relu(x)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS, checks
 from radnet_jax.models.conv import conv_general_dilated
-from radnet_jax.models.norm import BatchNorm
+from radnet_jax.models.norm import BatchNorm, batch_norm_of
 
 # Kernel, channels inside, channels out, squeeze and excite, activation, stride (Howard et al. 2019, tables 1 and 2).
 BLOCKS = {
@@ -147,14 +147,7 @@ class MobileNetV3(nn.Module):
         """
         checks.check_size("MobileNetV3", image, least=32)
         conv = functools.partial(_conv, dtype=self.dtype)
-        norm = functools.partial(
-            BatchNorm,
-            use_running_average=not train,
-            groups=self.groups,
-            momentum=self.norm_momentum,
-            epsilon=self.norm_epsilon,
-            dtype=self.dtype,
-        )
+        norm = batch_norm_of(self, train=train)
         x = conv(_scaled(STEM, self.multiplier), 3, 2, name="stem_conv")(image.astype(self.dtype))
         x = nn.hard_swish(norm(name="stem_norm")(x))
         stages, stride, stem = [], 2, x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -69,6 +70,18 @@ class BatchNorm(nn.Module):
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros_init(), channels, jnp.float32)
         return y.astype(self.dtype).reshape(shape)
+
+
+def batch_norm_of(network: nn.Module, *, train: bool) -> Callable[..., BatchNorm]:
+    """Returns BatchNorm as a network's own fields say: `groups`, `norm_momentum`, `norm_epsilon` and `dtype`."""
+    return functools.partial(
+        BatchNorm,
+        use_running_average=not train,
+        groups=network.groups,
+        momentum=network.norm_momentum,
+        epsilon=network.norm_epsilon,
+        dtype=network.dtype,
+    )
 
 
 def _first(statistics: Float[Array, "g *ones c"]) -> Float[Array, " c"]:

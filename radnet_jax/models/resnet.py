@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS
 from radnet_jax.models.conv import conv_general_dilated
-from radnet_jax.models.norm import BatchNorm
+from radnet_jax.models.norm import BatchNorm, batch_norm_of
 from radnet_jax.models.pool import max_pool_3x3
 
 BLOCKS = {
@@ -124,14 +124,7 @@ class ResNet(nn.Module):
         is the map in front of the stages and of the pooling: of stride 2 with "conv7", 1 with "conv3".
         """
         conv = functools.partial(_conv, padding=self.padding, dtype=self.dtype)
-        norm = functools.partial(
-            BatchNorm,
-            use_running_average=not train,
-            groups=self.groups,
-            momentum=self.norm_momentum,
-            epsilon=self.norm_epsilon,
-            dtype=self.dtype,
-        )
+        norm = batch_norm_of(self, train=train)
         x = image.astype(self.dtype)
         kernel, strides = (7, 2) if self.stem == "conv7" else (3, 1)
         x = conv(self.base_width, kernel, strides, name="stem_conv")(x)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +12,7 @@ from jaxtyping import Array, Float
 from radnet_jax.errors import UserError
 from radnet_jax.models import DECODERS, checks
 from radnet_jax.models.conv import conv_general_dilated
-from radnet_jax.models.norm import BatchNorm
+from radnet_jax.models.norm import batch_norm_of
 
 KINDS = ("radnet", "btl")
 _HE_UNIFORM = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
@@ -112,14 +111,7 @@ class UNet(nn.Module):
                 got=len(self.widths),
                 expected=f"{len(steps)}, one for each halving",
             )
-        norm = functools.partial(
-            BatchNorm,
-            use_running_average=not train,
-            groups=self.groups,
-            momentum=self.norm_momentum,
-            epsilon=self.norm_epsilon,
-            dtype=self.dtype,
-        )
+        norm = batch_norm_of(self, train=train)
         x = x.astype(self.dtype)
         for i, (features, (skip, side)) in enumerate(zip(self.widths[-len(steps) :], steps), start=1):
             x = UpBlock(features, self.kind, norm, self.dtype, name=f"block{i}")(x, skip, side)

@@ -14,7 +14,7 @@ import numpy as np
 
 from radnet_jax.models import DECODERS, checks
 from radnet_jax.models.conv import conv_general_dilated
-from radnet_jax.models.norm import BatchNorm
+from radnet_jax.models.norm import batch_norm_of
 
 BINS = (1, 2, 3, 6)
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -50,14 +50,7 @@ class UPerNet(nn.Module):
     @nn.compact
     def __call__(self, maps: Mapping[str, Any], size: tuple[int, int], *, train: bool) -> Float[Array, "b h w k"]:
         """Args as of `unet.UNet`."""
-        norm = functools.partial(
-            BatchNorm,
-            use_running_average=not train,
-            groups=self.groups,
-            momentum=self.norm_momentum,
-            epsilon=self.norm_epsilon,
-            dtype=self.dtype,
-        )
+        norm = batch_norm_of(self, train=train)
 
         def block(x: Array, kernel: int, name: str) -> Array:
             x = nn.Conv(

@@ -192,17 +192,7 @@ def snippet(section: Mapping[str, Any], layout: str, channels: int) -> list[str]
     """Returns the lines of Python with which somebody without this package loads model.safetensors, strictly."""
     name, family = section["name"], names.family_of(section["name"])
     load = ['net.load_state_dict(load_file("model.safetensors"), strict=True)', "net.eval()"]
-    if set(section) - {
-        "name",
-        "padding",
-        "zero_init_last",
-        "norm_momentum",
-        "image_size",
-        "patch",
-        "pool",
-        "position",
-        "dtype",
-    }:
+    if set(section) - _IN_SNIPPETS:
         return ["from safetensors.torch import load_file", "net = ...  # a network of these sizes", *load]
     if layout == "torchvision":
         head = _HEADS[family]

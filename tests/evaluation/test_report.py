@@ -2,9 +2,7 @@
 
 import base64
 from html.parser import HTMLParser
-import itertools
 import json
-import math
 from pathlib import Path
 import re
 from urllib.parse import unquote
@@ -17,12 +15,10 @@ from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.compare import compare
 from radnet_jax.evaluation.compare_results import compare_results, for_page
-from radnet_jax.evaluation.metrics import METRICS
-from radnet_jax.evaluation.report import details, lines, style, words, write_report
+from radnet_jax.evaluation.report import style, words, write_report
 from radnet_jax.evaluation.results import Cell, Place
 from radnet_jax.evaluation.statistics import bootstrap
 from tests.evaluation.simulated import Cases, record, study
-from tests.evaluation.test_summaries import group
 
 EVIL = '<img src=x onerror="alert(1)">&"'
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -335,53 +331,6 @@ def test_findings_have_classes_calibration_and_worst_cases(tmp_path):
     assert shown["bca"] not in text
     assert re.search(r"<b>(mass|effusion): (yes|no)</b> was said to be <b>(mass|effusion) 0\.\d\d</b>", text)
     assert "F1 by label" in text
-
-
-def test_every_metric_has_a_name_for_people():
-    assert {*METRICS.names()} <= {*words.METRICS}
-    assert words.metric("dice_ET") == "dice ET"
-    assert words.protocol("linear_probe, 10 % of labels") == "linear probe, 10 % of labels"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0"), (3.6, "0.001"), (122, "0.034"), (36_000, "10.0"), (4_500_000, "1,250")]
-)
-def test_device_hours(seconds, text):
-    assert words.hours(seconds) == text
-
-
-def test_names_at_the_ends_of_lines_stay_in_the_figure_and_apart():
-    heights = lines.spread({f"s{i}": 0.99 + i / 1000 for i in range(5)}, 0.1, 0.0, 1.0)
-    values = list(heights.values())
-    assert max(values) <= 1.0
-    assert all(b - a >= 0.1 - 1e-12 for a, b in itertools.pairwise(values))
-    assert lines.spread({"a": 0.2, "b": 0.8}, 0.1, 0.0, 1.0) == {"a": 0.2, "b": 0.8}
-
-
-def test_masks_are_told_by_their_dice():
-    """Of a segmentation the scores are the Dice of each case and label, NaN where nothing is there or was found."""
-    nan = math.nan
-    dice = np.array([[0.9, nan], [0.2, 0.7], [0.6, 0.1], [nan, 0.5]])
-    test = ledger.Predictions(
-        split=["test"] * 4,
-        case_id=list("abcd"),
-        patient=list("abcd"),
-        scores=dice,
-        labels=np.array([[1, 0], [1, 1], [1, 1], [0, 1]]),
-        label_mask=np.ones((4, 2)),
-    )
-    found = details.Judged(group("ct", [0.5], task="organs"), (test,), ("liver", "tumour"), "segmentation")
-    (table,) = details.class_tables([found])
-    assert [c["value"] for c in table["rows"][0]["cells"]] == ["56.7", "43.3"]  # means of 0.9 0.2 0.6, and 0.7 0.1 0.5
-    assert [c["n"] for c in table["columns"]] == ["in 3 of 4", "in 3 of 4"]
-    worst = details.worst_cases(found, None)["cases"]
-    assert [(c["place"], c["truth"], c["said"]) for c in worst[:2]] == [
-        (3, "tumour", "Dice 0.10"),
-        (2, "liver", "Dice 0.20"),
-    ]
-    assert len(worst) == 6  # of what is there, nothing that is undefined
-    look, gallery = style.looks(["ct"]), style.Gallery()
-    assert details.roc([found], look, gallery, "x") == details.calibration([found], look, gallery, "x") == {}
 
 
 def test_many_starts_against_a_baseline_with_a_bracket_in_its_name(tmp_path):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-import importlib.resources
 import math
 import os
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 import radnet_jax
+from radnet_jax import pages
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import published, verdicts
 from radnet_jax.evaluation.comparisons import Comparisons
@@ -54,13 +53,7 @@ def write_report(
       The path of index.html.
     """
     out_dir = Path(out_dir)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("radnet_jax.evaluation", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = pages.environment("radnet_jax.evaluation")
     gallery = Gallery()
     context = _context(out_dir, title, comparisons, runs, examples, pixels, warnings, gallery)
     page = environment.get_template("report.html.j2").render(context)
@@ -92,7 +85,7 @@ def _context(
     gallery: Gallery,
 ) -> dict[str, Any]:
     look = looks([g.start for g in c.groups], [r.start for r in runs if r.record.get("start")])
-    css = importlib.resources.files("radnet_jax.evaluation").joinpath("templates", "report.css").read_text("utf-8")
+    css = pages.house_style()
     generated = sorted({r.dataset["name"] for r in runs if r.dataset.get("generated")})
     own = (
         [f"The images of {verdicts.join(generated)} are generated: the verdict is about no patients."]
