@@ -9,17 +9,10 @@ import numpy as np
 
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation.metrics import METRICS, Metric, declare, undefined
-from radnet_jax.evaluation.metrics.classification import fully_known, known_entries, over_labels, single_label
+from radnet_jax.evaluation.metrics.classification import fully_known, known_at_all, over_labels, single_label
 
 BINS = 15
 _ROUNDING = 1e-6  # of probabilities that were computed in float32
-
-
-def known_at_all(
-    labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
-) -> Bool[np.ndarray, " n"]:
-    """The cases that are known for any label: those that a label's calibration rests on."""
-    return np.any(known_entries(labels, labels, label_mask)[2], axis=1)
 
 
 @METRICS.register("brier")

@@ -78,6 +78,13 @@ def fully_known(
     return np.all(known_entries(labels, labels, label_mask)[2], axis=1)
 
 
+def known_at_all(
+    labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
+) -> Bool[np.ndarray, " n"]:
+    """The cases that are known for any label: those that a mean over labels rests on."""
+    return np.any(known_entries(labels, labels, label_mask)[2], axis=1)
+
+
 def known_in_two_classes(
     labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
 ) -> Bool[np.ndarray, " n"]:

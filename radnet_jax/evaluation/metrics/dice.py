@@ -11,60 +11,56 @@ from jaxtyping import Bool, Float, Num
 import numpy as np
 
 from radnet_jax.evaluation.metrics import METRICS, Metric, declare, undefined
+from radnet_jax.evaluation.metrics.classification import known_at_all, known_entries
 
 _KINDS = frozenset({"segmentation"})
 
 
-def _known(labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None) -> Bool[np.ndarray, "n k"]:
-    return np.ones(np.shape(labels), bool) if label_mask is None else np.asarray(label_mask) > 0
-
-
-def _with_truth(
+def known_with_truth(
     labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
 ) -> Bool[np.ndarray, " n"]:
-    return np.asarray((_known(labels, label_mask) & (np.asarray(labels) > 0)).any(axis=1))
-
-
-def _of_known(
-    labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
-) -> Bool[np.ndarray, " n"]:
-    return np.asarray(_known(labels, label_mask).any(axis=1))
+    """The cases that have something to find in a region that is known."""
+    _, truth, known = known_entries(labels, labels, label_mask)
+    return np.any(known & truth, axis=1)
 
 
 @METRICS.register("dice_per_volume")
-@declare(task_kinds=_KINDS, entering=_of_known)
+@declare(task_kinds=_KINDS, entering=known_at_all)
 def dice_per_volume(
     scores: Float[np.ndarray, "n k"], labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
 ) -> Metric:
     """Convention `per_volume`: mean over cases, those left out that are empty in truth and prediction."""
-    return _mean(scores, _known(labels, label_mask))
+    scores, _, known = known_entries(scores, labels, label_mask)
+    return _mean(scores, known)
 
 
 @METRICS.register("dice_positives_only")
-@declare(task_kinds=_KINDS, entering=_with_truth)
+@declare(task_kinds=_KINDS, entering=known_with_truth)
 def dice_positives_only(
     scores: Float[np.ndarray, "n k"], labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
 ) -> Metric:
     """Convention `positives_only`: mean over the cases that have something to find."""
-    return _mean(scores, _known(labels, label_mask) & (np.asarray(labels) > 0))
+    scores, truth, known = known_entries(scores, labels, label_mask)
+    return _mean(scores, known & truth)
 
 
 @METRICS.register("dice_empty_is_one")
-@declare(task_kinds=_KINDS, entering=_of_known)
+@declare(task_kinds=_KINDS, entering=known_at_all)
 def dice_empty_is_one(
     scores: Float[np.ndarray, "n k"], labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
 ) -> Metric:
     """Conventions `lits_per_case`, `brats_2020` and `btl_per_image`: mean over cases, empty in both counts 1."""
-    return _mean(np.where(np.isnan(scores), 1.0, scores), _known(labels, label_mask))
+    scores, _, known = known_entries(scores, labels, label_mask)
+    return _mean(np.where(np.isnan(scores), 1.0, scores), known)
 
 
 @METRICS.register("dice_nnunet")
-@declare(task_kinds=_KINDS, entering=_of_known)
+@declare(task_kinds=_KINDS, entering=known_at_all)
 def dice_nnunet(
     scores: Float[np.ndarray, "n k"], labels: Num[np.ndarray, "n k"], label_mask: Num[np.ndarray, "n k"] | None = None
 ) -> Metric:
     """Convention `nnunet`: as `dice_per_volume`, and undefined where a region is."""
-    found = _mean(scores, _known(labels, label_mask))
+    found = dice_per_volume(scores, labels, label_mask)
     if found.left_out and not found.reason:
         return undefined("region_undefined", per_class=found.per_class, left_out=found.left_out, cases=found.cases)
     return found
@@ -72,7 +68,6 @@ def dice_nnunet(
 
 def _mean(scores: Float[np.ndarray, "n k"], counting: Bool[np.ndarray, "n k"]) -> Metric:
     """The mean over the cases that count and have a value, then over the regions that have one."""
-    scores = np.asarray(scores, np.float64)
     defined = counting & ~np.isnan(scores)
     n = defined.sum(axis=0)
     means = np.divide(np.where(defined, scores, 0).sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0)

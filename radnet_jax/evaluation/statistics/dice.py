@@ -4,41 +4,41 @@ from __future__ import annotations
 
 import numpy as np
 
+from radnet_jax.evaluation.metrics.classification import known_entries
 from radnet_jax.evaluation.statistics.sums import Weighted, mean_of_defined, of_sums, ratio
 
 
 def dice_per_volume(
     scores: np.ndarray, labels: np.ndarray, label_mask: np.ndarray | None, group: np.ndarray, n_groups: int
 ) -> Weighted:
-    return _mean(scores, _known(labels, label_mask), group, n_groups)
+    scores, _, known = known_entries(scores, labels, label_mask)
+    return _mean(scores, known, group, n_groups)
 
 
 def dice_positives_only(
     scores: np.ndarray, labels: np.ndarray, label_mask: np.ndarray | None, group: np.ndarray, n_groups: int
 ) -> Weighted:
-    return _mean(scores, _known(labels, label_mask) & (np.asarray(labels) > 0), group, n_groups)
+    scores, truth, known = known_entries(scores, labels, label_mask)
+    return _mean(scores, known & truth, group, n_groups)
 
 
 def dice_empty_is_one(
     scores: np.ndarray, labels: np.ndarray, label_mask: np.ndarray | None, group: np.ndarray, n_groups: int
 ) -> Weighted:
-    return _mean(np.where(np.isnan(scores), 1.0, scores), _known(labels, label_mask), group, n_groups)
+    scores, _, known = known_entries(scores, labels, label_mask)
+    return _mean(np.where(np.isnan(scores), 1.0, scores), known, group, n_groups)
 
 
 def dice_nnunet(
     scores: np.ndarray, labels: np.ndarray, label_mask: np.ndarray | None, group: np.ndarray, n_groups: int
 ) -> Weighted:
-    return _mean(scores, _known(labels, label_mask), group, n_groups, all_regions=True)
-
-
-def _known(labels: np.ndarray, label_mask: np.ndarray | None) -> np.ndarray:
-    return np.ones(np.shape(labels), bool) if label_mask is None else np.asarray(label_mask) > 0
+    scores, _, known = known_entries(scores, labels, label_mask)
+    return _mean(scores, known, group, n_groups, all_regions=True)
 
 
 def _mean(
     scores: np.ndarray, counting: np.ndarray, group: np.ndarray, n_groups: int, *, all_regions: bool = False
 ) -> Weighted:
-    scores = np.asarray(scores, np.float64)
     defined = counting & ~np.isnan(scores)
 
     def finish(sums: np.ndarray) -> np.ndarray:

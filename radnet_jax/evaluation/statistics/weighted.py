@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int, Num
 import numpy as np
 
 from radnet_jax.evaluation.metrics import METRICS, Metric
+from radnet_jax.evaluation.metrics.classification import known_entries
 from radnet_jax.evaluation.statistics import curves, dice, sums
 from radnet_jax.evaluation.statistics.sums import Weighted
 
@@ -31,14 +32,15 @@ FAST: dict[str, Callable[..., Weighted]] = {
         sums.label_ece,
         sums.label_f1,
         sums.top_5,
+        dice.dice_empty_is_one,
+        dice.dice_nnunet,
+        dice.dice_per_volume,
+        dice.dice_positives_only,
         curves.auprc,
         curves.auroc,
         curves.sensitivity_at_95_specificity,
     )
 }
-
-FAST |= {f.__name__: f for f in (dice.dice_per_volume, dice.dice_positives_only, dice.dice_empty_is_one)}
-FAST |= {"dice_nnunet": dice.dice_nnunet}
 
 BOTH, POSITIVE = "both", "positive"
 CLASSES_NEEDED = {
@@ -63,8 +65,7 @@ def patients_by_class(
     needed = CLASSES_NEEDED.get(metric, "") if isinstance(metric, str) else ""
     if not needed:
         return np.zeros((0, n_groups, 0), bool)
-    truth = np.asarray(labels) > 0
-    known = np.ones(truth.shape, bool) if label_mask is None else np.asarray(label_mask) > 0
+    _, truth, known = known_entries(labels, labels, label_mask)
     out = np.zeros((2 if needed == BOTH else 1, n_groups, truth.shape[1]), bool)
     for has, cases in zip(out, (truth & known, ~truth & known)):
         np.logical_or.at(has, group, cases)
