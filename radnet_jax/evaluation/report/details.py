@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -107,8 +106,8 @@ def _dice_table(members: Sequence[Judged]) -> dict[str, Any]:
     """Cases in which truth and prediction are both empty have no Dice and are not counted."""
     rows = []
     for m in members:
-        values = np.array([[_mean_of_defined(column) for column in np.asarray(s, np.float64).T] for s in m.scores])
-        rows.append({"group": m.group, "cells": _over_runs(m, values)})
+        each = [METRICS.get("dice_per_volume")(t.scores, t.labels, t.label_mask).per_class for t in m.tests]
+        rows.append({"group": m.group, "cells": _over_runs(m, np.array(each))})
     truth = members[0].tests[0]
     columns = [
         {"name": name, "n": f"in {int(np.sum(np.asarray(truth.labels)[:, j] > 0)):,} of {len(truth):,}"}
@@ -116,11 +115,6 @@ def _dice_table(members: Sequence[Judged]) -> dict[str, Any]:
     ]
     note = "mean over the cases where truth or prediction is not empty, then over runs; ± SD over seeds"
     return {"caption": "Dice × 100 of each label", "note": note, "rows": rows, "columns": columns}
-
-
-def _mean_of_defined(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else math.nan
 
 
 def _over_runs(m: Judged, values: np.ndarray) -> list[dict[str, str]]:
