@@ -6,6 +6,9 @@ from collections.abc import Mapping
 import math
 from typing import Any
 
+# What a pair of networks is.
+CHANGE = "before and after"
+SEEDS = "two seeds"
 RANDOM = "two random networks"
 
 

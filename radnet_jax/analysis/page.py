@@ -73,7 +73,7 @@ def _figures(result: Mapping[str, Any], filters: Mapping[str, np.ndarray], galle
         for pair, change in zip(result["pairs"], result["weights"], strict=True):
             found = {k: (v["cka"], v["low"], v["high"]) for k, v in pair["layers"].items()}
             series.setdefault(pair["what"], []).append(found)
-            if pair["what"] == "before and after":
+            if pair["what"] == findings.CHANGE:
                 blocks = {k: (v["relative"], math.nan, math.nan) for k, v in change["blocks"].items()}
                 moved.setdefault(pair["what"], []).append(blocks)
         drawn["same"] = figures.layers_figure(series, "debiased linear CKA")

@@ -17,7 +17,18 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from radnet_jax import sharding
-from radnet_jax.analysis import decoding, domains, intervals, networks, page, properties, similarity, weights, who_knows
+from radnet_jax.analysis import (
+    decoding,
+    domains,
+    findings,
+    intervals,
+    networks,
+    page,
+    properties,
+    similarity,
+    weights,
+    who_knows,
+)
 from radnet_jax.analysis.linear_cka import LinearCka
 from radnet_jax.analysis.networks import Network, Sample
 from radnet_jax.data.dataset import Split, open_split
@@ -32,7 +43,6 @@ PROTOCOLS = ("default", "radnet_published")
 INITIAL = "initial"
 LEAST_IMAGES = 20
 NEIGHBOURS = 10
-RANDOM = "two random networks"
 
 Pair = tuple[str, int, int]
 """What it is, and the places of its two networks."""
@@ -75,7 +85,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             "map": {"debiased": cka.map(), "biased": cka.map(debiased=False)},
             "pairs": _compared(nets, pairs, sample, groups),
             "weights": _changes(nets, pairs),
-            "maps": _maps(split, nets, sample),
+            "maps": _maps(split, sample),
             "domains": _domains(split, nets, pairs, sample),
             "read": _read(split, nets, pairs, sample, patients, groups),
             "published": published,
@@ -140,18 +150,18 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
             raise UserError("config.repeats needs networks of one architecture, layer by layer")
         logging.info("networks of two architectures: the map only")
         return found, []
-    pairs: list[Pair] = [("before and after", *main)]
+    pairs: list[Pair] = [(findings.CHANGE, *main)]
     for a, b in config.repeats:
         before, after = pair(a, b)
-        pairs.append(("before and after", before, after))
+        pairs.append((findings.CHANGE, before, after))
         if not all(networks.same_architecture(found[0], found[i]) for i in (before, after)):
             raise UserError(f"({a}, {b}) of config.repeats is of another architecture than config.a")
     for (_, _, one), (_, _, other) in itertools.combinations(pairs[:], 2):
-        pairs.append(("two seeds", one, other))
+        pairs.append((findings.SEEDS, one, other))
     for seed in (config.seed, config.seed + 1):
         drawn = networks.untrained(found[0], seed, mesh)
         found.append(networks.with_own_statistics(drawn, split, config.eval_batch_size, mesh))
-    pairs.append((RANDOM, len(found) - 2, len(found) - 1))
+    pairs.append((findings.RANDOM, len(found) - 2, len(found) - 1))
     return found, pairs
 
 
@@ -252,7 +262,7 @@ def _domains(split: Split, nets: Sequence[Network], pairs: Sequence[Pair], sampl
     return out
 
 
-def _maps(split: Split, nets: Sequence[Network], sample: Sample) -> dict[str, Any]:
+def _maps(split: Split, sample: Sample) -> dict[str, Any]:
     """The sample on the two directions of largest variance of the last block, and what each image is."""
     labels, mask = (values[sample.rows] for values in split.all_labels())
     groups = np.full(len(sample.rows), "", dtype=object)
@@ -288,7 +298,7 @@ def _changes(nets: Sequence[Network], pairs: Sequence[Pair]) -> list[dict[str, A
 
 
 def _published(nets: Sequence[Network], pairs: Sequence[Pair]) -> dict[str, Any]:
-    before_and_after = [(i, j) for what, i, j in pairs if what == "before and after"]
+    before_and_after = [(i, j) for what, i, j in pairs if what == findings.CHANGE]
     if not before_and_after:
         raise UserError('protocol "radnet_published" compares weights of one architecture')
     reuse = [weights.published_reuse(nets[i].params, nets[j].params) for i, j in before_and_after]
@@ -300,7 +310,7 @@ def _published(nets: Sequence[Network], pairs: Sequence[Pair]) -> dict[str, Any]
 
 def _over_seeds(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Student's interval of each layer's CKA over the pairs that differ by their seed; None for one pair."""
-    repeated = [p["layers"] for p in pairs if p["what"] == "before and after"]
+    repeated = [p["layers"] for p in pairs if p["what"] == findings.CHANGE]
     if len(repeated) < 2:
         return None
     out = {}
