@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 from scipy.stats import rankdata
 
+from radnet_jax.analysis.intervals import jackknife_half_width
 from radnet_jax.evaluation.statistics.correction import correct
 
 FOLDS = 5
@@ -134,14 +135,11 @@ def _r2(errors: Float[np.ndarray, " m"], around: Float[np.ndarray, " m"], groups
         return Decoded(math.nan, math.nan, math.nan)
     _, index = np.unique(groups[known], return_inverse=True)
     lost, spread = (np.bincount(index, weights=v[known]) for v in (errors, around))
-    count = len(lost)
     r2 = float(1 - lost.sum() / spread.sum())
     left = spread.sum() - spread
-    if count < 2 or not (left > 0).all():
+    if len(lost) < 2 or not (left > 0).all():
         return Decoded(r2, math.nan, math.nan)
-    without = 1 - (lost.sum() - lost) / left
-    error = math.sqrt((count - 1) / count * float(np.sum((without - without.mean()) ** 2)))
-    half = float(stats.t.ppf(0.975, count - 1)) * error
+    half = jackknife_half_width(1 - (lost.sum() - lost) / left)
     return Decoded(r2, r2 - half, min(r2 + half, 1.0))
 
 

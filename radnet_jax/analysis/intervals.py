@@ -57,9 +57,15 @@ def cka_interval(k: Gram, l: Gram, groups: Int[np.ndarray, " n"], *, level: floa
     without = _left_out(k, l, onehot)
     if np.isnan(without).any():
         return Interval(whole, math.nan, math.nan, count, "constant without a group")
-    error = math.sqrt((count - 1) / count * float(np.sum((without - without.mean()) ** 2)))
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
+    half = jackknife_half_width(without, level=level)
     return Interval(whole, whole - half, min(whole + half, max(1.0, whole)), count)
+
+
+def jackknife_half_width(without: Float[np.ndarray, " g"], *, level: float = 0.95) -> float:
+    """Half the width of Student's interval of a value, from what it is without each of g groups in turn."""
+    count = len(without)
+    error = math.sqrt((count - 1) / count * float(np.sum((without - without.mean()) ** 2)))
+    return float(stats.t.ppf((1 + level) / 2, count - 1)) * error
 
 
 def _left_out(k: Gram, l: Gram, out: Float[np.ndarray, "n g"]) -> Float[np.ndarray, " g"]:  # noqa: E741
