@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from radnet_jax import pages
 from radnet_jax.analysis import figures, findings
 from radnet_jax.evaluation.report.style import Gallery
 
-PAGE_FILE = "index.html"
 MEASURES = {
     "cka": "CKA",
     "rbf_cka": "RBF-CKA",
@@ -47,15 +45,7 @@ def write(folder: Path, result: Mapping[str, Any], filters: Mapping[str, np.ndar
         measures=MEASURES,
         **_figures(result, filters, gallery),
     )
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for old in (folder / "figures").glob("*.svg"):
-        old.unlink()
-    for path, svg in gallery.files.items():
-        (folder / path).write_text(svg, encoding="utf-8")
-    temporary = folder / f".{PAGE_FILE}.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, folder / PAGE_FILE)
-    return folder / PAGE_FILE
+    return pages.write(folder, page, gallery.files)
 
 
 def _figures(result: Mapping[str, Any], filters: Mapping[str, np.ndarray], gallery: Gallery) -> dict[str, Any]:

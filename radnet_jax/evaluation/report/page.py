@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from radnet_jax.evaluation.report import card, details, figures, lines, provenan
 from radnet_jax.evaluation.report.style import Gallery, Look, looks
 from radnet_jax.evaluation.summaries import Summary
 
-REPORT_FILE = "index.html"
+REPORT_FILE = pages.PAGE_FILE
 COMPARISONS_FILE = "comparisons.json"
 
 
@@ -58,20 +57,13 @@ def write_report(
     context = _context(out_dir, title, comparisons, runs, examples, pixels, warnings, gallery)
     page = environment.get_template("report.html.j2").render(context)
     try:
-        (out_dir / "figures").mkdir(parents=True, exist_ok=True)
-        for old in (out_dir / "figures").glob("*.svg"):
-            old.unlink()
-        for path, svg in gallery.files.items():
-            (out_dir / path).write_text(svg, encoding="utf-8")
+        out_dir.mkdir(parents=True, exist_ok=True)
         comparisons.write(out_dir / COMPARISONS_FILE)
-        temporary = out_dir / f".{REPORT_FILE}.tmp"
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, out_dir / REPORT_FILE)
+        return pages.write(out_dir, page, gallery.files)
     except OSError as error:
         raise UserError(
             f"can't write the report to {out_dir} ({error})", fix="free disk space or choose another workdir"
         ) from error
-    return out_dir / REPORT_FILE
 
 
 def _context(
