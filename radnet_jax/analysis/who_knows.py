@@ -12,6 +12,8 @@ import numpy as np
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.ledger import Run
+from radnet_jax.evaluation.metrics import REASONS
+from radnet_jax.evaluation.metrics.classification import fully_known, is_correct
 from radnet_jax.evaluation.statistics.draws import group_index, resample_counts
 
 LEAST_PATIENTS = 10
@@ -51,7 +53,8 @@ def right_cases(runs: Sequence[Run], split: str = "test") -> tuple[dict[str, Boo
     Right is the class with the highest score, the first of equals. Cases without a known class are left out.
 
     Raises:
-      UserError: runs of several tasks or protocols, of a task without one class a case, or judged on other cases.
+      UserError: runs of several tasks or protocols, of a task without one class a case, judged on other cases, or with
+        scores that are no numbers.
     """
     kinds = sorted({(r.task, r.protocol, r.fraction) for r in runs})
     if len(kinds) != 1:
@@ -60,16 +63,18 @@ def right_cases(runs: Sequence[Run], split: str = "test") -> tuple[dict[str, Boo
     first = None
     for run in runs:
         p = run.predictions.of(split)
-        one_hot = p.labels.shape[1] > 1 and bool((np.sum(p.labels, axis=1) <= 1).all()) and p.masks is None
-        if run.record["task_kind"] != "single_label" or not one_hot:
+        if run.record["task_kind"] != "single_label":
             raise UserError("who knows what: right or wrong is defined for tasks with one class a case", got=run.task)
+        correct, _, reason = is_correct(p.scores, p.labels, p.label_mask)
+        if reason:
+            raise UserError(f"who knows what: run {run.name} is neither right nor wrong", got=REASONS[reason])
         if first is None:
             first = p
         if not np.array_equal(first.case_id, p.case_id):
             raise UserError(f"who knows what: run {run.name} was judged on other cases")
-        found.setdefault(_name(run), []).append(p.scores.argmax(axis=1) == p.labels.argmax(axis=1))
+        found.setdefault(_name(run), []).append(correct)
     assert first is not None
-    known = first.label_mask.min(axis=1) > 0
+    known = fully_known(first.labels, first.label_mask)
     return {start: np.stack(rows)[:, known] for start, rows in found.items()}, np.asarray(first.patient)[known]
 
 

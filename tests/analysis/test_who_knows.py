@@ -92,6 +92,7 @@ def test_what_is_refused():
         (run("b", scores, labels, task="other"), "one task"),
         (run("b", scores, labels, kind="multi_label"), "one class a case"),
         (run("b", scores, labels, case="d"), "other cases"),
+        (run("b", np.full_like(scores, np.nan), labels), "neither right nor wrong; got"),
     ]:
         with pytest.raises(UserError, match=said):
             who_knows.right_cases([ours, other])
