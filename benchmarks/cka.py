@@ -24,6 +24,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from peers.sides import tell
 
 from radnet_jax import sharding, trees
 from radnet_jax.analysis.linear_cka import LinearCka
@@ -82,7 +83,7 @@ def networks(args: argparse.Namespace) -> None:
         "cores": len(os.sched_getaffinity(0)),
         "device": jax.devices()[0].device_kind,
     }
-    print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in told.items()}), flush=True)
+    tell(**told)
 
 
 def features(args: argparse.Namespace) -> None:
@@ -152,7 +153,7 @@ def features(args: argparse.Namespace) -> None:
         "torch": torch.__version__,
         "cores": len(os.sched_getaffinity(0)),
     }
-    print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in told.items()}), flush=True)
+    tell(**told)
 
 
 def centred_gram(x):

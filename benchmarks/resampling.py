@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import json
 import statistics
 import time
 from typing import Any
 
 from absl import flags
 import numpy as np
+from peers.sides import tell
 
 _PART = flags.DEFINE_enum("part", "speed", ["speed", "bootstrap", "delong", "device", "coverage"], "What to measure.")
 _CASES = flags.DEFINE_integer("cases", 25_596, "Cases, each of a patient of its own.")
@@ -63,7 +63,7 @@ def _bootstrap() -> None:
 
         values, loop_wall, loop_cpu = _timed(loop)
         times = b / len(drawn)
-        _print(
+        tell(
             part="bootstrap",
             ties=ties,
             seconds=wall,
@@ -89,7 +89,7 @@ def _delong() -> None:
         for name, of in (("none", None), ("3 cases a patient", groups)):
             taken = [_timed(lambda: delong_test(a, b, labels, groups=of))[1:] for _ in range(_REPEATS.value)]  # noqa: B023
             wall, cpu = (1000 * statistics.median(column) for column in zip(*taken))
-            _print(part="delong", positives=share, groups=name, milliseconds=wall, cpu_milliseconds=cpu)
+            tell(part="delong", positives=share, groups=name, milliseconds=wall, cpu_milliseconds=cpu)
 
 
 def _device() -> None:
@@ -107,7 +107,7 @@ def _device() -> None:
     auroc_values(scores, labels, blocks[:1], group=group)  # compiles
     values, wall, _ = _timed(lambda: auroc_values(scores, labels, blocks, group=group))
     host = weighted_metric("auroc", scores, labels, None, group, n)(counts[:10])
-    _print(
+    tell(
         part="device",
         device=jax.devices()[0].device_kind,
         seconds=wall,
@@ -123,8 +123,4 @@ def _coverage() -> None:
         for name, setting, share, trials in parts[part](_TRIALS.value):
             error = (share * (1 - share) / trials) ** 0.5
             row = {"covered": share, "said": 0.95, "standard_error": error, "trials": trials}
-            _print(part="coverage", interval=name, setting=setting, **row)
-
-
-def _print(**row: Any) -> None:
-    print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+            tell(part="coverage", interval=name, setting=setting, **row)

@@ -54,6 +54,13 @@ def peer(python: str, module: str, settings: Mapping[str, Any]) -> Side:
     return Side([python, "-m", f"peers.{module}", json.dumps(settings)], environment)
 
 
+def tell(**record: Any) -> dict[str, Any]:
+    """Prints a record as a line of JSON, numbers to four digits; returns it as printed."""
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in record.items()}
+    print(json.dumps(rounded), flush=True)
+    return rounded
+
+
 class Told:
     """What was measured: printed as it comes, one JSON object a line, and kept for a file."""
 
@@ -61,9 +68,7 @@ class Told:
         self._records: list[dict[str, Any]] = []
 
     def emit(self, **record: Any) -> None:
-        rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in record.items()}
-        self._records.append(rounded)
-        print(json.dumps(rounded), flush=True)
+        self._records.append(tell(**record))
 
     def measure(self, sides: Mapping[str, Side], part: str, *, rounds: int, images: int) -> None:
         """Times a part in turns; `images` are those of a round. Ratios are medians over the rounds."""
