@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from radnet_jax.evaluation import ledger
+from radnet_jax.evaluation.comparisons import Group
 from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.evaluation.metrics import METRICS
 
@@ -109,3 +111,21 @@ def study(
                 label_names=list(cases.classes),
             )
             ledger.write_run(root / title, own | changes, predictions=predictions, curves=curves)
+
+
+def group(
+    start: str,
+    values: Sequence[float],
+    *,
+    task: str = "t",
+    protocol: str = "p",
+    seeds: Sequence[int] | None = None,
+    **changes: Any,
+) -> Group:
+    """A group of runs of no importance, with these values."""
+    made = Group(
+        task, protocol, start, "", "accuracy", True, len(values), tuple(range(len(values))), True, tuple(values),
+        sum(values) / len(values), 0.0, 0.0, 1.0, "", 0.5, 10, 10, 1, (), "", tuple(map(str, values)),
+    )  # fmt: skip
+    changes |= {} if seeds is None else {"seeds": seeds}
+    return dataclasses.replace(made, **changes)

@@ -9,7 +9,7 @@ import pytest
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.report import details, lines, style, words
-from tests.evaluation.test_summaries import group
+from tests.evaluation.simulated import group
 
 
 def test_every_metric_has_a_name_for_people():

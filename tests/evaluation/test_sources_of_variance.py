@@ -10,8 +10,7 @@ from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.compare import _pair, compare
 from radnet_jax.evaluation.statistics.bootstrap import Resampled
-from tests.evaluation.simulated import Cases, record, study
-from tests.evaluation.test_summaries import group
+from tests.evaluation.simulated import Cases, group, record, study
 
 FAST = {"n_resamples": 1000}
 

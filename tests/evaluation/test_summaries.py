@@ -10,19 +10,9 @@ import pytest
 
 from radnet_jax.evaluation import ledger, summaries
 from radnet_jax.evaluation.compare import compare
-from radnet_jax.evaluation.comparisons import Group
 from radnet_jax.evaluation.statistics import exact
 from radnet_jax.evaluation.summaries import summarise
-from tests.evaluation.simulated import Cases, study
-
-
-def group(start, values, *, task="t", protocol="p", seeds=None, **changes):
-    made = Group(
-        task, protocol, start, "", "accuracy", True, len(values), tuple(range(len(values))), True, tuple(values),
-        sum(values) / len(values), 0.0, 0.0, 1.0, "", 0.5, 10, 10, 1, (), "", tuple(map(str, values)),
-    )  # fmt: skip
-    changes |= {} if seeds is None else {"seeds": seeds}
-    return dataclasses.replace(made, **changes)
+from tests.evaluation.simulated import Cases, group, study
 
 
 def test_ranks_over_seeds_pair_the_runs_of_a_seed():
