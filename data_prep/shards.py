@@ -30,8 +30,9 @@ from data_prep.picture import picture
 from data_prep.plan import Plan, PlannedRow, Rejected
 from data_prep.raw import RawFile, look
 from data_prep.scratch import flush
-from data_prep.spec import UNKNOWN_MASK, DatasetSpec, Reject
+from data_prep.spec import DatasetSpec, Reject
 from data_prep.tally import Tally
+from radnet_jax.preprocessing import UNKNOWN_MASK
 
 RECORDS_PER_SHARD = 256
 MAX_SHARDS = 900  # a reader keeps a file open for each shard, and 1024 open files is a usual limit

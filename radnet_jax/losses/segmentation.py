@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-UNKNOWN = 255
+from radnet_jax.preprocessing import UNKNOWN_MASK
+
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 
 
@@ -121,7 +122,7 @@ def soft_dice(
 
 def _known(target: Array, valid: Array | None) -> tuple[Float[Array, "b h w"], Int[Array, "b h w"]]:
     """Returns 1 for the pixels that count, and the target without the unknown ones."""
-    known = target != UNKNOWN
+    known = target != UNKNOWN_MASK
     counts = known.astype(jnp.float32)
     if valid is not None:
         counts = counts * valid.astype(jnp.float32)[:, None, None]
