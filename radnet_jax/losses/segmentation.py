@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
+from radnet_jax.losses import weighted
 from radnet_jax.preprocessing import UNKNOWN_MASK
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
@@ -147,5 +148,4 @@ def _hard(log_p: Array, gamma: float) -> Array:
 
 def _mean(values: Float[Array, "*s"], weights: Float[Array, "*s"]) -> Float[Array, ""]:
     weights = jnp.broadcast_to(weights, values.shape)
-    total = weights.sum()
-    return jnp.where(total > 0, (values * weights).sum() / jnp.where(total > 0, total, 1.0), 0.0)
+    return weighted.mean(values * weights, weights)
