@@ -173,8 +173,8 @@ def plan_shards(
         bounds = [i * n // of for i in range(of + 1)]
         for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
             pictured = frozenset(p for p in examples[1] if split == examples[0] and start <= p < stop)
-            task = ShardTask(spec, str(source), str(out), str(work), salt, split, number, of, start, stop, pictured)
-            tasks.append(dataclasses.replace(task, compression=compression))
+            shard = (split, number, of, start, stop, pictured)
+            tasks.append(ShardTask(spec, str(source), str(out), str(work), salt, *shard, compression=compression))
     return tasks
 
 
