@@ -114,11 +114,13 @@ def build(
         generated = spec.mixed.generated if spec.mixed else is_generated(source)
         salt = _salt(spec, source, out, salt_file, generated)
         found = fingerprint(spec, source, is_whole)
+        asked = {"split_fractions": fractions, "seed": seed, "dataset_options": dict(options)}
+        if compression != DEFAULT_COMPRESSION:  # which was the only one once: those datasets are not built anew
+            asked["compression"] = compression
         request = {
             "format": FORMAT,
             "rules": spec.rules(),
-            "options": {"split_fractions": fractions, "seed": seed, "dataset_options": dict(options)}
-            | ({} if compression == DEFAULT_COMPRESSION else {"compression": compression}),
+            "options": asked,
             "source": found.content,
             "source_times": found.times,
         }
@@ -142,8 +144,23 @@ def build(
                 mapped = stack.enter_context(ordered_map(crew, limits))
                 mapped = far(mapped, places, work) if places.remote() else mapped
             chunk = FILES_PER_UNIT if runner == "beam" else FILES_PER_TASK
-            told = (spec, source, out, work, fractions, seed, salt, request, limits, generated, log, places.out)
-            return _run(Job(*told, files_per_task=chunk, compression=compression), mapped)
+            job = Job(
+                spec=spec,
+                source=source,
+                out=out,
+                work=work,
+                fractions=fractions,
+                seed=seed,
+                salt=salt,
+                request=request,
+                limits=limits,
+                generated=generated,
+                log=log,
+                remote_out=places.out,
+                files_per_task=chunk,
+                compression=compression,
+            )
+            return _run(job, mapped)
 
 
 def _check_places(spec: DatasetSpec, places: Places) -> None:

@@ -53,7 +53,7 @@ def _shade(
     rng: np.random.Generator,
     top: Int32[np.ndarray, "s s"],
     centres: Float[np.ndarray, "l 2"],
-    radii: Float[np.ndarray, l],
+    radii: Float[np.ndarray, " l"],
 ) -> Float[np.ndarray, "s s"]:
     """Brightness factor of each pixel: a slope across its leaf, as on a curved surface, and the leaf's texture."""
     side = top.shape[0]

@@ -95,22 +95,22 @@ _LEFT_RIGHT = _mask(lambda u, v: v % 2 == 1)
 _UP_DOWN = _mask(lambda u, v: u % 2 == 1)
 
 
-def mirrored(hashes: UInt64[np.ndarray, n]) -> UInt64[np.ndarray, n]:
+def mirrored(hashes: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
     """Hashes of the images mirrored left to right."""
     return hashes ^ _LEFT_RIGHT
 
 
-def upside_down(hashes: UInt64[np.ndarray, n]) -> UInt64[np.ndarray, n]:
+def upside_down(hashes: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
     """Hashes of the images mirrored top to bottom."""
     return hashes ^ _UP_DOWN
 
 
-def inverted(hashes: UInt64[np.ndarray, n]) -> UInt64[np.ndarray, n]:
+def inverted(hashes: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
     """Hashes of the images with black and white exchanged."""
     return ~hashes
 
 
-def transposed(hashes: UInt64[np.ndarray, n]) -> UInt64[np.ndarray, n]:
+def transposed(hashes: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
     """Hashes of the images with rows and columns exchanged: the 8x8 bits transposed (Warren, Hacker's Delight, 7-3)."""
     out = hashes
     for shift, mask in ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0F0F0)):

@@ -9,8 +9,7 @@ from jaxtyping import Num, UInt8
 import numpy as np
 
 from data_prep.phash import tone
-from data_prep.spec import UNKNOWN_MASK
-from radnet_jax.preprocessing import StoredPixels
+from radnet_jax.preprocessing import UNKNOWN_MASK, StoredPixels
 
 SIDE = 128  # greatest height and width
 # Outlines of the structures of a mask, in turn: Okabe and Ito's palette, tellable apart with any colour vision.

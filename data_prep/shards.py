@@ -30,8 +30,9 @@ from data_prep.picture import picture
 from data_prep.plan import Plan, PlannedRow, Rejected
 from data_prep.raw import RawFile, look
 from data_prep.scratch import flush
-from data_prep.spec import UNKNOWN_MASK, DatasetSpec, Reject
+from data_prep.spec import DatasetSpec, Reject
 from data_prep.tally import Tally
+from radnet_jax.preprocessing import UNKNOWN_MASK
 
 RECORDS_PER_SHARD = 256
 MAX_SHARDS = 900  # a reader keeps a file open for each shard, and 1024 open files is a usual limit
@@ -172,8 +173,8 @@ def plan_shards(
         bounds = [i * n // of for i in range(of + 1)]
         for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
             pictured = frozenset(p for p in examples[1] if split == examples[0] and start <= p < stop)
-            task = ShardTask(spec, str(source), str(out), str(work), salt, split, number, of, start, stop, pictured)
-            tasks.append(dataclasses.replace(task, compression=compression))
+            shard = (split, number, of, start, stop, pictured)
+            tasks.append(ShardTask(spec, str(source), str(out), str(work), salt, *shard, compression=compression))
     return tasks
 
 

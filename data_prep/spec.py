@@ -23,7 +23,6 @@ from radnet_jax.registry import Registry
 DATASETS = Registry("dataset", "data_prep.datasets")
 FILE_SOURCES = ("table", "mixture")  # datasets whose source is a file that lists the images
 SPLIT_NAMES = ("train", "val", "test")
-UNKNOWN_MASK = 255  # mask value of pixels that nobody has labelled
 GENERATED_MARKER = ".generated"  # in a source folder: its images are generated, hence of no patient
 
 

@@ -23,7 +23,7 @@ def bin_width(stored: StoredPixels) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _bins(dtype: np.dtype, low: int, width: int) -> UInt8[np.ndarray, words]:
+def _bins(dtype: np.dtype, low: int, width: int) -> UInt8[np.ndarray, " words"]:
     """The bin of each value of a 16-bit type, by its word."""
     words = np.arange(1 << 16, dtype=np.uint16)
     return ((words.view(dtype).astype(np.int32) - low) // width).clip(0, BINS - 1).astype(np.uint8)

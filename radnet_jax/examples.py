@@ -17,10 +17,10 @@ from radnet_jax.augment import AUGMENTATIONS
 from radnet_jax.augment.views import center, make_views
 from radnet_jax.data.card import read_card
 from radnet_jax.data.dataset import Split, open_split
-from radnet_jax.evaluation.segmentation import UNKNOWN, cases_of
+from radnet_jax.evaluation.segmentation import cases_of
 from radnet_jax.overlays import draw
 from radnet_jax.parts import plain
-from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter, to_unit
+from radnet_jax.preprocessing import UNKNOWN_MASK, Adapter, ModelInput, make_adapter, to_unit
 
 _COLUMNS = 8
 _GAP = 2  # pixels between tiles
@@ -104,7 +104,7 @@ def of_cases(
 def _outlined(tile: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "i j"]) -> UInt8[np.ndarray, "h w 3"]:
     """The tile with the border of what is neither background nor unknown; both show the whole image."""
     h, w = tile.shape[:2]
-    inside = cv2.resize(((mask > 0) & (mask != UNKNOWN)).astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST)
+    inside = cv2.resize(((mask > 0) & (mask < UNKNOWN_MASK)).astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST)
     border = inside - cv2.erode(inside, np.ones((3, 3), np.uint8))
     return np.where(border[:, :, None] > 0, np.array([230, 60, 40], np.uint8), tile)
 

@@ -12,8 +12,8 @@ import numpy as np
 from radnet_jax.data.dataset import Split
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation.ledger import Predictions, Run
-from radnet_jax.evaluation.segmentation import UNKNOWN, cases_of
-from radnet_jax.preprocessing import ModelInput, StoredPixels, make_adapter, to_unit
+from radnet_jax.evaluation.segmentation import cases_of
+from radnet_jax.preprocessing import UNKNOWN_MASK, ModelInput, StoredPixels, make_adapter, to_unit
 
 TRUTH = (0, 158, 115)  # RGB; told apart by the colour-blind too (Okabe and Ito)
 PREDICTION = (230, 159, 0)
@@ -68,9 +68,9 @@ def draw(
     scale = -(-_SIDE // max(min(image.shape[:2]), 1))
     shown = (image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)).clip(0, 1)
     canvas = np.ascontiguousarray((_larger(shown, scale) * 255).round().astype(np.uint8))
-    unknown = _larger(truth == UNKNOWN, scale)
+    unknown = _larger(truth == UNKNOWN_MASK, scale)
     canvas[unknown] = canvas[unknown] // 2 + 64
-    for mask, colour in ((np.where(truth == UNKNOWN, 0, truth), TRUTH), (prediction, PREDICTION)):
+    for mask, colour in ((np.where(truth == UNKNOWN_MASK, 0, truth), TRUTH), (prediction, PREDICTION)):
         for value in np.unique(mask[mask > 0]):
             inside = _larger(mask == value, scale).astype(np.uint8)
             outlines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

@@ -22,6 +22,7 @@ RESIZE_RULES = ("pad_area", "stretch_area", "none")  # pad_area keeps the aspect
 CHANNEL_RULES = ("keep", "repeat", "mean")
 
 Window = tuple[float, float]  # (centre, width) in the stored unit
+UNKNOWN_MASK = 255  # value of a mask where nothing is known: nobody has labelled it, or the image has no pixel there
 IMAGE = "image"  # a value range: from the lowest to the highest value of each image by itself
 
 

@@ -28,7 +28,7 @@ from radnet_jax.augment import AUGMENTATIONS, recipes
 from radnet_jax.augment.views import augment_image, center, make_local_views, make_views
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError
-from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
+from radnet_jax.preprocessing import UNKNOWN_MASK, Adapter, ModelInput, make_adapter
 
 _WINDOW = (0.0, 2000.0)  # of CT, as in configs/common.py
 _GAP = 4  # pixels between pictures
@@ -99,7 +99,7 @@ def _tiles(
     tiles = np.ascontiguousarray(np.broadcast_to(x.clip(0, 1) * 255, (*x.shape[:3], 3)).round().astype(np.uint8))
     for tile, classes in zip(tiles, np.asarray(mask) if mask is not None else ()):
         for value in sorted(set(np.unique(classes).tolist()) - {0}):
-            colour = (255, 255, 255) if value == 255 else _COLOURS[(value - 1) % len(_COLOURS)]
+            colour = (255, 255, 255) if value == UNKNOWN_MASK else _COLOURS[(value - 1) % len(_COLOURS)]
             outlines, _ = cv2.findContours((classes == value).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(tile, outlines, -1, colour, 1)
     return tiles

@@ -131,19 +131,30 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       Preempted: the run was asked to stop (see `preemption`), and has saved its state.
     """
     workdir = Path(workdir).resolve()
-    parts = assemble(config)
-    check(config, parts)
-    shared = identity_audit.run(config, parts, workdir)
-    config, swept = sweep.choose(config, parts, workdir, _run)
-    _run(config, workdir, {"audit": shared, "sweep": swept})
-    return workdir
-
-
-def _run(config: ConfigDict, workdir: Path, told: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-    """Does what `run` says of one config; returns what run.json holds, with `told` in it."""
     goodput = Goodput()
     parts = assemble(config)
     judged = check(config, parts)
+    shared = identity_audit.run(config, parts, workdir)
+    config, swept = sweep.choose(config, parts, workdir, _run_of)
+    told = {"audit": shared, "sweep": swept}
+    if swept is None:
+        _run(config, parts, judged, workdir, goodput, told)
+    else:
+        _run_of(config, workdir, told)
+    return workdir
+
+
+def _run_of(config: ConfigDict, workdir: Path, told: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """Does a run of a config whose parts are not there yet: a trial, or what a sweep has chosen."""
+    goodput = Goodput()
+    parts = assemble(config)
+    return _run(config, parts, check(config, parts), workdir, goodput, told or {})
+
+
+def _run(
+    config: ConfigDict, parts: Parts, judged: list[Split], workdir: Path, goodput: Goodput, told: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Does what `run` says of one config; returns what run.json holds, with `told` in it."""
     objective, recipe = make_objective(config, parts), make_recipe(config, parts)
     tx, schedule = make_tx(config)
     if records.is_finished(config, parts, workdir):
@@ -166,8 +177,19 @@ def _run(config: ConfigDict, workdir: Path, told: Mapping[str, Any] | None = Non
             logging.info("%s: starting from %s", workdir, source)
             goodput.add(meta["seconds"])
             phases = Phases(config, parts, objective, meta.get("phases", {}))  # older checkpoints have none
-            shared = (config, parts, objective, tx, schedule, recipe, workdir, checkpoints, asked_to_stop, goodput)
-            this = _Run(*shared, phases)
+            this = _Run(
+                config=config,
+                parts=parts,
+                objective=objective,
+                tx=tx,
+                schedule=schedule,
+                recipe=recipe,
+                workdir=workdir,
+                checkpoints=checkpoints,
+                asked_to_stop=asked_to_stop,
+                goodput=goodput,
+                phases=phases,
+            )
             with goodput.spent_on("steps"):
                 state, best = _loop(this, state, best)
             with goodput.spent_on("save"):
@@ -188,7 +210,7 @@ def _run(config: ConfigDict, workdir: Path, told: Mapping[str, Any] | None = Non
             weights=config.judged_weights,
             best=best._asdict() if best else None,
             steps=int(state.step),
-        ) | dict(told or {})
+        ) | dict(told)
         if jax.process_index() == 0:
             ledger.write_run(workdir, record, predictions=predictions)
             logging.info("%s", records.outcome(record))

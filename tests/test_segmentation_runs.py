@@ -140,7 +140,6 @@ def test_runs_of_one_task_can_be_compared(tmp_path):
                 labels=(~empty).astype(float),
                 label_mask=np.ones((n, 2)),
             )
-            p = Predictions(**{**vars(p), "patient": [f"p{i}" for i in range(n)]})
             own = record(
                 f"{start}-{seed}", kind="finetune", task="lits", start=start, seed=seed, task_kind="segmentation"
             )

@@ -86,6 +86,14 @@ def test_a_finished_run_is_skipped(ct_dataset, pretrained):
     assert (pretrained / "run.json").stat().st_mtime_ns == before
 
 
+def test_checks_are_made_once(ct_dataset, pretrained, monkeypatch):
+    """Some go over the labels of whole splits."""
+    checked, check = [], train.check
+    monkeypatch.setattr(train, "check", lambda config, parts: checked.append(config) or check(config, parts))
+    train.run(pretraining(ct_dataset), pretrained)
+    assert len(checked) == 1
+
+
 def test_fine_tuning_starts_from_the_pretrained_backbone(ct_dataset, pretrained):
     config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained))
     parts = assemble(config)

@@ -1,4 +1,4 @@
-"""A side of `train_step.py`: a round of a part for each line on its standard input. Standard library only."""
+"""A side of a comparison of steps: a round of a part for each line on its standard input. Standard library only."""
 
 from __future__ import annotations
 

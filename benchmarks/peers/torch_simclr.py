@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from peers import rounds
-from peers.torch_update import updates
+from peers.torch_update import device, made, updates
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -61,10 +61,7 @@ def nt_xent(z: torch.Tensor, temperature: float) -> torch.Tensor:
 
 def step(depth: int, width: int, size: int, batch: int, compiled: bool) -> Callable[[], None]:
     """Returns a call that does one update on the same 2 * batch images, and waits for nothing."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
+    place = device()
     features = width * 8 * (4 if depth >= 50 else 1)
     projector = nn.Sequential(
         nn.Linear(features, 2048, bias=False),
@@ -73,9 +70,9 @@ def step(depth: int, width: int, size: int, batch: int, compiled: bool) -> Calla
         nn.Linear(2048, 128, bias=False),
         nn.BatchNorm1d(128),
     )
-    net = nn.Sequential(resnet(depth, width), projector).to(device)
+    net = nn.Sequential(resnet(depth, width), projector).to(place)
     tx = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
-    x = torch.randn((2 * batch, 3, size, size), device=device).contiguous(memory_format=torch.channels_last)
+    x = torch.randn((2 * batch, 3, size, size), device=place).contiguous(memory_format=torch.channels_last)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         return nt_xent(net(x), 0.1)
@@ -87,7 +84,7 @@ def views(stored: int, size: int, batch: int) -> Callable[[], None]:
     """Returns a call that makes two standardised views of each of `batch` images; raises ImportError without kornia."""
     import kornia.augmentation as k
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = device()
     change = nn.Sequential(
         k.RandomResizedCrop((size, size), scale=(0.08, 1.0)),
         k.RandomHorizontalFlip(),
@@ -95,8 +92,8 @@ def views(stored: int, size: int, batch: int) -> Callable[[], None]:
         k.RandomGrayscale(p=0.2),
         k.RandomGaussianBlur((13, 13), (0.1, 2.0), p=0.5),
         k.Normalize(torch.full((3,), 0.5), torch.full((3,), 0.25)),
-    ).to(device)
-    image = torch.randint(0, 256, (batch, 3, stored, stored), dtype=torch.uint8, device=device)
+    ).to(place)
+    image = torch.randint(0, 256, (batch, 3, stored, stored), dtype=torch.uint8, device=place)
 
     def run() -> None:
         with torch.no_grad():
@@ -114,9 +111,7 @@ def make(s: dict[str, Any]) -> rounds.Made:
             calls["views"] = views(s["stored"], s["size"], s["batch"])
         except ImportError:
             print("no kornia: no views of the peer", file=sys.stderr)
-    if torch.cuda.is_available():
-        return calls, torch.cuda.synchronize, torch.cuda.get_device_name()
-    return calls, lambda: None, "cpu"
+    return made(calls)
 
 
 if __name__ == "__main__":

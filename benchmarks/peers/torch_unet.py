@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from peers import rounds
-from peers.torch_update import updates
+from peers.torch_update import device, made, updates
 import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -20,15 +20,12 @@ from torch.nn import functional as F  # noqa: N812
 
 def step(depth: int, size: int, batch: int, classes: int, compiled: bool) -> Callable[[], None]:
     """Returns a call that does one update on the same images and masks, and waits for nothing."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
+    place = device()
     net = smp.Unet(f"resnet{depth}", encoder_weights=None, classes=classes)
-    net = net.to(device, memory_format=torch.channels_last).train()
+    net = net.to(place, memory_format=torch.channels_last).train()
     tx = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
-    x = torch.randn((batch, 3, size, size), device=device).contiguous(memory_format=torch.channels_last)
-    target = torch.randint(0, classes, (batch, size, size), device=device)
+    x = torch.randn((batch, 3, size, size), device=place).contiguous(memory_format=torch.channels_last)
+    target = torch.randint(0, classes, (batch, size, size), device=place)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         logits = net(x).float()
@@ -44,9 +41,7 @@ def make(s: dict[str, Any]) -> rounds.Made:
     if s["core"] >= 0:
         torch.set_num_threads(1)
     calls: rounds.Calls = {"step": step(s["depth"], s["size"], s["batch"], s["classes"], s["compiled"])}
-    if torch.cuda.is_available():
-        return calls, torch.cuda.synchronize, torch.cuda.get_device_name()
-    return calls, lambda: None, "cpu"
+    return made(calls)
 
 
 if __name__ == "__main__":

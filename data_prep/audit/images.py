@@ -37,7 +37,7 @@ def same_pictures(
     second: Unit,
     distance: int,
     threshold: float,
-    told: Callable[[np.ndarray, np.ndarray], Bool[np.ndarray, n]],
+    told: Callable[[np.ndarray, np.ndarray], Bool[np.ndarray, " n"]],
     progress: Callable[[int], None],
 ) -> list[Likeness]:
     """Finds the images of `first` and `second` that show the same picture, each pair once, in record order.

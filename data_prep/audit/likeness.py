@@ -37,7 +37,7 @@ class Turn(NamedTuple):
     upside_down: bool
     inverted: bool
 
-    def hashes(self, hashes: UInt64[np.ndarray, n]) -> UInt64[np.ndarray, n]:
+    def hashes(self, hashes: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
         """The hashes that the turned images have."""
         steps = (phash.transposed, phash.mirrored, phash.upside_down, phash.inverted)
         for wanted, step in zip(self, steps):

@@ -26,20 +26,20 @@ _PLACES = tuple(tuple(range(band, 64, BANDS)) for band in range(BANDS))
 class NearPairs(NamedTuple):
     """Pairs of places in two arrays of hashes, and how many bits differ."""
 
-    first: Int64[np.ndarray, n]
-    second: Int64[np.ndarray, n]
-    distance: Int64[np.ndarray, n]
+    first: Int64[np.ndarray, " n"]
+    second: Int64[np.ndarray, " n"]
+    distance: Int64[np.ndarray, " n"]
 
 
 class _Buckets(NamedTuple):
     """Hashes sorted by their band: those of key k are `hashes[starts[k] : starts[k + 1]]`, `order` their places."""
 
-    hashes: UInt64[np.ndarray, n]
-    order: Int64[np.ndarray, n]
-    starts: Int64[np.ndarray, k]
+    hashes: UInt64[np.ndarray, " n"]
+    order: Int64[np.ndarray, " n"]
+    starts: Int64[np.ndarray, " k"]
 
 
-def near_pairs(first: UInt64[np.ndarray, n], second: UInt64[np.ndarray, m], distance: int) -> Iterator[NearPairs]:
+def near_pairs(first: UInt64[np.ndarray, " n"], second: UInt64[np.ndarray, " m"], distance: int) -> Iterator[NearPairs]:
     """Yields every pair of a hash of `first` and one of `second` that differ in at most `distance` bits, once.
 
     Memory is about 24 bytes for each hash, and what is yielded. Put the larger array second.
@@ -84,14 +84,14 @@ def _key_length(n: int, m: int, wrong: int) -> int:
     return min(costs, key=lambda bits: costs[bits])
 
 
-def _ranges(starts: Int64[np.ndarray, k], stops: Int64[np.ndarray, k]) -> Int64[np.ndarray, n]:
+def _ranges(starts: Int64[np.ndarray, " k"], stops: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, " n"]:
     """The numbers of several ranges, one after another."""
     lengths = stops - starts
     ends = np.cumsum(lengths)
     return np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
 
 
-def _buckets(hashes: UInt64[np.ndarray, n], places: tuple[int, ...]) -> _Buckets:
+def _buckets(hashes: UInt64[np.ndarray, " n"], places: tuple[int, ...]) -> _Buckets:
     keys = np.zeros(len(hashes), np.int32)
     for bit, place in enumerate(places):
         keys |= ((hashes >> np.uint64(place)) & np.uint64(1)).astype(np.int32) << bit
@@ -100,7 +100,7 @@ def _buckets(hashes: UInt64[np.ndarray, n], places: tuple[int, ...]) -> _Buckets
     return _Buckets(hashes[order], order, starts)
 
 
-def _compare(one: UInt64[np.ndarray, n], other: UInt64[np.ndarray, m], distance: int) -> Iterator[NearPairs]:
+def _compare(one: UInt64[np.ndarray, " n"], other: UInt64[np.ndarray, " m"], distance: int) -> Iterator[NearPairs]:
     """Each with each, a block at a time; yields blocks with a hit."""
     step = max(1, _BLOCK // len(other))
     for start in range(0, len(one), step):
@@ -111,8 +111,8 @@ def _compare(one: UInt64[np.ndarray, n], other: UInt64[np.ndarray, m], distance:
 
 
 def _in_earlier_band(
-    differing: UInt64[np.ndarray, n], earlier: list[tuple[int, ...]], wrong: int
-) -> Bool[np.ndarray, n]:
+    differing: UInt64[np.ndarray, " n"], earlier: list[tuple[int, ...]], wrong: int
+) -> Bool[np.ndarray, " n"]:
     """Which pairs a band before has already found."""
     seen = np.zeros(len(differing), bool)
     for places in earlier:

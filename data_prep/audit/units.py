@@ -85,10 +85,10 @@ class Unit:
     dataset: Dataset
     split: str
     start: int
-    patients: UInt64[np.ndarray, n]
-    sources: UInt64[np.ndarray, n]
-    hashes: UInt64[np.ndarray, n]
-    hashed: Bool[np.ndarray, n]
+    patients: UInt64[np.ndarray, " n"]
+    sources: UInt64[np.ndarray, " n"]
+    hashes: UInt64[np.ndarray, " n"]
+    hashed: Bool[np.ndarray, " n"]
     sizes: Int32[np.ndarray, "n 2"]
 
     @functools.cached_property
@@ -190,7 +190,7 @@ def _numbers(batch: pa.RecordBatch) -> tuple[np.ndarray, ...]:
     )  # fmt: skip
 
 
-def _leading_bits(column: pa.Array) -> UInt64[np.ndarray, n]:
+def _leading_bits(column: pa.Array) -> UInt64[np.ndarray, " n"]:
     """The first 16 hexadecimal digits of each cell as a number."""
     digits = np.array(column.to_pylist(), "S16").view(np.uint8).reshape(len(column), 16)
     values = np.where(digits >= ord("a"), digits - (ord("a") - 10), digits - ord("0")).astype(np.uint64)

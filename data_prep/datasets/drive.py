@@ -13,9 +13,9 @@ import numpy as np
 from data_prep.ingest.files import walk
 from data_prep.ingest.image import fit, fit_mask, pad_square, read_image
 from data_prep.ingest.masks import image_size, read_foreground
-from data_prep.spec import DATASETS, UNKNOWN_MASK, Candidate, DatasetSpec, Reject, Row
+from data_prep.spec import DATASETS, Candidate, DatasetSpec, Reject, Row
 from radnet_jax.errors import UserError
-from radnet_jax.preprocessing import StoredPixels
+from radnet_jax.preprocessing import UNKNOWN_MASK, StoredPixels
 
 OUTSIDE = ("unknown", "background")
 OBSERVERS = (1, 2)

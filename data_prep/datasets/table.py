@@ -18,9 +18,9 @@ from data_prep.ingest.dicom import display
 from data_prep.ingest.dicom.rows import slice_row
 from data_prep.ingest.files import walk
 from data_prep.label_column import LabelRule, learn
-from data_prep.spec import DATASETS, SPLIT_NAMES, UNKNOWN_MASK, Candidate, DatasetSpec, Reject, Row
+from data_prep.spec import DATASETS, SPLIT_NAMES, Candidate, DatasetSpec, Reject, Row
 from radnet_jax.errors import UserError, nearest
-from radnet_jax.preprocessing import MODALITIES, StoredPixels
+from radnet_jax.preprocessing import MODALITIES, UNKNOWN_MASK, StoredPixels
 
 COLUMNS = ("image", "mask", "patient", "labels", "split")
 _SPLIT_WORDS = {

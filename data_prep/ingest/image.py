@@ -12,7 +12,8 @@ from jaxtyping import Float32, Int16, Integer, Num, UInt8
 import numpy as np
 
 from data_prep.guard import check_memory
-from data_prep.spec import UNKNOWN_MASK, Reject
+from data_prep.spec import Reject
+from radnet_jax.preprocessing import UNKNOWN_MASK
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 _LONGEST_BLOCK = 64  # longer ones are mostly weights of zero, and OpenCV is faster

@@ -21,7 +21,8 @@ import numpy as np
 
 from data_prep.guard import check_memory
 from data_prep.ingest.files import Version
-from data_prep.spec import UNKNOWN_MASK, Reject
+from data_prep.spec import Reject
+from radnet_jax.preprocessing import UNKNOWN_MASK
 
 SUFFIXES = (".nii", ".nii.gz")
 _BROKEN = (ImageFileError, OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile)

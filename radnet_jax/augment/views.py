@@ -20,10 +20,9 @@ from radnet_jax import sharding
 from radnet_jax.augment import colour, draws, filters, forms, geometry, rand_augment
 from radnet_jax.augment.recipe import Chance, Recipe
 from radnet_jax.errors import UserError
-from radnet_jax.preprocessing import Adapter, standardise, to_unit
+from radnet_jax.preprocessing import UNKNOWN_MASK, Adapter, standardise, to_unit
 
 CENTRE = 4  # number of the central one of `ten_crops`
-OUTSIDE = 255  # of a mask where the image was turned or moved away: unknown, as in the records
 
 Draws = Mapping[str, Array]
 
@@ -313,7 +312,7 @@ def place(
         air = _planes(to_unit(lowest, adapter, **_windows(drawn)))[:, :, 0, 0]
         x = forms.sometimes(drawn["affine"], lambda x: geometry.affine(x, matrices, air), x)
         if mask is not None:
-            move = functools.partial(geometry.affine_mask, matrices=matrices, outside=OUTSIDE)
+            move = functools.partial(geometry.affine_mask, matrices=matrices, outside=UNKNOWN_MASK)
             mask = forms.sometimes(drawn["affine"], move, mask)
     if "boxes" in drawn:
         flips: dict[str, Any] = dict(flip_h=drawn.get("hflip"), flip_v=drawn.get("vflip"))

@@ -142,10 +142,11 @@ def _order(
         raise UserError("shuffle_window", got=window, expected="0 (a full shuffle) or a number of records")
     chosen = None if indices is None else _checked(indices, n)
     m = n if chosen is None else len(chosen)
-    epoch = steps_per_epoch(m, batch_size, subset=chosen is not None) * batch_size
+    # Whole batches; of a subset smaller than one all records.
+    epoch = min(m, steps_per_epoch(m, batch_size, subset=chosen is not None) * batch_size)
     key = fold(seed, 0)
     if chosen is not None:  # what follows speaks of places in `chosen`
-        n, epoch = m, epoch if m >= batch_size else m
+        n = m
         members = [
             (int(np.searchsorted(chosen, first)), int(np.searchsorted(chosen, stop)), weight)
             for first, stop, weight in members

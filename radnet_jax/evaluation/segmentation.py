@@ -43,9 +43,8 @@ from radnet_jax.evaluation.metrics.overlap import (
     per_case,
 )
 from radnet_jax.evaluation.windows import WEIGHTINGS, in_windows
-from radnet_jax.preprocessing import Adapter, standardise, to_unit
+from radnet_jax.preprocessing import UNKNOWN_MASK, Adapter, standardise, to_unit
 
-UNKNOWN = 255
 REGIONS: dict[str, Regions] = {"lits": LITS, "lits_without_tumour": LITS_LIVER_WITHOUT_TUMOUR, "brats": BRATS}
 LESION_RULES = {
     "any_overlap": ANY_OVERLAP,
@@ -222,7 +221,7 @@ def _judge(
 ) -> Masks:
     flat = len(truth) == 1  # an image: its surface is a line
     shape, runs = predicted.shape[flat:], encode(predicted)
-    known = truth != UNKNOWN
+    known = truth != UNKNOWN_MASK
     if not known.all():
         predicted, truth = np.where(known, predicted, 0), np.where(known, truth, 0)
     seen, true = (predicted[0], truth[0]) if flat else (predicted, truth)

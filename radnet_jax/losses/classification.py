@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 import numpy as np
 
+from radnet_jax.losses import weighted
+
 
 def softmax_cross_entropy(
     logits: Float[Array, "b k"],
@@ -38,7 +40,7 @@ def softmax_cross_entropy(
     counts = _counts(labels, label_mask, valid).min(axis=-1)
     target = (1 - label_smoothing) * labels + label_smoothing / k
     loss = -jnp.sum(weights * target * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1)
-    return _mean(loss * counts, counts * jnp.sum(weights * labels, axis=-1))
+    return weighted.mean(loss * counts, counts * jnp.sum(weights * labels, axis=-1))
 
 
 def sigmoid_cross_entropy(
@@ -72,7 +74,7 @@ def sigmoid_cross_entropy(
         absent, present = jnp.asarray(outcome_weights, jnp.float32)
         counts = counts * (absent + y * (present - absent))
     loss = jax.nn.softplus(x) - x * y  # -y log s(x) - (1 - y) log(1 - s(x)), without overflow
-    return _mean(loss * counts, counts)
+    return weighted.mean(loss * counts, counts)
 
 
 def balanced_weights(counts: Num[np.ndarray, " k"]) -> tuple[float, ...]:
@@ -126,8 +128,3 @@ def _counts(
 ) -> Float[Array, "b k"]:
     counts = jnp.ones(labels.shape, jnp.float32) if label_mask is None else label_mask.astype(jnp.float32)
     return counts if valid is None else counts * valid.astype(jnp.float32)[:, None]
-
-
-def _mean(weighted: Float[Array, "*s"], weights: Float[Array, "*s"]) -> Float[Array, ""]:
-    total = weights.sum()
-    return jnp.where(total > 0, weighted.sum() / jnp.where(total > 0, total, 1.0), 0.0)

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-UNKNOWN = 255
+from radnet_jax.losses import weighted
+from radnet_jax.preprocessing import UNKNOWN_MASK
+
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 
 
@@ -121,7 +123,7 @@ def soft_dice(
 
 def _known(target: Array, valid: Array | None) -> tuple[Float[Array, "b h w"], Int[Array, "b h w"]]:
     """Returns 1 for the pixels that count, and the target without the unknown ones."""
-    known = target != UNKNOWN
+    known = target != UNKNOWN_MASK
     counts = known.astype(jnp.float32)
     if valid is not None:
         counts = counts * valid.astype(jnp.float32)[:, None, None]
@@ -146,5 +148,4 @@ def _hard(log_p: Array, gamma: float) -> Array:
 
 def _mean(values: Float[Array, "*s"], weights: Float[Array, "*s"]) -> Float[Array, ""]:
     weights = jnp.broadcast_to(weights, values.shape)
-    total = weights.sum()
-    return jnp.where(total > 0, (values * weights).sum() / jnp.where(total > 0, total, 1.0), 0.0)
+    return weighted.mean(values * weights, weights)

@@ -20,10 +20,10 @@ def max_pool_3x3(x: Float[Array, "b h w c"], padding: str) -> Float[Array, "b p 
 
     Args:
       x: maps.
-      padding: "torch" (one pixel on each side), or any other: TensorFlow's "same".
+      padding: "torch" (one pixel on each side) or "same" (TensorFlow's).
     """
     if jax.default_backend() != "cpu" or padding != "torch" or x.shape[1] % 2 or x.shape[2] % 2:
-        return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)) if padding == "torch" else "SAME")
+        return nn.max_pool(x, (3, 3), (2, 2), padding="SAME" if padding == "same" else ((1, 1), (1, 1)))
     return _maximum_of_three(_maximum_of_three(x, 1), 2)
 
 

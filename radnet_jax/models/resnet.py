@@ -131,7 +131,8 @@ class ResNet(nn.Module):
         x = norm(name="stem_norm")(x)
         stem = nn.relu(x)
         if self.stem == "conv7":
-            x = max_pool_3x3(x, self.padding)  # in front of the ReLU: the same values, a quarter of the work
+            padding = "same" if self.padding == "fixed" else self.padding
+            x = max_pool_3x3(x, padding)  # in front of the ReLU: the same values, a quarter of the work
         x = nn.relu(x)
         block = nn.remat(Block) if self.remat == "blocks" else Block
 

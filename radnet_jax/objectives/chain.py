@@ -30,6 +30,29 @@ class Chain(Defaults):
         return networks.features(self.modules, params, model_state, batch["image"])
 
 
+class RisingTarget(Chain):
+    """For those with a target, whose momentum rises from `momentum` to 1 at `total_steps`, by a cosine.
+
+    The target has all networks of the chain; others say so in `target_modules`.
+    """
+
+    momentum: float
+    total_steps: int
+
+    @property
+    def target_modules(self) -> networks.Modules:
+        return self.modules
+
+    def begin(self, state: TrainState) -> PyTree:
+        return {"target": networks.make_target(tuple(self.target_modules), state.params, state.model_state)}
+
+    def after_update(self, state: TrainState) -> tuple[PyTree, PyTree]:
+        # The update that has just been counted has the momentum of the step before it: the first one has `momentum`.
+        momentum = networks.rising_momentum(self.momentum, state.step - 1, self.total_steps)
+        target = networks.follow(state.objective_state["target"], state.params, momentum)
+        return state.params, {**state.objective_state, "target": target}
+
+
 class Predicting(Chain):
     """For those with a predictor behind the projector."""
 
@@ -42,24 +65,9 @@ class Predicting(Chain):
         return {**super().modules, "predictor": self.predictor}
 
 
-class PredictingTarget(Predicting):
-    """For those whose target is an average of backbone and projector.
-
-    It follows with a momentum that rises from `momentum` to 1 at `total_steps`, by a cosine.
-    """
-
-    momentum: float
-    total_steps: int
+class PredictingTarget(Predicting, RisingTarget):
+    """For those with both; the target has no predictor."""
 
     @property
     def target_modules(self) -> networks.Modules:
         return {"backbone": self.backbone, "projector": self.projector}
-
-    def begin(self, state: TrainState) -> PyTree:
-        return {"target": networks.make_target(tuple(self.target_modules), state.params, state.model_state)}
-
-    def after_update(self, state: TrainState) -> tuple[PyTree, PyTree]:
-        # The update that has just been counted has the momentum of the step before it: the first one has `momentum`.
-        momentum = networks.rising_momentum(self.momentum, state.step - 1, self.total_steps)
-        target = networks.follow(state.objective_state["target"], state.params, momentum)
-        return state.params, {**state.objective_state, "target": target}

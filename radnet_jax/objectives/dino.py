@@ -13,14 +13,12 @@ from radnet_jax.errors import UserError
 from radnet_jax.losses import dino as losses
 from radnet_jax.models.heads import Projector, UnitLinear
 from radnet_jax.objectives import OBJECTIVES, Batch, multicrop, networks
-from radnet_jax.objectives.chain import Chain
+from radnet_jax.objectives.chain import RisingTarget
 from radnet_jax.state import LossAux, TrainState
-
-_ALL = ("backbone", "projector", "last_layer")
 
 
 @dataclasses.dataclass(frozen=True)
-class DINO(Chain):
+class DINO(RisingTarget):
     """A student's outputs for every view follow a teacher's for the two global ones (section 3.1).
 
     The teacher is an average of the student. Its outputs are centred by their running mean and sharpened by a low
@@ -76,19 +74,8 @@ class DINO(Chain):
     def modules(self) -> networks.Modules:
         return {"backbone": self.backbone, "projector": self.projector, "last_layer": self.last_layer}
 
-    def init(self, rng: Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
-        params, batch_stats = networks.init(rng, self.modules, batch["views"][:, 0])
-        model_state = {"batch_stats": batch_stats}
-        return params, model_state, self._remembered(params, model_state)
-
     def begin(self, state: TrainState) -> PyTree:
-        return self._remembered(state.params, state.model_state)
-
-    def _remembered(self, params: PyTree, model_state: PyTree) -> PyTree:
-        return {
-            "target": networks.make_target(_ALL, params, model_state),
-            "centre": jnp.zeros((self.last_layer.out,), jnp.float32),
-        }
+        return {**super().begin(state), "centre": jnp.zeros((self.last_layer.out,), jnp.float32)}
 
     def teacher_temperature(self, step: Array) -> Float[Array, ""]:
         share = jnp.minimum(step / self.temperature_steps, 1.0) if self.temperature_steps else jnp.ones(())
@@ -124,11 +111,6 @@ class DINO(Chain):
             "centre": losses.new_centre(centre, seen, momentum=self.centre_momentum),
         }
         return loss, LossAux({"batch_stats": stats}, remembered, metrics, features=features, embedding=z)
-
-    def after_update(self, state: TrainState) -> tuple[PyTree, PyTree]:
-        momentum = networks.rising_momentum(self.momentum, state.step - 1, self.total_steps)
-        target = networks.follow(state.objective_state["target"], state.params, momentum)
-        return state.params, {**state.objective_state, "target": target}
 
 
 @jax.custom_vjp

@@ -16,6 +16,7 @@ from radnet_jax.losses import segmentation as losses
 from radnet_jax.models import DECODERS
 from radnet_jax.models.checks import check_choice
 from radnet_jax.objectives import OBJECTIVES, Batch, Defaults
+from radnet_jax.preprocessing import UNKNOWN_MASK
 from radnet_jax.state import LossAux, TrainState
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "focal", "soft_dice", "dice_cross_entropy")
@@ -73,7 +74,7 @@ class Segmentation(Defaults):
         target = batch["segmentation"]
         parts = [(x.reshape(self.groups, -1, *x.shape[1:])) for x in (logits, target)]
         loss = jnp.mean(jax.vmap(self._loss)(*parts)) if self.groups > 1 else self._loss(logits, target)
-        known = (target != losses.UNKNOWN).astype(jnp.float32)
+        known = (target != UNKNOWN_MASK).astype(jnp.float32)
         hits = (classes(logits, self.activation) == target) * known
         metrics = {"train_pixel_accuracy": hits.sum() / jnp.maximum(known.sum(), 1.0)}
         features = maps["pooled"][:, None]
@@ -119,7 +120,7 @@ class Segmentation(Defaults):
 
     def _pixels(self, batch: Batch) -> Float[Array, ""]:
         target = batch["segmentation"]
-        counts = (target != losses.UNKNOWN).astype(jnp.float32)
+        counts = (target != UNKNOWN_MASK).astype(jnp.float32)
         if self.class_weights and self.loss_name == "cross_entropy" and self.activation == losses.SOFTMAX:
             counts *= jnp.asarray(self.class_weights, jnp.float32)[jnp.where(counts > 0, target, 0)]
         return counts.sum()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from radnet_jax.losses import segmentation as losses
+from radnet_jax.preprocessing import UNKNOWN_MASK
 
 B, H, W, K = 3, 5, 4, 3
 
@@ -15,7 +16,7 @@ def draw(seed=0, k=K, unknown=True):
     logits = rng.normal(0, 2, (B, H, W, k)).astype(np.float32)
     target = rng.integers(0, K, (B, H, W))
     if unknown:
-        target[rng.random(target.shape) < 0.2] = losses.UNKNOWN
+        target[rng.random(target.shape) < 0.2] = UNKNOWN_MASK
     return logits, target
 
 

@@ -83,6 +83,7 @@ def test_twelve_million_examples_take_384_megabytes_of_each_of_eight_devices():
         {"draws": draws, "bank_dtype": "bfloat16"},
         backbone=MODELS.build("resnet10", {"base_width": 4}),
         num_examples=num_examples,
+        batch_size=64,
     )
     tx = optax.sgd(0.1)
     batch = {

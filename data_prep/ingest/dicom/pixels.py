@@ -164,7 +164,9 @@ def hu_of_words(
 
 
 @functools.lru_cache(maxsize=16)
-def _table(described: Layout, slope: float, intercept: float, value_range: tuple[float, float]) -> Int16[np.ndarray, n]:
+def _table(
+    described: Layout, slope: float, intercept: float, value_range: tuple[float, float]
+) -> Int16[np.ndarray, " n"]:
     words = np.arange(1 << described.bits, dtype=f"u{described.bits // 8}")
     return hu_of_words(words, described, lambda v: v.astype(np.float64) * slope + intercept, value_range)
 
