@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common
-from radnet_jax.study.spec import at
+from radnet_jax.study.naming import at
 
 
 def task(name: str, dataset: str, variants: Mapping[str, str], *, fractions: tuple[float, ...] = (1.0,)) -> ConfigDict:
