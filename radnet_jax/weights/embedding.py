@@ -25,9 +25,9 @@ from radnet_jax.models import MODELS
 from radnet_jax.parts import check_workdir, lock, plain
 from radnet_jax.preprocessing import make_adapter
 from radnet_jax.registry import named
+from radnet_jax.trees import nested
 from radnet_jax.weights import use
 from radnet_jax.weights.folder import of_backbone
-from radnet_jax.weights.importing import nested
 
 FEATURES_FILE = "features.parquet"
 

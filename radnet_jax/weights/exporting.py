@@ -30,10 +30,10 @@ from radnet_jax.evaluation import ledger
 from radnet_jax.models import MODELS, positions
 from radnet_jax.parts import check_workdir, lock
 from radnet_jax.registry import named
+from radnet_jax.trees import nested
 from radnet_jax.weights import layouts, model_card, names
 from radnet_jax.weights.containers import safetensors
 from radnet_jax.weights.folder import ARRAYS_FILE, CARD_FILE, SUMS_FILE, of_backbone, sha256
-from radnet_jax.weights.importing import nested
 
 FORMATS = ("safetensors", "npz", "onnx", "stablehlo")
 _PACKAGES = {"onnx": "onnx", "stablehlo": "flatbuffers"}  # jax.export writes with the latter

@@ -21,9 +21,9 @@ from radnet_jax.errors import UserError, nearest
 from radnet_jax.models import MODELS
 from radnet_jax.preprocessing import Adapter, ModelInput, StoredPixels, make_adapter
 from radnet_jax.registry import named
+from radnet_jax.trees import nested
 from radnet_jax.weights import cards
 from radnet_jax.weights.folder import ARRAYS_FILE, CARD_FILE, check_sums, of_backbone
-from radnet_jax.weights.importing import nested
 
 ENVIRONMENT = "RADNET_JAX_WEIGHTS"
 _BATCHES = (1, 8, 64)  # every call is cut into and padded to these, so that no other size is ever compiled
