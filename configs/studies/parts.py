@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, tasks
 from radnet_jax.study.naming import at
 
 
@@ -47,7 +47,7 @@ def _at_fraction(module: Any, variant: str, fraction: float) -> ConfigDict:
     if module.__name__.rpartition(".")[2] in SEGMENTATION:
         config = module.get_config(variant).copy_and_resolve_references()
         with config.unlocked():
-            config.total_steps = max(round(config.total_steps * fraction), min(config.total_steps, 1000))
+            config.total_steps = max(round(config.total_steps * fraction), min(config.total_steps, tasks.LEAST_STEPS))
         return config
     return module.get_config(f"{variant},fraction={fraction:g}")
 
