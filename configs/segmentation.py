@@ -25,7 +25,6 @@ PROTOCOLS = ("corrected", "published")
 _LEVELS = {"CT": (0.35, 0.25), "XR": (0.5, 0.25), "MR": (0.15, 0.2), "US": (0.3, 0.2), "fundus": (0.4, 0.25)}
 MODALITIES = (*_LEVELS, "photo")
 RATES = (1e-4, 3e-4, 1e-3)
-LEAST_STEPS = 1000
 
 
 def model_input(modality: str, size: int, *, hu: bool = False, unscaled: bool = False) -> ConfigDict:
@@ -104,7 +103,7 @@ def corrected(
     if command:
         config.dataset_command = f"python -m data_prep.build {command} --source=SOURCE --out=DATASET"
     if got.fraction != 1.0:
-        steps = max(round(steps * got.fraction), min(steps, LEAST_STEPS))
+        steps = max(round(steps * got.fraction), min(steps, tasks.LEAST_STEPS))
     config.data.judge = ("val", "test")
     side = got.size or (32 if got.smoke else size)
     config.input = model_input(modality, side, hu=hu) if got.scratch else None

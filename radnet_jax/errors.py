@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 import difflib
 
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start it again; clusters can tell it from a failure
+
 
 class UserError(Exception):
     """Something that the user can put right, told in one line: what, got, expected, how to mend.

@@ -13,12 +13,11 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 import numpy as np
 
-from radnet_jax import trained
+from radnet_jax import records, trained
 from radnet_jax.data.card import DatasetCard, read_card
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import evaluators, ledger
-from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.parts import lock
 
 JUDGED_AS = "test"  # nothing of another site is trained on or chosen by
@@ -116,10 +115,7 @@ def validate(
         splits = [open_split(dataset, name) for name, n in card.splits.items() if n]
         scores = {split: _scores(model, split, adapter, batch_size, mesh) for split in splits}
         predictions = _predictions(model, card, scores, labels)
-        metrics = {
-            name: METRICS.get(name)(predictions.scores, predictions.labels, predictions.label_mask)
-            for name in METRICS.names()
-        }
+        metrics = records.label_metrics(predictions)
         record = _record(model, card, adapter, site, labels, metrics, time.perf_counter() - began)
         if jax.process_index() == 0:
             ledger.write_run(workdir, record, predictions=predictions)

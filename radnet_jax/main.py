@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from radnet_jax import distributed, xla_flags
-from radnet_jax.errors import Preempted, UserError, nearest
+from radnet_jax.errors import EXIT_PREEMPTED, Preempted, UserError, nearest
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run: a file of configs/, as path[:variant].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that is there already goes on.")
@@ -33,7 +33,6 @@ _BUILTIN = Path(__file__).parent / "configs"  # where an installed package keeps
 _NAMED_PARTS = ("backbone", "objective", "augment", "optimizer", "schedule")  # sections with the arguments of a part
 _arguments: list[tuple[str, Any]] = []  # of this command line
 _EXIT_USER_ERROR = 2
-_EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start it again; clusters can tell it from a failure
 _RUNNERS = {  # by config.run
     "train": "radnet_jax.train",
     "probe": "radnet_jax.probe",
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         return _EXIT_USER_ERROR
     except Preempted as stopped:
         print(f"stopped: {stopped}; the same command goes on from there", file=sys.stderr)
-        return _EXIT_PREEMPTED
+        return EXIT_PREEMPTED
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     return 0

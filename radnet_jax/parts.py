@@ -34,7 +34,7 @@ from radnet_jax.models import MODELS
 from radnet_jax.objectives import OBJECTIVES, Objective
 from radnet_jax.optim import make_optimizer
 from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
-from radnet_jax.registry import check_arguments
+from radnet_jax.registry import check_arguments, named
 from radnet_jax.schedules import SCHEDULES
 from radnet_jax.starts import Start, check_backbone, find_start
 
@@ -113,7 +113,7 @@ def _check_built(config: ConfigDict) -> None:
 
 
 def make_backbone(config: ConfigDict) -> Any:
-    name, kwargs = _named(config.backbone)
+    name, kwargs = named(config.backbone.to_dict())
     groups, remat = (config.groups, config.remat) if config.run == "train" else (1, "none")
     if remat != "none" and "remat" not in MODELS.parameters(name):
         raise UserError(f"config.remat, and backbone {name!r} keeps all it computes", got=remat, fix="set it to none")
@@ -125,7 +125,7 @@ def make_objective(config: ConfigDict, parts: Parts, counts: Counts | None = Non
 
     `counts` stand for those of the split's labels, where its records are not at hand.
     """
-    name, kwargs = _named(config.objective)
+    name, kwargs = named(config.objective.to_dict())
     local_views = make_recipe(config, parts).local_views
     objective = OBJECTIVES.build(
         name,
@@ -160,7 +160,7 @@ def make_recipe(config: ConfigDict, parts: Parts) -> recipes.Recipe:
 
     With `config.groups` each group shares its draws, but where `config.augment.groups` says otherwise.
     """
-    name, kwargs = _named(config.augment)
+    name, kwargs = named(config.augment.to_dict())
     if config.groups > 1:
         kwargs = {"groups": config.groups, **kwargs}
     recipe = AUGMENTATIONS.build(name, kwargs)
@@ -183,11 +183,6 @@ def _make_tx(sections: str, total_steps: int) -> tuple[optax.GradientTransformat
     return make_optimizer(optimizer.pop("name"), built, **known, **optimizer), built
 
 
-def _named(section: ConfigDict) -> tuple[str, dict[str, Any]]:
-    kwargs: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in section.to_dict().items()}
-    return str(kwargs.pop("name")), kwargs
-
-
 def check_names(config: ConfigDict, mesh: Mesh) -> None:
     """Checks all that can be checked of a run before its dataset and start exist: names, arguments, ranges."""
     make_backbone(config)
@@ -198,9 +193,9 @@ def check_names(config: ConfigDict, mesh: Mesh) -> None:
     _check_range("checkpoint.keep", config.checkpoint.keep, 1)
     sharding.check_batch_size(config.eval_batch_size, mesh, what="eval_batch_size")
     if config.run == "train":
-        name, kwargs = _named(config.objective)
+        name, kwargs = named(config.objective.to_dict())
         check_arguments(f"objective {name!r}", OBJECTIVES.get(name), kwargs, offered=OFFERED)
-        AUGMENTATIONS.build(*_named(config.augment))
+        AUGMENTATIONS.build(*named(config.augment.to_dict()))
         _check_range("total_steps", config.total_steps, 1)
         _check_range("accumulate", config.accumulate, 1)
         _check_range("select.every", config.select.every, 0)

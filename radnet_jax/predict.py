@@ -51,9 +51,9 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             mesh=mesh,
             batch_size=config.batch_size,
         )
-        metric = ledger.read_run(workdir).record
-        value = metric["metrics"][external.JUDGED_AS][metric["primary_metric"]]
-        logging.info("%s: %s %s", metric["name"], metric["primary_metric"], value["value"])
+        record = ledger.read_run(workdir).record
+        result = record["metrics"][external.JUDGED_AS][record["primary_metric"]]
+        logging.info("%s: %s %s", record["name"], record["primary_metric"], result["value"])
         return workdir
     model = trained.load(config.of, mesh)
     images = new_images.find(config.images, model.card, value_range=config.value_range, burned_in=config.burned_in)

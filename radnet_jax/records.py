@@ -20,7 +20,7 @@ from radnet_jax.data.labels import count_labels
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import evaluators, ledger, segmentation
 from radnet_jax.evaluation.ledger import Predictions
-from radnet_jax.evaluation.metrics import METRICS, higher_is_better, task_kinds
+from radnet_jax.evaluation.metrics import METRICS, Metric, higher_is_better, task_kinds
 from radnet_jax.objectives import Objective
 from radnet_jax.parts import Parts, make_objective, plain
 from radnet_jax.registry import check_arguments
@@ -275,13 +275,17 @@ def judge(
     predictions = evaluators.predictions_of({k: v for k, v in scores.items() if not isinstance(v, Predictions)})
     metrics = {}
     for split in scores:
-        part = predictions.of(split.name)
-        metrics[split.name] = {
-            name: METRICS.get(name)(part.scores, part.labels, part.label_mask)
-            for name in METRICS.names()
-            if segmentation.TASK not in task_kinds(name)
-        }
+        metrics[split.name] = label_metrics(predictions.of(split.name))
     return predictions, metrics
+
+
+def label_metrics(predictions: Predictions) -> dict[str, Metric]:
+    """Returns every metric that is defined for labels, of the cases of one split."""
+    return {
+        name: METRICS.get(name)(predictions.scores, predictions.labels, predictions.label_mask)
+        for name in METRICS.names()
+        if segmentation.TASK not in task_kinds(name)
+    }
 
 
 def run_record(

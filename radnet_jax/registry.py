@@ -80,6 +80,12 @@ class Registry:
         return factory(**kwargs, **extra)
 
 
+def named(section: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Splits the section of a named part into its name and its arguments; lists, as JSON has them, become tuples."""
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k != "name"}
+    return str(section["name"]), arguments
+
+
 def check_arguments(
     what: str, function: Callable[..., Any], kwargs: Mapping[str, Any], offered: Iterable[str] = ()
 ) -> None:

@@ -23,6 +23,18 @@ def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the tree of dicts that has these names, as `named_leaves` gives them."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, last = name.split("/")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
+
+
 def size_bytes(tree: PyTree) -> int:
     """Returns the bytes of all arrays (or shape structs) of a tree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -98,7 +98,7 @@ def test_the_job_fits_together():
     assert by_action[0][0] == "FailJob"
     assert by_action[0][1]["values"] == [main._EXIT_USER_ERROR]
     assert by_action[1][0] == "Ignore"
-    assert by_action[1][1]["values"] == [main._EXIT_PREEMPTED]
+    assert by_action[1][1]["values"] == [main.EXIT_PREEMPTED]
     assert {codes["containerName"] for _, codes in by_action} == {container["name"]}
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     assert values["workdir"].startswith(container["volumeMounts"][0]["mountPath"])
@@ -116,7 +116,7 @@ def test_the_job_of_a_study_fits_together():
     assert command.startswith("exec ")  # else bash gets the signal
     assert pod["restartPolicy"] == "Never"  # what podFailurePolicy needs
     rules = [(rule["action"], rule["onExitCodes"]["values"]) for rule in spec["podFailurePolicy"]["rules"][:2]]
-    assert rules == [("FailIndex", [main._EXIT_USER_ERROR]), ("Ignore", [main._EXIT_PREEMPTED])]
+    assert rules == [("FailIndex", [main._EXIT_USER_ERROR]), ("Ignore", [main.EXIT_PREEMPTED])]
     assert spec["backoffLimitPerIndex"] > 0  # what FailIndex needs
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     assert values["workdir"].startswith(container["volumeMounts"][0]["mountPath"])

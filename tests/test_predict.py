@@ -172,6 +172,7 @@ def test_another_site_is_one_more_column_of_the_report(fine_tuned, another_site,
     assert there.metrics["test"]["accuracy"]["value"] == pytest.approx(
         np.mean(there.predictions.scores.argmax(1) == there.predictions.labels.argmax(1))
     )
+    assert not any(name.startswith("dice") for name in there.metrics["test"])  # which would be means of scores
     groups = compare(runs, n_resamples=200).groups
     assert {(g.task, g.n_cases) for g in groups} >= {("body_region at elsewhere", 36)}
 

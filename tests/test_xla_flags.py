@@ -123,6 +123,22 @@ def test_importing_the_command_line_starts_no_compiler():
     assert subprocess.run([sys.executable, "-c", code], cwd=tiny.ROOT, check=False).returncode == 0
 
 
+def test_reading_a_config_imports_no_jax():
+    """The flags are set after that."""
+    code = """
+import pathlib, sys
+from radnet_jax import main
+files = [path for path in sorted(pathlib.Path("configs").rglob("*.py")) if "def get_config" in path.read_text()]
+for path in files:
+    main.load_config(path)
+    if "jax" in sys.modules:
+        sys.exit(str(path))
+sys.exit(len(files) < 50)
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=tiny.ROOT, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+
+
 def run(dataset, workdir, *flags):
     command = [sys.executable, "-m", "radnet_jax.main", "--config=configs/pretrain/simclr.py:smoke,size=24", *flags]
     command += [f"--config.data.dir={dataset}", f"--workdir={workdir}", "--config.total_steps=3"]

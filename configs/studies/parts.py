@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common
-from radnet_jax.study.spec import at
+from radnet_jax.study.naming import at
 
 
 def task(name: str, dataset: str, variants: Mapping[str, str], *, fractions: tuple[float, ...] = (1.0,)) -> ConfigDict:
@@ -19,7 +19,7 @@ def task(name: str, dataset: str, variants: Mapping[str, str], *, fractions: tup
       name: of the config.
       dataset: of the study.
       variants: {protocol of the study: variant of the config}; the first one says what a network from scratch sees.
-      fractions: of the labels that it is run with; a config that takes `fraction` has its own steps for each.
+      fractions: of the labels that it is run with; a config has its own steps, warm-up and sweep for each.
     """
     module = importlib.import_module(f"configs.finetune.{name}")
     first = next(iter(variants.values()))
@@ -28,7 +28,9 @@ def task(name: str, dataset: str, variants: Mapping[str, str], *, fractions: tup
     configs = {}
     for protocol, variant in variants.items():
         for fraction in fractions:
-            configs[at(protocol, fraction)] = _at_fraction(module, variant, fraction)
+            configs[at(protocol, fraction)] = module.get_config(
+                variant if fraction == 1 else f"{variant},fraction={fraction:g}"
+            )
     return ConfigDict(
         dict(
             dataset=dataset,
@@ -38,18 +40,6 @@ def task(name: str, dataset: str, variants: Mapping[str, str], *, fractions: tup
             configs=configs,
         )
     )
-
-
-def _at_fraction(module: Any, variant: str, fraction: float) -> ConfigDict:
-    """The config at a label fraction: its own where it has one, else with its share of the steps."""
-    if fraction == 1:
-        return module.get_config(variant)
-    if module.__name__.rpartition(".")[2] in SEGMENTATION:
-        config = module.get_config(variant).copy_and_resolve_references()
-        with config.unlocked():
-            config.total_steps = max(round(config.total_steps * fraction), min(config.total_steps, 1000))
-        return config
-    return module.get_config(f"{variant},fraction={fraction:g}")
 
 
 SEGMENTATION = ("lits", "brats", "siim_acr", "montgomery", "drive", "scr", "busi")

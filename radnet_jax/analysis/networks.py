@@ -24,6 +24,7 @@ from radnet_jax.evaluation import evaluators
 from radnet_jax.models import MODELS
 from radnet_jax.models.blocks import pooled_blocks
 from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
+from radnet_jax.registry import named
 from radnet_jax.weights import use
 
 
@@ -78,7 +79,7 @@ def load(path: str, split: Split, declared: Mapping[str, Any] | None, mesh: Mesh
       mesh: that it is put on.
     """
     start = starts.find_start(str(use.find(path)))
-    module = _module(start.backbone)
+    module = MODELS.build(*named(start.backbone))
     shapes = _shapes(module, start.model_input)
     params, state = starts.fill(
         start,
@@ -180,11 +181,6 @@ class Sample:
 def spread_rows(n: int, most: int) -> Int[np.ndarray, " m"]:
     """Returns at most so many record numbers, evenly spread over a split."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
-
-
-def _module(section: Mapping[str, Any]) -> Any:
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k != "name"}
-    return MODELS.build(section["name"], arguments)
 
 
 def _shapes(module: Any, model_input: ModelInput) -> Any:

@@ -1,7 +1,7 @@
 """A study: datasets, pretrainings, and starts x tasks x protocols x fractions x seeds, run to a report; resumable.
 
     run       the whole of it
-    spec      what the config says, checked
+    spec      what the config says, checked; naming: of a task's own configs
     expand    from there to jobs
     check     what is refused before anything runs
     claims    who does which job, over several machines; board: doing them

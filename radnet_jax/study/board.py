@@ -6,7 +6,7 @@ whole, and the first result wins. The next attempt goes on from what the one bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
 import os
@@ -136,7 +136,7 @@ class Board:
         Raises:
           Preempted: this process was asked to stop; its job is given back.
         """
-        wanted, told = self._with_needs(ids), time.monotonic()
+        wanted, told = with_needs(ids, self._jobs), time.monotonic()
         while True:
             look = self._look()
             for id in wanted:
@@ -162,21 +162,6 @@ class Board:
                 job = jobs[order[0]]
                 with contextlib.suppress(UserError):  # which process 0 has met too, and writes down
                     job.run(self._attempts / f"{job.id}@{order[1]}")
-
-    def _with_needs(self, ids: Collection[str]) -> list[str]:
-        """The jobs and what they need, needs first."""
-        out: dict[str, None] = {}
-
-        def add(id: str) -> None:
-            if id in out or id not in self._jobs:
-                return
-            for need in self._jobs[id].needs:
-                add(need)
-            out[id] = None
-
-        for id in ids:
-            add(id)
-        return list(out)
 
     def _claim(self, id: str, before: Attempt | None) -> Lease | None:
         lease = self._claims.claim(id, after=before.number if before else 0)
@@ -246,6 +231,22 @@ class Board:
             traceback.print_exception(error)
         lease.fail(reason)
         self._say(f"{job.name}: failed: {reason}")
+
+
+def with_needs(ids: Iterable[str], jobs: Mapping[str, Job]) -> list[str]:
+    """Returns the ids of jobs and of what they need, needs first; of others than `jobs` nothing is known."""
+    out: dict[str, None] = {}
+
+    def add(id: str) -> None:
+        if id in out or id not in jobs:
+            return
+        for need in jobs[id].needs:
+            add(need)
+        out[id] = None
+
+    for id in ids:
+        add(id)
+    return list(out)
 
 
 def reason_of(error: Exception) -> str:

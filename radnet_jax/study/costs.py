@@ -18,6 +18,7 @@ from radnet_jax.data.card import CARD_FILE, read_card
 from radnet_jax.evaluation import ledger
 from radnet_jax.models import MODELS
 from radnet_jax.parts import plain
+from radnet_jax.registry import named
 from radnet_jax.study import expand
 from radnet_jax.study.board import CLAIMS, Board, State
 from radnet_jax.study.check import model_input_of
@@ -193,8 +194,7 @@ def forward_flops(backbone: str, height: int, width: int, channels: int) -> floa
       width: likewise.
       channels: of the input.
     """
-    section: dict[str, Any] = json.loads(backbone)
-    model = MODELS.build(section.pop("name"), {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()})
+    model = MODELS.build(*named(json.loads(backbone)))
     image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     counted: Any = jax.jit(functools.partial(model.apply, train=False)).lower(variables, image).cost_analysis()

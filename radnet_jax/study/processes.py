@@ -13,10 +13,9 @@ import tempfile
 import time
 from types import FrameType
 
-from radnet_jax.errors import Preempted, UserError
+from radnet_jax.errors import EXIT_PREEMPTED, Preempted, UserError
 
 _CHECKED = "RADNET_JAX_STUDY_CHECKED"  # file that the first process makes when the study was found to be right
-_EXIT_PREEMPTED = 75
 
 
 def checked() -> None:
@@ -64,7 +63,7 @@ def run(count: int, report: Path) -> Path:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if _EXIT_PREEMPTED in codes:
+    if EXIT_PREEMPTED in codes:
         raise Preempted("the study was asked to stop")
     if any(codes):
         raise UserError(f"{sum(map(bool, codes))} of {len(codes)} process(es) have ended with an error, told above")

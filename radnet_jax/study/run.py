@@ -17,7 +17,7 @@ from radnet_jax.errors import UserError
 from radnet_jax.evaluation import report
 from radnet_jax.parts import check_workdir
 from radnet_jax.study import check, costs, expand, finish, processes, spec
-from radnet_jax.study.board import CLAIMS, Board, Job, State
+from radnet_jax.study.board import CLAIMS, Board, Job, State, with_needs
 from radnet_jax.study.claims import Claims
 from radnet_jax.study.expand import Run, Validation
 from radnet_jax.study.spec import Study
@@ -72,7 +72,8 @@ def _run(study: Study, runs: Sequence[Run | Validation], workdir: Path, claims: 
     say = _Say()
     retry = study.config.retry
     wanted = [runs[study.config.job]] if study.config.job >= 0 else runs
-    needed = _with_needs(wanted, runs)
+    by_id = {run.id: run for run in runs}
+    needed = [by_id[id] for id in with_needs([run.id for run in wanted], by_id)]
     datasets = list(expand.dataset_jobs(study, workdir, say))
     finished = [job for job in datasets if job.is_finished()]
     builds = [job.id for job in datasets if job.id in {need for run in needed for need in run.needs}]
@@ -92,21 +93,6 @@ def _run(study: Study, runs: Sequence[Run | Validation], workdir: Path, claims: 
         last = finish.Report(study, workdir, runs)
         _raise(_work(Board(workdir, [last], claims, say, retry=True), [last.id]), [last])
     return path
-
-
-def _with_needs(wanted: Sequence[Run | Validation], runs: Sequence[Run | Validation]) -> list[Run | Validation]:
-    by_id = {run.id: run for run in runs}
-    out: dict[str, Run | Validation] = {}
-
-    def add(run: Run | Validation) -> None:
-        for need in run.needs:
-            if need in by_id:
-                add(by_id[need])
-        out.setdefault(run.id, run)
-
-    for run in wanted:
-        add(run)
-    return list(out.values())
 
 
 def _work(board: Board, ids: Sequence[str]) -> dict[str, State]:

@@ -17,6 +17,7 @@ from radnet_jax.parts import plain
 from radnet_jax.registry import check_arguments
 from radnet_jax.starts import NOT_ARCHITECTURE, find_start
 from radnet_jax.starts import Start as FoundStart
+from radnet_jax.study.naming import at
 
 _OFFERED = ("run", "workdir", "site", "mesh", "batch_size")  # of `external.validate`
 SCRATCH = ""  # a start without a pretraining
@@ -215,11 +216,6 @@ class Study:
 @functools.lru_cache(maxsize=256)
 def _found(folder: str) -> FoundStart:
     return find_start(folder)
-
-
-def at(protocol: str, fraction: float) -> str:
-    """Name of a task's config for a protocol at a label fraction."""
-    return protocol if fraction == 1 else f"{protocol}@{fraction:g}".replace(".", "_")
 
 
 def read(config: ConfigDict) -> Study:

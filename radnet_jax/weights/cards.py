@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import functools
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -99,8 +98,8 @@ class SourceCard:
 
 def without_defaults(section: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a backbone section without the arguments that have their default value."""
-    parameters = inspect.signature(MODELS.get(section["name"])).parameters
-    return {k: v for k, v in section.items() if k not in parameters or parameters[k].default != v}
+    defaults = MODELS.defaults(section["name"])
+    return {k: v for k, v in section.items() if k not in defaults or defaults[k] != v}
 
 
 @functools.cache

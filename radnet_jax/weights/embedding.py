@@ -24,9 +24,10 @@ from radnet_jax.evaluation import evaluators
 from radnet_jax.models import MODELS
 from radnet_jax.parts import check_workdir, lock, plain
 from radnet_jax.preprocessing import make_adapter
+from radnet_jax.registry import named
+from radnet_jax.trees import nested
 from radnet_jax.weights import use
 from radnet_jax.weights.folder import of_backbone
-from radnet_jax.weights.importing import nested
 
 FEATURES_FILE = "features.parquet"
 
@@ -63,8 +64,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             return path
         assert start.folder is not None
         variables = nested(of_backbone(load_arrays(start.folder)[0], start.kept))
-        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in start.backbone.items() if k != "name"}
-        backbone = MODELS.build(start.backbone["name"], arguments)
+        backbone = MODELS.build(*named(start.backbone))
         params, stats = sharding.replicate((variables["params"], variables.get("batch_stats", {})), mesh)
         settings: dict[str, Any] = dict(adapter=adapter, batch_size=config.eval_batch_size, mesh=mesh)
         tables = [_table(s, evaluators.extract_features(backbone, params, stats, s, **settings)) for s in splits]

@@ -29,10 +29,11 @@ from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger
 from radnet_jax.models import MODELS, positions
 from radnet_jax.parts import check_workdir, lock
+from radnet_jax.registry import named
+from radnet_jax.trees import nested
 from radnet_jax.weights import layouts, model_card, names
 from radnet_jax.weights.containers import safetensors
 from radnet_jax.weights.folder import ARRAYS_FILE, CARD_FILE, SUMS_FILE, of_backbone, sha256
-from radnet_jax.weights.importing import nested
 
 FORMATS = ("safetensors", "npz", "onnx", "stablehlo")
 _PACKAGES = {"onnx": "onnx", "stablehlo": "flatbuffers"}  # jax.export writes with the latter
@@ -77,7 +78,12 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         written = [_write_arrays(name, folder, arrays, section, layout, start) for name in formats]
         _write_json(folder / "preprocessing.json", model_card.preprocessing(start.model_input))
         card = {"format": 1, "id": start.id, "backbone": section, "model_input": start.model_input.to_json()}
-        card |= {"layout": layout, "width": _module(section).width, "export": stamp, "code": ledger.code_version()}
+        card |= {
+            "layout": layout,
+            "width": MODELS.build(*named(section)).width,
+            "export": stamp,
+            "code": ledger.code_version(),
+        }
         _write_json(folder / CARD_FILE, {**card, "origin": model_card.origin(meta)})
         text = model_card.write(
             start,
@@ -127,11 +133,6 @@ def _formats(wanted: Iterable[str], section: Mapping[str, Any]) -> tuple[str, ..
         logging.warning("no model.%s: the package %s is missing (%s)", graph, _PACKAGES[graph], _INSTALL)
         return "safetensors", "npz"
     return "safetensors", "npz", graph
-
-
-def _module(section: Mapping[str, Any]) -> Any:
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k != "name"}
-    return MODELS.build(section["name"], arguments)
 
 
 def _write_arrays(
@@ -205,7 +206,7 @@ def _stablehlo(arrays: Mapping[str, np.ndarray], section: Mapping[str, Any], sta
     """The network by jax.export: (arrays by name, standardised images of any number) -> features."""
     import jax.export
 
-    module = _module({**section, "dtype": "float32"})
+    module = MODELS.build(*named({**section, "dtype": "float32"}))
 
     def run(flat: dict[str, Any], image: Any) -> Any:
         return module.apply(nested(flat), image, train=False)["pooled"]

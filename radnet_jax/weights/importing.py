@@ -14,7 +14,8 @@ from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 
-from radnet_jax.checkpoint import Checkpoints
+from radnet_jax import trees
+from radnet_jax.checkpoint import FOLDER, Checkpoints
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger
 from radnet_jax.models import MODELS
@@ -174,7 +175,7 @@ def _is_there(workdir: Path, asked: Mapping[str, Any]) -> bool:
         if json.loads(path.read_text(encoding="utf-8")).get("asked") == plain(asked):
             return True
         raise UserError(f"workdir {workdir} holds another import", fix="use a new --workdir, or delete this one")
-    if (workdir / "checkpoints").exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+    if any((workdir / FOLDER).glob("[0-9]*")):
         raise UserError(f"workdir {workdir} holds a run", fix="use a new --workdir")
     return False
 
@@ -184,8 +185,8 @@ def _write(workdir: Path, imported: Imported, asked: Mapping[str, Any]) -> None:
     params = {k.removeprefix("params/"): v for k, v in imported.arrays.items() if k.startswith("params/")}
     stats = {k.removeprefix("batch_stats/"): v for k, v in imported.arrays.items() if k.startswith("batch_stats/")}
     state = {
-        "params": {"backbone": nested(params)},
-        "model_state": {"batch_stats": {"backbone": nested(stats)}} if stats else {},
+        "params": {"backbone": trees.nested(params)},
+        "model_state": {"batch_stats": {"backbone": trees.nested(stats)}} if stats else {},
     }
     source, file = imported.report["source"], imported.report["file"]
     meta = {
@@ -203,18 +204,6 @@ def _write(workdir: Path, imported: Imported, asked: Mapping[str, Any]) -> None:
     report = {**imported.report, "asked": asked}
     temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, workdir / REPORT_FILE)
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a tree of dicts from names with slashes."""
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *path, last = name.split("/")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return tree
 
 
 def _spelled(section: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from radnet_jax import trees
 from radnet_jax.models import MODELS
+from radnet_jax.registry import named
 
 Rule = tuple[str, Any]  # (regex of our module, their module: a text, or a function of the groups, numbers as numbers)
 
@@ -121,8 +122,8 @@ def shapes_of(section: Mapping[str, Any], channels: int = 3) -> dict[str, tuple[
       section: the backbone section of a config, `name` and arguments.
       channels: of the input.
     """
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k != "name"}
-    return dict(_shapes_of(section["name"], tuple(sorted(arguments.items())), channels))
+    name, arguments = named(section)
+    return dict(_shapes_of(name, tuple(sorted(arguments.items())), channels))
 
 
 @functools.lru_cache(maxsize=64)

@@ -20,12 +20,16 @@ def _fixed(*rules: Rule) -> Callable[[Collection[str]], Sequence[Rule]]:
     return lambda modules: rules
 
 
+def _below(base: str, found: str | Sequence[str]) -> str | tuple[str, ...]:
+    """Their module, or those that hold a part of one of ours each, below `base`."""
+    return f"{base}{found}" if isinstance(found, str) else tuple(f"{base}{f}" for f in found)
+
+
 def _blocks(block: str, parts: Mapping[str, Any]) -> Rule:
     """The rule of a stage's blocks; `block` is formatted with (stage, stage - 1, block - 1)."""
 
     def theirs(stage: int, number: int, part: str) -> Any:
-        base, found = block.format(stage, stage - 1, number - 1), parts[part]
-        return f"{base}{found}" if isinstance(found, str) else tuple(f"{base}{f}" for f in found)
+        return _below(block.format(stage, stage - 1, number - 1), parts[part])
 
     return _BLOCK, theirs
 
@@ -105,8 +109,7 @@ _JAX_VIT_PARTS = {
 
 def _vit(patches: str, block: str, parts: Mapping[str, Any], norm: str) -> Callable[..., Sequence[Rule]]:
     def theirs(number: int, part: str) -> Any:
-        base, found = block.format(number - 1), parts[part]
-        return f"{base}{found}" if isinstance(found, str) else tuple(f"{base}{f}" for f in found)
+        return _below(block.format(number - 1), parts[part])
 
     return _fixed(("patch_embed", patches), (r"block(\d+)/(.+)", theirs), ("final_norm", norm))
 
@@ -146,6 +149,16 @@ _SWIN_PARTS = {
     "attention/qkv": ".attn.qkv",
     "attention/out": ".attn.proj",
 }
+_HF_SWIN_PARTS = {
+    "norm1": ".layernorm_before",
+    "norm2": ".layernorm_after",
+    "attention": ".attention.relative_position_bias",
+    "attention/qkv": _QKV,
+    "attention/out": ".attention.o_proj",
+    "mlp/linear1": ".mlp.fc1",
+    "mlp/linear2": ".mlp.fc2",
+}
+_MERGE_PARTS = {"norm": "norm", "linear": "reduction"}
 
 
 def _swin(
@@ -153,35 +166,13 @@ def _swin(
 ) -> Callable[..., Sequence[Rule]]:
     """`merge` is formatted with its stage, less `back`, times `scale`."""
     parts = {**_SWIN_PARTS, "mlp/linear1": mlp[0], "mlp/linear2": mlp[1]}
-    names = {"norm": "norm", "linear": "reduction"}
     return _fixed(
         ("stem_conv", stem[0]),
         ("stem_norm", stem[1]),
         _blocks_of_stages(block, scale, parts),
-        (r"stage(\d)_merge/(norm|linear)", lambda i, part: f"{merge.format(scale * (i - back))}.{names[part]}"),
+        (r"stage(\d)_merge/(norm|linear)", lambda i, part: f"{merge.format(scale * (i - back))}.{_MERGE_PARTS[part]}"),
         ("final_norm", norm),
     )
-
-
-def _hugging_face_swin(modules: Collection[str]) -> Sequence[Rule]:
-    del modules
-    parts = {
-        "norm1": ".layernorm_before",
-        "norm2": ".layernorm_after",
-        "attention": ".attention.relative_position_bias",
-        "attention/qkv": _QKV,
-        "attention/out": ".attention.o_proj",
-        "mlp/linear1": ".mlp.fc1",
-        "mlp/linear2": ".mlp.fc2",
-    }
-    names = {"norm": "norm", "linear": "reduction"}
-    return [
-        ("stem_conv", "embeddings.patch_embeddings.projection"),
-        ("stem_norm", "embeddings.norm"),
-        _blocks("encoder.layers.{1}.blocks.{2}", parts),
-        (r"stage(\d)_merge/(norm|linear)", lambda i, part: f"encoder.layers.{i - 2}.downsample.{names[part]}"),
-        ("final_norm", "layernorm"),
-    ]
 
 
 def _mobilenet(modules: Collection[str]) -> Sequence[Rule]:
@@ -347,7 +338,18 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
                 "norm",
             )
         ),
-        "hugging_face": Layout(_hugging_face_swin),
+        "hugging_face": Layout(
+            _fixed(
+                ("stem_conv", "embeddings.patch_embeddings.projection"),
+                ("stem_norm", "embeddings.norm"),
+                _blocks("encoder.layers.{1}.blocks.{2}", _HF_SWIN_PARTS),
+                (
+                    r"stage(\d)_merge/(norm|linear)",
+                    lambda i, part: f"encoder.layers.{i - 2}.downsample.{_MERGE_PARTS[part]}",
+                ),
+                ("final_norm", "layernorm"),
+            ),
+        ),
     },
     "mobilenet": {"torchvision": Layout(_mobilenet)},
     "densenet": {

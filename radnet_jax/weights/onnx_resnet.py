@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from radnet_jax.models import MODELS
 from radnet_jax.models.resnet import BLOCKS
 
 _OPSET = 17
@@ -60,8 +61,9 @@ def build(arrays: Mapping[str, np.ndarray], section: Mapping[str, Any], *, chann
     from onnx import TensorProto, checker, helper
 
     depth = int(section["name"].removeprefix("resnet"))
-    graph = _Graph(arrays, section.get("padding", "torch"), section.get("norm_epsilon", 1e-5))
-    small = section.get("stem", "conv7") == "conv3"
+    section = {**MODELS.defaults(section["name"]), **section}
+    graph = _Graph(arrays, section["padding"], section["norm_epsilon"])
+    small = section["stem"] == "conv3"
     x = graph.norm(graph.conv("image", "stem_conv", 1 if small else 2), "stem_norm")
     x = graph.node("Relu", [x], "stem_relu")
     x = x if small else graph.pool(x)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from radnet_jax.errors import UserError, nearest
+from radnet_jax.models import MODELS
 from radnet_jax.weights import names
 
 TARGETS = ("none", "initial")
@@ -67,7 +68,7 @@ def multiply(
             expected="a ResNet or MobileNet, whose kernels stand in front of a BatchNorm",
             fix="leave it out, and search the rate for each source instead",
         )
-    epsilon = section.get("norm_epsilon", 1e-5 if names.family_of(name) == "resnet" else 1e-3)
+    epsilon = section.get("norm_epsilon", MODELS.defaults(name)["norm_epsilon"])
     out = dict(arrays)
     for key, kernel in arrays.items():
         conv = key.removeprefix("params/").removesuffix("/kernel")

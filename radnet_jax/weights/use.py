@@ -20,9 +20,10 @@ from radnet_jax.checkpoint import FOLDER, load_arrays
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.models import MODELS
 from radnet_jax.preprocessing import Adapter, ModelInput, StoredPixels, make_adapter
+from radnet_jax.registry import named
+from radnet_jax.trees import nested
 from radnet_jax.weights import cards
 from radnet_jax.weights.folder import ARRAYS_FILE, CARD_FILE, check_sums, of_backbone
-from radnet_jax.weights.importing import nested
 
 ENVIRONMENT = "RADNET_JAX_WEIGHTS"
 _BATCHES = (1, 8, 64)  # every call is cut into and padded to these, so that no other size is ever compiled
@@ -42,8 +43,7 @@ class Backbone:
     def __init__(
         self, name: str, section: Mapping[str, Any], model_input: ModelInput, arrays: Mapping[str, np.ndarray]
     ):
-        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k != "name"}
-        self._module = MODELS.build(section["name"], arguments)
+        self._module = MODELS.build(*named(section))
         self._variables = jax.device_put(nested(arrays))
         self.name, self.section, self.model_input = name, dict(section), model_input
         self.width: int = self._module.width

@@ -9,8 +9,8 @@ from radnet_jax import trees
 from radnet_jax.errors import UserError
 from radnet_jax.models import DECODERS, MODELS
 from radnet_jax.models.upernet import adaptive_mean
+from radnet_jax.trees import nested
 from radnet_jax.weights import layouts
-from radnet_jax.weights.importing import nested
 from radnet_jax.weights.layouts import Layout
 from tests.models import torch_weights
 from tests.models.test_contract import SMALLEST, drawn, images, small

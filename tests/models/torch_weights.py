@@ -1,7 +1,7 @@
 """A PyTorch network's weights as ours, by the layouts of the library."""
 
+from radnet_jax.trees import nested
 from radnet_jax.weights import layouts, names
-from radnet_jax.weights.importing import nested
 
 
 def convert(backbone, state, layout="torchvision", **arguments):

@@ -11,7 +11,7 @@ from radnet_jax.evaluation import ledger
 from radnet_jax.main import load_config
 from radnet_jax.preprocessing import ModelInput
 from radnet_jax.starts import Start
-from radnet_jax.study import check, costs, expand, processes, run, spec
+from radnet_jax.study import check, costs, expand, naming, processes, run, spec
 from tests.study.test_study import TINY, tiny_config
 from tests.tiny import ROOT
 
@@ -87,7 +87,7 @@ def test_label_fractions_and_blocks_are_parts_of_the_matrix(tmp_path):
 def test_a_task_may_have_its_own_config_for_a_fraction(tmp_path):
     config = tiny_config().to_dict()
     own = config["protocols"]["fine_tune"]["config"]
-    configs = {"fine_tune": own, spec.at("fine_tune", 0.5): own | dict(total_steps=2)}
+    configs = {"fine_tune": own, naming.at("fine_tune", 0.5): own | dict(total_steps=2)}
     found = jobs(
         changed(
             tasks__body_region=config["tasks"]["body_region"] | dict(configs=configs),

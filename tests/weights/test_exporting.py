@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import radnet_jax
+from radnet_jax import trees
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.main import load_config
 from radnet_jax.models import MODELS
 from radnet_jax.starts import find_start
-from radnet_jax.weights import containers, exporting, importing, layouts, model_card, names
+from radnet_jax.weights import containers, exporting, layouts, model_card, names
 from tests.tiny import ROOT
 from tests.weights import miniatures, starts
 
@@ -138,7 +139,7 @@ def test_stablehlo_is_the_network(tmp_path):
     with np.load(folder / "arrays.npz") as archive:
         got = reloaded.call(dict(archive), image)
     module = MODELS.build(section["name"], {k: v for k, v in section.items() if k != "name"})
-    want = module.apply(importing.nested(arrays), image, train=False)["pooled"]
+    want = module.apply(trees.nested(arrays), image, train=False)["pooled"]
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
     with pytest.raises(UserError, match="onnx is written of ResNets"):
         export(workdir, tmp_path / "no", formats=("onnx",))
@@ -164,7 +165,7 @@ def test_onnx_is_the_network(section):
     image = np.random.default_rng(0).normal(size=(2, 36, 32, 3)).astype(np.float32)
     (got,) = session.run(["features"], {"image": image.transpose(0, 3, 1, 2)})
     module = MODELS.build(section["name"], {k: v for k, v in section.items() if k != "name"})
-    want = module.apply(importing.nested(arrays), image, train=False)["pooled"]
+    want = module.apply(trees.nested(arrays), image, train=False)["pooled"]
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
@@ -180,7 +181,7 @@ def test_fixed_positions_are_written(tmp_path):
 
     def features(section, arrays):
         module = MODELS.build(section["name"], {k: v for k, v in section.items() if k != "name"})
-        return module.apply(importing.nested(arrays), image, train=False)["pooled"]
+        return module.apply(trees.nested(arrays), image, train=False)["pooled"]
 
     np.testing.assert_allclose(features(learned, ours), features(section, arrays), atol=1e-5)
 

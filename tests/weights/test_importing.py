@@ -110,7 +110,7 @@ def test_an_import_fills_a_runs_backbone_and_a_wrong_one_is_refused(tmp_path):
     check_backbone(start, dict(name="resnet10", base_width=4))
     with pytest.raises(UserError, match="another architecture"):
         check_backbone(start, dict(name="resnet10", base_width=4, padding="same"))
-    tree = importing.nested({k: np.zeros_like(v) for k, v in arrays.items()})
+    tree = trees.nested({k: np.zeros_like(v) for k, v in arrays.items()})
     head = {"linear": {"kernel": np.ones((32, 2), np.float32)}}
     params, state = fill(
         start,
@@ -155,7 +155,7 @@ def test_a_stem_of_one_channel_sums_the_filters(tmp_path):
     grey = np.random.default_rng(0).normal(size=(2, 32, 32, 1)).astype(np.float32)
 
     def features(imported, image):
-        trees_ = importing.nested(imported.arrays)
+        trees_ = trees.nested(imported.arrays)
         return module.apply(trees_, image, train=False)["pooled"]
 
     want = features(three, np.repeat(grey, 3, -1))

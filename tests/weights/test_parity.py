@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from radnet_jax.models import MODELS
+from radnet_jax.trees import nested
 from radnet_jax.weights import exporting, layouts, names
-from radnet_jax.weights.importing import nested
 from tests.weights import miniatures
 
 torch = pytest.importorskip("torch")

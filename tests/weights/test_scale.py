@@ -6,8 +6,8 @@ import pytest
 
 from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS
+from radnet_jax.trees import nested
 from radnet_jax.weights import inspecting, scale
-from radnet_jax.weights.importing import nested
 from tests.weights import miniatures
 
 SECTIONS = {

@@ -12,11 +12,12 @@ import pytest
 
 from data_prep.ingest.image import fit
 import radnet_jax
+from radnet_jax import trees
 from radnet_jax.data.dataset import open_split
 from radnet_jax.errors import UserError
 from radnet_jax.main import load_config
 from radnet_jax.models import MODELS
-from radnet_jax.weights import embedding, importing, use
+from radnet_jax.weights import embedding, use
 from tests.tiny import ROOT
 from tests.weights import starts
 
@@ -35,7 +36,7 @@ def ct(tmp_path_factory):
 
 def features(arrays, standardised):
     module = MODELS.build("resnet10", {"base_width": 4})
-    return module.apply(importing.nested(arrays), jnp.asarray(standardised, jnp.float32), train=False)["pooled"]
+    return module.apply(trees.nested(arrays), jnp.asarray(standardised, jnp.float32), train=False)["pooled"]
 
 
 def close(got, want):
