@@ -106,8 +106,10 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
 
 def _layout(layout: str, section: Mapping[str, Any]) -> str:
     known = EXPORTED[names.family_of(section["name"])]
+    if "timm_mean" in known:  # the others' networks take the class token, and load the weights all the same
+        known = ("timm_mean",) if section.get("pool") == "mean" else tuple(k for k in known if k != "timm_mean")
     if not layout:
-        return "timm_mean" if section.get("pool") == "mean" else known[0]
+        return known[0]
     if layout not in known:
         raise UserError(
             f"config.layout: no names of {layout!r} for {section['name']}{nearest(layout, known)}",
