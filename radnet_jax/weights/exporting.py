@@ -40,12 +40,12 @@ _PACKAGES = {"onnx": "onnx", "stablehlo": "flatbuffers"}  # jax.export writes wi
 _INSTALL = "pip install -e '.[export]'"
 # Layouts that others' code loads by strict names; the first is the usual one. The authors' own are read only.
 EXPORTED = {
-    "resnet": ("torchvision", "hugging_face"),
+    "resnet": ("torchvision", "timm", "hugging_face"),
     "vit": ("timm", "timm_mean", "hugging_face"),
     "convnext": ("torchvision", "timm", "hugging_face"),
     "swin": ("torchvision", "timm", "hugging_face"),
     "mobilenet": ("torchvision",),
-    "densenet": ("torchvision",),
+    "densenet": ("torchvision", "timm"),
 }
 
 

@@ -224,12 +224,10 @@ def snippet(section: Mapping[str, Any], layout: str, channels: int) -> list[str]
         made = f'"{name}_patch16_224", {kwargs}, patch_size={patch}, img_size={side}{pool}'
     else:
         made = f'"{name}{"_patch4_window7_224" if family == "swin" else ""}", {kwargs}'
-    return [
-        "import timm",
-        "from safetensors.torch import load_file",
-        f"net = timm.create_model({made})",
-        *load,
-    ]
+    call = f"create_model({made})"
+    if name == "resnet10":
+        call = f"models.resnet.ResNet(timm.models.resnet.BasicBlock, (1, 1, 1, 1), {kwargs})"
+    return ["import timm", "from safetensors.torch import load_file", f"net = timm.{call}", *load]
 
 
 def _hugging_face(section: Mapping[str, Any], family: str, channels: int) -> list[str]:

@@ -196,7 +196,7 @@ HEADS = {
     "resnet": r"fc\..*", "vit": r"head\..*", "convnext": r"(classifier\.2|head\.fc)\..*", "swin": r"head\..*",
     "mobilenet": r"classifier\..*", "densenet": r"classifier\..*",
 }  # fmt: skip
-TIMM = {"vit": "{}_patch16_224", "swin": "{}_patch4_window7_224", "convnext": "{}"}
+TIMM = {"vit": "{}_patch16_224", "swin": "{}_patch4_window7_224"}
 ONE_OF_EACH = ["resnet18", "resnet50", "vit_small", "convnext_tiny", "swin_tiny", "mobilenet_v3_large", "densenet121"]
 
 
@@ -212,7 +212,7 @@ def test_the_names_are_those_that_strict_loading_asks_for(name):
                 net = torchvision.models.get_model(model_card._TORCHVISION.get(name, name))
             elif layout.startswith("timm"):
                 pool = {"global_pool": "avg"} if layout == "timm_mean" else {}
-                net = timm.create_model(TIMM[family].format(name), **pool)
+                net = timm.create_model(TIMM.get(family, "{}").format(name), **pool)
             else:
                 continue
         wanted = {k: tuple(v.shape) for k, v in net.state_dict().items() if not re.fullmatch(HEADS[family], k)}
@@ -249,6 +249,7 @@ def test_a_pytorch_user_loads_it_with_the_cards_own_lines(name, layout, tmp_path
     ("name", "layout", "channels"),
     [
         ("resnet10", "torchvision", 1),
+        ("resnet10", "timm", 1),
         ("mobilenet_v3_small", "torchvision", 1),
         ("densenet121", "torchvision", 1),
         pytest.param("swin_tiny", "timm", 1, marks=pytest.mark.slow),
