@@ -86,7 +86,7 @@ def test_each_registered_objective_has_a_config_and_a_reference():
         assert callable(module.chance)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", CONFIGS, scope="class")  # all tests of a config, then the next: it is compiled once
 class TestOneState:
     def test_the_loss_is_that_of_the_formula(self, case, name):
         case = case(name)
