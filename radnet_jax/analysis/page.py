@@ -7,22 +7,34 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 import numpy as np
 
 from radnet_jax import pages
 from radnet_jax.analysis import figures, findings
+from radnet_jax.analysis.over_seeds import KEPT
 from radnet_jax.evaluation.report.style import Gallery
 
 MEASURES = {
     "cka": "CKA",
+    "maps_cka_all": "CKA of maps, all images",
     "rbf_cka": "RBF-CKA",
+    "rbf_cka_all": "RBF-CKA, all images",
     "svcca": "SVCCA",
     "pwcca": "PWCCA",
     "procrustes": "Procrustes",
     "rsa": "RSA",
     "neighbours": "neighbours",
 }
+
+
+def environment() -> jinja2.Environment:
+    """Returns the templates of analyses, with the filters that numbers go through."""
+    made = pages.environment("radnet_jax.analysis")
+    made.filters["number"] = _number
+    made.filters["short"] = lambda value: _number(value, 2)
+    return made
 
 
 def write(folder: Path, result: Mapping[str, Any], filters: Mapping[str, np.ndarray]) -> Path:
@@ -33,17 +45,20 @@ def write(folder: Path, result: Mapping[str, Any], filters: Mapping[str, np.ndar
       result: what the run found.
       filters: of the first layer of "a" and "b", [h w 3 o], where they can be drawn.
     """
-    environment = pages.environment("radnet_jax.analysis")
-    environment.filters["number"] = _number
-    environment.filters["short"] = lambda value: _number(value, 2)
     gallery = Gallery()
     css = pages.house_style()
-    page = environment.get_template("analysis.html.j2").render(
-        result=result,
-        css=Markup(css),
-        findings=findings.sentences(result) + findings.of_properties(result),
-        measures=MEASURES,
-        **_figures(result, filters, gallery),
+    page = (
+        environment()
+        .get_template("analysis.html.j2")
+        .render(
+            result=result,
+            css=Markup(css),
+            findings=result["found"],
+            measures=MEASURES,
+            kept=KEPT,
+            tables=list({pair["what"]: pair for pair in reversed(result["pairs"])}.values())[::-1],
+            **_figures(result, filters, gallery),
+        )
     )
     return pages.write(folder, page, gallery.files)
 

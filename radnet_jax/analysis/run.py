@@ -23,6 +23,7 @@ from radnet_jax.analysis import (
     findings,
     intervals,
     networks,
+    over_seeds,
     page,
     properties,
     similarity,
@@ -30,12 +31,12 @@ from radnet_jax.analysis import (
     who_knows,
 )
 from radnet_jax.analysis.linear_cka import LinearCka
+from radnet_jax.analysis.minibatch import MinibatchCka
 from radnet_jax.analysis.networks import Network, Sample
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.canonical import jsonable
-from radnet_jax.evaluation.statistics.seeds import t_interval
 from radnet_jax.parts import check_workdir, lock, plain
 
 ANALYSIS_FILE = "analysis.json"
@@ -68,13 +69,17 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     with lock(workdir):
         cka = LinearCka(list(nets[0].layers.values()), list(nets[1].layers.values()), mesh)
         sample = Sample(networks.spread_rows(len(split), config.sample), len(nets))
-        for features, valid, numbers in networks.stream(nets, split, config.eval_batch_size, mesh):
-            cka.add(features[0], features[1], valid)
+        same = MinibatchCka([(i, j) for _, i, j in pairs])
+        for batch in networks.stream(nets, split, config.eval_batch_size, mesh, seed=config.seed):
+            cka.add(batch.features[0], batch.features[1], batch.valid)
             cka.wait()  # one batch in flight, as in `evaluators.reestimate_batch_stats`
-            sample.add(features, numbers)
+            sample.add(batch.features, batch.numbers)
+            if pairs:
+                same.add(batch.features, batch.grams, batch.valid)
         _tell_constant(cka, nets)
         patients = _patients(split)[sample.rows]
         groups = intervals.patient_groups(patients, seed=config.seed)
+        targets = _targets(split, sample)
         result: dict[str, Any] = {
             "title": config.name or f"{nets[0].name} and {nets[1].name}",
             "a": _described(nets[0]),
@@ -83,17 +88,20 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             "images": cka.images,
             "sample": {"images": len(sample.rows), "patients": len(np.unique(patients))},
             "map": {"debiased": cka.map(), "biased": cka.map(debiased=False)},
-            "pairs": _compared(nets, pairs, sample, groups),
+            "pairs": _compared(nets, pairs, sample, groups, same),
             "weights": _changes(nets, pairs),
             "maps": _maps(split, sample),
             "domains": _domains(split, nets, pairs, sample),
-            "read": _read(split, nets, pairs, sample, patients, groups),
+            "read": _read(targets, nets, pairs, sample, patients, groups),
             "published": published,
             "who_knows": who,
             "timings": {"total_s": time.perf_counter() - began},
             "code": ledger.code_version(),
         }
-        result["seeds"] = _over_seeds(result["pairs"])
+        result["over_seeds"] = _over_seeds(result["pairs"], pairs, nets, sample, targets, groups)
+        result["found"] = [
+            said for of in (findings.sentences, findings.of_seeds, findings.of_properties) for said in of(result)
+        ]
         _write(result, workdir, _filters(nets))
     logging.info("%s: %d images, %d x %d layers (%.1f s)", workdir, cka.images, *map(len, cka.widths),
                  time.perf_counter() - began)  # fmt: skip
@@ -156,7 +164,7 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
         pairs.append((findings.CHANGE, before, after))
         if not all(networks.same_architecture(found[0], found[i]) for i in (before, after)):
             raise UserError(f"({a}, {b}) of config.repeats is of another architecture than config.a")
-    for (_, _, one), (_, _, other) in itertools.combinations(pairs[:], 2):
+    for (_, _, one), (_, _, other) in itertools.pairwise(pairs[:]):  # each with the next: as many as there are seeds
         pairs.append((findings.SEEDS, one, other))
     for seed in (config.seed, config.seed + 1):
         drawn = networks.untrained(found[0], seed, mesh)
@@ -166,13 +174,15 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
 
 
 def _compared(
-    nets: Sequence[Network], pairs: Sequence[Pair], sample: Sample, groups: Int[np.ndarray, " m"]
+    nets: Sequence[Network], pairs: Sequence[Pair], sample: Sample, groups: Int[np.ndarray, " m"], same: MinibatchCka
 ) -> list[dict[str, Any]]:
     out = []
-    for what, i, j in pairs:
+    whole = same.values() if pairs else {}
+    for row, (what, i, j) in enumerate(pairs):
         layers = {}
-        for name, x, y in zip(nets[i].layers, sample.features(i), sample.features(j), strict=True):
+        for place, (name, x, y) in enumerate(zip(nets[i].layers, sample.features(i), sample.features(j), strict=True)):
             layers[name] = _measures(x.astype(np.float64), y.astype(np.float64), groups)
+            layers[name] |= {f"{kind}_cka_all": float(found[row, place]) for kind, found in whole.items()}
         out.append({"what": what, "a": nets[i].name, "b": nets[j].name, "layers": layers})
     return out
 
@@ -200,8 +210,16 @@ def _measures(
     return out
 
 
+def _targets(split: Split, sample: Sample) -> dict[str, Float[np.ndarray, " m"]]:
+    """Properties of the sample's images, labels and members of a mixture among them."""
+    found = properties.of_split(split, sample.rows)
+    for name, member in _members(split, sample.rows).items():
+        found[f"domain {name}"] = member.astype(np.float64)
+    return properties.usable(found, least=len(sample.rows) // 2)
+
+
 def _read(
-    split: Split,
+    known: Mapping[str, Float[np.ndarray, " m"]],
     nets: Sequence[Network],
     pairs: Sequence[Pair],
     sample: Sample,
@@ -209,11 +227,6 @@ def _read(
     groups: Int[np.ndarray, " m"],
 ) -> dict[str, Any]:
     """What each layer of a, b and a random network says of the images' properties."""
-    least = len(sample.rows) // 2
-    found = properties.of_split(split, sample.rows)
-    for name, member in _members(split, sample.rows).items():
-        found[f"domain {name}"] = member.astype(np.float64)
-    known = properties.usable(found, least=least)
     places = _shown(pairs)
     out: dict[str, Any] = {"properties": list(known), "networks": {}}
     for name, place in places.items():
@@ -308,16 +321,23 @@ def _published(nets: Sequence[Network], pairs: Sequence[Pair]) -> dict[str, Any]
     }
 
 
-def _over_seeds(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Student's interval of each layer's CKA over the pairs that differ by their seed; None for one pair."""
-    repeated = [p["layers"] for p in pairs if p["what"] == findings.CHANGE]
-    if len(repeated) < 2:
+def _over_seeds(
+    compared: Sequence[Mapping[str, Any]],
+    pairs: Sequence[Pair],
+    nets: Sequence[Network],
+    sample: Sample,
+    targets: Mapping[str, Float[np.ndarray, " m"]],
+    groups: Int[np.ndarray, " m"],
+) -> dict[str, Any] | None:
+    """What the pairs before and after have in common; None where layer by layer nothing is defined."""
+    if not pairs:
         return None
-    out = {}
-    for layer in repeated[0]:
-        found = t_interval([p[layer]["cka"] for p in repeated])
-        out[layer] = {"n": found.n, "mean": found.mean, "low": found.low, "high": found.high}
-    return out
+    change, seeds = ([c["layers"] for c in compared if c["what"] == kind] for kind in (findings.CHANGE, findings.SEEDS))
+    changes = [(sample.features(i), sample.features(j)) for what, i, j in pairs if what == findings.CHANGE]
+    random = [sample.features(i)[-1] for i in pairs[-1][1:]]
+    found = over_seeds.summarised(changes, list(nets[0].layers), random, targets, groups)
+    layers = over_seeds.of_layers(change, seeds, compared[-1]["layers"])
+    return found | {"layers": layers, "starts": len({i for what, i, _ in pairs if what == findings.CHANGE})}
 
 
 def _tell_constant(cka: LinearCka, nets: Sequence[Network]) -> None:
