@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import math
 import numbers
 from typing import Any
 
@@ -217,6 +218,7 @@ def make_adapter(stored: StoredPixels, model_input: ModelInput, declared: Mappin
 def _check_windows(windows: tuple[Any, ...]) -> None:
     for window in windows:
         pair = isinstance(window, tuple) and len(window) == 2 and all(isinstance(x, numbers.Real) for x in window)
+        pair = pair and all(math.isfinite(x) for x in window)
         if not pair or not window[1] > 0:
             raise UserError("not a window", got=repr(window), expected="(centre, width) in HU, the width above 0")
 

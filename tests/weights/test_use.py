@@ -114,7 +114,7 @@ def test_the_order_of_bytes_changes_nothing(ct):
     np.testing.assert_array_equal(backbone(hu.astype(">i2")), backbone(hu))
 
 
-@pytest.mark.parametrize("windows", [((40, 0),), ((40, -400),), (40, 400), "lung", ((40, float("nan")),)])
+@pytest.mark.parametrize("windows", [((40, 0),), ((40, -400),), (40, 400), "lung", ((float("nan"), 400),)])
 def test_what_is_no_window_is_refused(ct, windows):
     with pytest.raises(UserError, match="not a window; got"):
         radnet_jax.load(str(ct[0]))(np.zeros((24, 24), np.int16), windows=windows)
