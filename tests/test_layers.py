@@ -84,6 +84,7 @@ LAYERS = {
     "radnet_jax.analysis.figures": 5,
     "radnet_jax.analysis.page": 5,
     "radnet_jax.analysis.run": 5,
+    "radnet_jax.analysis.scatter": 5,
     "radnet_jax.study": 5,
     "radnet_jax.codecs": 5,
     "radnet_jax.doctor": 5,

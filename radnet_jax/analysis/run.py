@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import logging
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 import numpy as np
@@ -20,11 +21,13 @@ from radnet_jax import sharding
 from radnet_jax.analysis import (
     decoding,
     domains,
+    embedding,
     findings,
     intervals,
     networks,
     page,
     properties,
+    seen,
     similarity,
     weights,
     who_knows,
@@ -75,6 +78,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         _tell_constant(cka, nets)
         patients = _patients(split)[sample.rows]
         groups = intervals.patient_groups(patients, seed=config.seed)
+        known = _known(split, sample)
         result: dict[str, Any] = {
             "title": config.name or f"{nets[0].name} and {nets[1].name}",
             "a": _described(nets[0]),
@@ -85,16 +89,23 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             "map": {"debiased": cka.map(), "biased": cka.map(debiased=False)},
             "pairs": _compared(nets, pairs, sample, groups),
             "weights": _changes(nets, pairs),
-            "maps": _maps(split, sample),
+            "maps": embedding.of_sample(
+                split, sample.rows, _members(split, sample.rows), known, _last(sample), config.maps, seed=config.seed
+            ),
+            "spectra": {
+                name: similarity.spectrum(sample.features(place)[-1]).tolist() for name, place in _shown(pairs).items()
+            },
             "domains": _domains(split, nets, pairs, sample),
-            "read": _read(split, nets, pairs, sample, patients, groups),
+            "read": _read(nets, pairs, sample, patients, groups, known),
             "published": published,
             "who_knows": who,
-            "timings": {"total_s": time.perf_counter() - began},
             "code": ledger.code_version(),
         }
         result["seeds"] = _over_seeds(result["pairs"])
-        _write(result, workdir, _filters(nets))
+        looked = _seen(config, nets, pairs, split, sample, patients, known, result["read"], mesh)
+        result["seen"] = looked.record
+        result["timings"] = {"total_s": time.perf_counter() - began}
+        _write(result, workdir, _filters(nets), looked if config.report.images else None)
     logging.info("%s: %d images, %d x %d layers (%.1f s)", workdir, cka.images, *map(len, cka.widths),
                  time.perf_counter() - began)  # fmt: skip
     return workdir
@@ -119,6 +130,7 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             "config.sample", got=config.sample, expected=f"at least {LEAST_IMAGES}, at most {similarity.GRAM_LIMIT}"
         )
+    embedding.check(config.maps)
     if jax.process_count() > 1:
         raise UserError("an analysis runs in one process", got=jax.process_count(), fix="start it on one machine")
 
@@ -200,20 +212,23 @@ def _measures(
     return out
 
 
+def _known(split: Split, sample: Sample) -> dict[str, Float[np.ndarray, " m"]]:
+    """The properties of the sample that something can be said of; of a mixture its members too, as 0 or 1."""
+    found = properties.of_split(split, sample.rows)
+    for name, member in _members(split, sample.rows).items():
+        found[f"domain {name}"] = member.astype(np.float64)
+    return properties.usable(found, least=len(sample.rows) // 2)
+
+
 def _read(
-    split: Split,
     nets: Sequence[Network],
     pairs: Sequence[Pair],
     sample: Sample,
     patients: np.ndarray,
     groups: Int[np.ndarray, " m"],
+    known: Mapping[str, Float[np.ndarray, " m"]],
 ) -> dict[str, Any]:
     """What each layer of a, b and a random network says of the images' properties."""
-    least = len(sample.rows) // 2
-    found = properties.of_split(split, sample.rows)
-    for name, member in _members(split, sample.rows).items():
-        found[f"domain {name}"] = member.astype(np.float64)
-    known = properties.usable(found, least=least)
     places = _shown(pairs)
     out: dict[str, Any] = {"properties": list(known), "networks": {}}
     for name, place in places.items():
@@ -262,22 +277,42 @@ def _domains(split: Split, nets: Sequence[Network], pairs: Sequence[Pair], sampl
     return out
 
 
-def _maps(split: Split, sample: Sample) -> dict[str, Any]:
-    """The sample on the two directions of largest variance of the last block, and what each image is."""
-    labels, mask = (values[sample.rows] for values in split.all_labels())
-    groups = np.full(len(sample.rows), "", dtype=object)
-    if members := _members(split, sample.rows):
-        for name, rows in members.items():
-            groups[rows] = name
-    elif split.card.task == "single_label":
-        known = mask.min(axis=1) > 0
-        groups[known] = np.array(split.card.labels, dtype=object)[labels[known].argmax(axis=1)]
-    out: dict[str, Any] = {"groups": groups.tolist(), "networks": {}}
-    for name, place in (("a", 0), ("b", 1)):
-        u, s, _ = np.linalg.svd(similarity.centred(sample.features(place)[-1]), full_matrices=False)
-        total = max(float(np.sum(s**2)), np.finfo(np.float64).tiny)
-        out["networks"][name] = {"points": (u[:, :2] * s[:2]).tolist(), "share": (s[:2] ** 2 / total).tolist()}
-    return out
+def _last(sample: Sample) -> dict[str, Float[np.ndarray, "m d"]]:
+    """What the last block of a and of b gives."""
+    return {name: sample.features(place)[-1] for place, name in enumerate("ab")}
+
+
+def _seen(
+    config: ConfigDict,
+    nets: Sequence[Network],
+    pairs: Sequence[Pair],
+    split: Split,
+    sample: Sample,
+    patients: np.ndarray,
+    known: Mapping[str, Float[np.ndarray, " m"]],
+    read: Mapping[str, Any],
+    mesh: Mesh,
+) -> seen.Looked:
+    """What single units of both see; of networks of two architectures, each beside a random one of its own."""
+    both = {"a": nets[0], "b": nets[1]}
+    if pairs:
+        random = dict.fromkeys(both, nets[pairs[-1][1]])
+    else:
+        random = {name: networks.untrained(net, config.seed, mesh) for name, net in both.items()}
+    return seen.look(
+        both,
+        random,
+        split,
+        sample.rows,
+        patients,
+        _last(sample),
+        known,
+        {name: list(read["networks"][name].values())[-1]["units"] for name in both},
+        same_units=bool(pairs) and (config.a == INITIAL or seen.began_with(config.b, nets[0])),
+        run=config.b,
+        mesh=mesh,
+        images=config.report.images,
+    )
 
 
 def _filters(nets: Sequence[Network]) -> dict[str, np.ndarray]:
@@ -348,8 +383,10 @@ def _dataset(split: Split) -> dict[str, Any]:
     return {"name": card.name, "fingerprint": card.fingerprint, "split": split.name, "generated": card.generated}
 
 
-def _write(result: Mapping[str, Any], workdir: Path, filters: Mapping[str, np.ndarray]) -> None:
+def _write(
+    result: Mapping[str, Any], workdir: Path, filters: Mapping[str, np.ndarray], pictures: seen.Looked | None
+) -> None:
     temporary = workdir / f".{ANALYSIS_FILE}.tmp"
     temporary.write_text(json.dumps(jsonable(result), indent=1) + "\n")
     os.replace(temporary, workdir / ANALYSIS_FILE)
-    page.write(workdir / "report", result, filters)
+    page.write(workdir / "report", result, filters, pictures)
