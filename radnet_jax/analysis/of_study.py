@@ -84,8 +84,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             (place / _OF_FILE).write_text(json.dumps(of))
         result = json.loads((place / one.ANALYSIS_FILE).read_text())
         about = {"task": question.task, "setting": question.setting, "start": question.start}
-        about |= {"domain": question.domain, "place": question.id, "found": result["found"]}
-        about["generated"] = result["dataset"]["generated"]
+        about |= {"domain": question.domain, "place": question.id, "generated": result["dataset"]["generated"]}
         results.append(about | {"over_seeds": _numbers(result["over_seeds"])})
     told = study_findings.summarised(results)
     told["who_knows"] = who_knows.of_runs(config.runs, seed=config.seed) if config.runs else []

@@ -334,7 +334,7 @@ def _over_seeds(
         return None
     change, seeds = ([c["layers"] for c in compared if c["what"] == kind] for kind in (findings.CHANGE, findings.SEEDS))
     changes = [(sample.features(i), sample.features(j)) for what, i, j in pairs if what == findings.CHANGE]
-    random = [sample.features(i)[-1] for i in pairs[-1][1:]]
+    random = [sample.features(i) for i in pairs[-1][1:]]
     found = over_seeds.summarised(changes, list(nets[0].layers), random, targets, groups)
     layers = over_seeds.of_layers(change, seeds, compared[-1]["layers"])
     return found | {"layers": layers, "starts": len({i for what, i, _ in pairs if what == findings.CHANGE})}
