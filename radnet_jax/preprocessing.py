@@ -114,6 +114,10 @@ class ModelInput:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelInput:
+        fields = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(data, Mapping) or set(data) != set(fields):
+            got = ", ".join(map(str, data)) if isinstance(data, Mapping) else repr(data)
+            raise UserError("a model input is not whole", got=got, expected=", ".join(fields))
         return cls(**_tuples(data))
 
 

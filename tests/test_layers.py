@@ -19,6 +19,7 @@ LAYERS = {
     "radnet_jax.goodput": 0,
     "radnet_jax.programs": 0,
     "radnet_jax.xla_flags": 0,
+    "radnet_jax.machine": 0,
     "radnet_jax.losses": 1,
     "radnet_jax.augment": 1,
     "radnet_jax.schedules": 1,
