@@ -137,6 +137,9 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     found: list[Network] = []
     places: dict[tuple[str, str], int] = {}  # a start that several runs began with passes the images once
 
+    def own_statistics(network: Network) -> Network:
+        return networks.with_own_statistics(network, split, config.eval_batch_size, mesh)
+
     def place(key: tuple[str, str], make: Callable[[], Network]) -> int:
         if key not in places:
             network = make()
@@ -147,7 +150,7 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     def pair(a: str, b: str) -> tuple[int, int]:
         after = networks.load(b, split, declared, mesh)
         if a == INITIAL:
-            before = place((INITIAL, b), lambda: networks.initial(b, after, mesh))
+            before = place((INITIAL, b), lambda: own_statistics(networks.initial(b, after, mesh)))
         else:
             before = place(("before", a), lambda: networks.load(a, split, declared, mesh))
         return before, place(("after", b), lambda: after)
@@ -167,8 +170,7 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     for (_, _, one), (_, _, other) in itertools.pairwise(pairs[:]):  # each with the next: as many as there are seeds
         pairs.append((findings.SEEDS, one, other))
     for seed in (config.seed, config.seed + 1):
-        drawn = networks.untrained(found[0], seed, mesh)
-        found.append(networks.with_own_statistics(drawn, split, config.eval_batch_size, mesh))
+        found.append(own_statistics(networks.untrained(found[0], seed, mesh)))
     pairs.append((findings.RANDOM, len(found) - 2, len(found) - 1))
     return found, pairs
 
