@@ -79,7 +79,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         _tell_constant(cka, nets)
         patients = _patients(split)[sample.rows]
         groups = intervals.patient_groups(patients, seed=config.seed)
-        targets = _targets(split, sample)
+        known = _known(split, sample)
         result: dict[str, Any] = {
             "title": config.name or f"{nets[0].name} and {nets[1].name}",
             "a": _described(nets[0]),
@@ -92,13 +92,13 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             "weights": _changes(nets, pairs),
             "maps": _maps(split, sample),
             "domains": _domains(split, nets, pairs, sample),
-            "read": _read(targets, nets, pairs, sample, patients, groups),
+            "read": _read(nets, pairs, sample, patients, groups, known),
             "published": published,
             "who_knows": who,
             "timings": {"total_s": time.perf_counter() - began},
             "code": ledger.code_version(),
         }
-        result["over_seeds"] = _over_seeds(result["pairs"], pairs, nets, sample, targets, groups)
+        result["over_seeds"] = _over_seeds(result["pairs"], pairs, nets, sample, known, groups)
         result["found"] = [
             said for of in (findings.sentences, findings.of_seeds, findings.of_properties) for said in of(result)
         ]
@@ -137,6 +137,9 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     found: list[Network] = []
     places: dict[tuple[str, str], int] = {}  # a start that several runs began with passes the images once
 
+    def own_statistics(network: Network) -> Network:
+        return networks.with_own_statistics(network, split, config.eval_batch_size, mesh)
+
     def place(key: tuple[str, str], make: Callable[[], Network]) -> int:
         if key not in places:
             network = make()
@@ -147,7 +150,7 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     def pair(a: str, b: str) -> tuple[int, int]:
         after = networks.load(b, split, declared, mesh)
         if a == INITIAL:
-            before = place((INITIAL, b), lambda: networks.initial(b, after, mesh))
+            before = place((INITIAL, b), lambda: own_statistics(networks.initial(b, after, mesh)))
         else:
             before = place(("before", a), lambda: networks.load(a, split, declared, mesh))
         return before, place(("after", b), lambda: after)
@@ -167,8 +170,7 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     for (_, _, one), (_, _, other) in itertools.pairwise(pairs[:]):  # each with the next: as many as there are seeds
         pairs.append((findings.SEEDS, one, other))
     for seed in (config.seed, config.seed + 1):
-        drawn = networks.untrained(found[0], seed, mesh)
-        found.append(networks.with_own_statistics(drawn, split, config.eval_batch_size, mesh))
+        found.append(own_statistics(networks.untrained(found[0], seed, mesh)))
     pairs.append((findings.RANDOM, len(found) - 2, len(found) - 1))
     return found, pairs
 
@@ -210,8 +212,8 @@ def _measures(
     return out
 
 
-def _targets(split: Split, sample: Sample) -> dict[str, Float[np.ndarray, " m"]]:
-    """Properties of the sample's images, labels and members of a mixture among them."""
+def _known(split: Split, sample: Sample) -> dict[str, Float[np.ndarray, " m"]]:
+    """The properties of the sample that something can be said of; of a mixture its members too, as 0 or 1."""
     found = properties.of_split(split, sample.rows)
     for name, member in _members(split, sample.rows).items():
         found[f"domain {name}"] = member.astype(np.float64)
@@ -219,12 +221,12 @@ def _targets(split: Split, sample: Sample) -> dict[str, Float[np.ndarray, " m"]]
 
 
 def _read(
-    known: Mapping[str, Float[np.ndarray, " m"]],
     nets: Sequence[Network],
     pairs: Sequence[Pair],
     sample: Sample,
     patients: np.ndarray,
     groups: Int[np.ndarray, " m"],
+    known: Mapping[str, Float[np.ndarray, " m"]],
 ) -> dict[str, Any]:
     """What each layer of a, b and a random network says of the images' properties."""
     places = _shown(pairs)
@@ -326,7 +328,7 @@ def _over_seeds(
     pairs: Sequence[Pair],
     nets: Sequence[Network],
     sample: Sample,
-    targets: Mapping[str, Float[np.ndarray, " m"]],
+    known: Mapping[str, Float[np.ndarray, " m"]],
     groups: Int[np.ndarray, " m"],
 ) -> dict[str, Any] | None:
     """What the pairs before and after have in common; None where layer by layer nothing is defined."""
@@ -334,8 +336,8 @@ def _over_seeds(
         return None
     change, seeds = ([c["layers"] for c in compared if c["what"] == kind] for kind in (findings.CHANGE, findings.SEEDS))
     changes = [(sample.features(i), sample.features(j)) for what, i, j in pairs if what == findings.CHANGE]
-    random = [sample.features(i)[-1] for i in pairs[-1][1:]]
-    found = over_seeds.summarised(changes, list(nets[0].layers), random, targets, groups)
+    random = [sample.features(i) for i in pairs[-1][1:]]
+    found = over_seeds.summarised(changes, list(nets[0].layers), random, known, groups)
     layers = over_seeds.of_layers(change, seeds, compared[-1]["layers"])
     return found | {"layers": layers, "starts": len({i for what, i, _ in pairs if what == findings.CHANGE})}
 

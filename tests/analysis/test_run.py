@@ -44,7 +44,7 @@ def analysis(fine_tuned, ct_dataset):
 def test_the_map_is_that_of_the_features(analysis, fine_tuned, ct_dataset):
     mesh, split = sharding.make_mesh(), open_split(ct_dataset, "train")
     after = networks.load(str(fine_tuned), split, None, mesh)
-    before = networks.initial(str(fine_tuned), after, mesh)
+    before = networks.with_own_statistics(networks.initial(str(fine_tuned), after, mesh), split, 16, mesh)
     sample = networks.Sample(np.arange(len(split)), 2)
     for batch in networks.stream([before, after], split, 16, mesh):
         sample.add(batch.features, batch.numbers)
