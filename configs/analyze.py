@@ -1,7 +1,8 @@
-"""What two networks have in common, block by block: before and after fine-tuning, or any two.
+"""What two networks have in common, block by block: before and after fine-tuning, or any two; or all of a study.
 
     python -m radnet_jax.main --config=configs/analyze.py --config.a=RUN --config.b=RUN --config.data.dir=DATASET \
         --workdir=OUT
+    python -m radnet_jax.main --config=configs/analyze.py --config.study=STUDY --workdir=STUDY/analysis
 
 `a` and `b` are workdirs of pretrainings, fine-tunings or imports, or names of imports; `a` may be "initial": what run
 `b` began with, where that was random. OUT gets analysis.json and report/index.html. docs/analysis.md.
@@ -17,6 +18,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.run = "analyze"
     config.name = ""  # title of the page
+    config.study = ""  # folder of a finished study: each start before and after, on each task, its seeds as repeats
     config.a = ""
     config.b = ""
     config.repeats = ()  # further (a, b) that differ by the seed only, for intervals over seeds

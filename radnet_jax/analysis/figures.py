@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import math
 
+from jaxtyping import Float, PyTree
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 import numpy as np
@@ -132,6 +133,14 @@ def spectrum_figure(spectra: Mapping[str, Sequence[float]]) -> Drawing:
         axes.legend(frameon=False, loc="lower left", labelcolor=INK)
         told = "; ".join(f"{n}: the first holds {100 * s[0]:.0f} %" for n, s in spectra.items() if len(s))
         return Drawing(figure, f"Share of the variance by direction. {told}")
+
+
+def first_layer(params: PyTree) -> Float[np.ndarray, "h w 3 o"] | None:
+    """Returns the filters of the first layer, where it is a convolution of images of 1 or 3 channels."""
+    for layer in ("stem_conv", "patch_embed"):
+        if layer in params and (kernel := np.asarray(params[layer]["kernel"])).shape[2] in (1, 3):
+            return np.repeat(kernel, 3 // kernel.shape[2], axis=2)
+    return None
 
 
 def filters_figure(kernels: np.ndarray) -> Drawing:

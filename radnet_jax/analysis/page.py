@@ -9,16 +9,20 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 import numpy as np
 
 from radnet_jax import pages
 from radnet_jax.analysis import figures, findings, scatter, seen
+from radnet_jax.analysis.over_seeds import KEPT
 from radnet_jax.evaluation.report.style import Gallery
 
 MEASURES = {
     "cka": "CKA",
+    "maps_cka_all": "CKA of maps, all images",
     "rbf_cka": "RBF-CKA",
+    "rbf_cka_all": "RBF-CKA, all images",
     "svcca": "SVCCA",
     "pwcca": "PWCCA",
     "procrustes": "Procrustes",
@@ -30,38 +34,49 @@ MEASURES = {
 ROLES = {"a": "before (a)", "b": "after (b)", "random": "a random network"}
 
 
+def environment() -> jinja2.Environment:
+    """Returns the templates of analyses, with the filters that numbers go through."""
+    made = pages.environment("radnet_jax.analysis")
+    made.filters["number"] = _number
+    made.filters["short"] = lambda value: _number(value, 2)
+    return made
+
+
 def write(
-    folder: Path, result: Mapping[str, Any], filters: Mapping[str, np.ndarray], pictures: seen.Looked | None
+    folder: Path, result: Mapping[str, Any], filters: Mapping[str, np.ndarray | None], pictures: seen.Looked | None
 ) -> Path:
     """Writes index.html and figures/*.svg; returns the path of the page.
 
     Args:
       folder: made if need be.
       result: what the run found.
-      filters: of the first layer of "a" and "b", [h w 3 o], where they can be drawn.
+      filters: of the first layer of "a" and "b", [h w 3 o]; None where they can't be drawn.
       pictures: of what units see; None leaves every patient's pixels out.
     """
-    environment = pages.environment("radnet_jax.analysis")
-    environment.filters["number"] = _number
-    environment.filters["short"] = lambda value: _number(value, 2)
     gallery = Gallery()
     own = resources.files("radnet_jax.analysis").joinpath("templates")
     css = pages.house_style() + own.joinpath("analysis.css").read_text("utf-8")
-    page = environment.get_template("analysis.html.j2").render(
-        result=result,
-        css=Markup(css),
-        findings=findings.sentences(result) + findings.of_properties(result),
-        measures=MEASURES,
-        roles=ROLES,
-        pictures=None if pictures is None else {"strips": _base64(pictures.strips), "maps": _base64(pictures.maps)},
-        scatter=scatter.script_data(result),
-        scatter_script=Markup(own.joinpath("scatter.js").read_text("utf-8")),
-        **_figures(result, filters, gallery),
+    page = (
+        environment()
+        .get_template("analysis.html.j2")
+        .render(
+            result=result,
+            css=Markup(css),
+            findings=result["found"],
+            measures=MEASURES,
+            kept=KEPT,
+            tables=list({pair["what"]: pair for pair in reversed(result["pairs"])}.values())[::-1],
+            roles=ROLES,
+            pictures=None if pictures is None else {"strips": _base64(pictures.strips), "maps": _base64(pictures.maps)},
+            scatter=scatter.script_data(result),
+            scatter_script=Markup(own.joinpath("scatter.js").read_text("utf-8")),
+            **_figures(result, filters, gallery),
+        )
     )
     return pages.write(folder, page, gallery.files)
 
 
-def _figures(result: Mapping[str, Any], filters: Mapping[str, np.ndarray], gallery: Gallery) -> dict[str, Any]:
+def _figures(result: Mapping[str, Any], filters: Mapping[str, np.ndarray | None], gallery: Gallery) -> dict[str, Any]:
     a, b = result["a"], result["b"]
     drawn: dict[str, Any] = {
         "map": figures.map_figure(
@@ -92,7 +107,7 @@ def _figures(result: Mapping[str, Any], filters: Mapping[str, np.ndarray], galle
         drawn[f"pca_{name}"] = figures.pca_figure(
             np.array(found["points"]), result["maps"]["groups"], tuple(found["share"])
         )
-        drawn[f"filters_{name}"] = figures.filters_figure(filters[name]) if name in filters else None
+        drawn[f"filters_{name}"] = None if (kernels := filters[name]) is None else figures.filters_figure(kernels)
     return {f"{name}_figure": gallery.show(name, drawing) for name, drawing in drawn.items()}
 
 

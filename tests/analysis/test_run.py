@@ -46,10 +46,10 @@ def analysis(fine_tuned, ct_dataset):
 def test_the_map_is_that_of_the_features(analysis, fine_tuned, ct_dataset):
     mesh, split = sharding.make_mesh(), open_split(ct_dataset, "train")
     after = networks.load(str(fine_tuned), split, None, mesh)
-    before = networks.initial(str(fine_tuned), after, mesh)
+    before = networks.with_own_statistics(networks.initial(str(fine_tuned), after, mesh), split, 16, mesh)
     sample = networks.Sample(np.arange(len(split)), 2)
-    for features, _, numbers in networks.stream([before, after], split, 16, mesh):
-        sample.add(features, numbers)
+    for batch in networks.stream([before, after], split, 16, mesh):
+        sample.add(batch.features, batch.numbers)
     a, b = sample.features(0), sample.features(1)
     assert len(a[0]) == len(split)
     _, found = analysis
@@ -91,7 +91,10 @@ def test_pairs_and_baselines(analysis):
     random = found["pairs"][3]["layers"]
     assert all(v["cka"] < 0.999 for v in random.values())
     assert set(found["weights"][0]["blocks"]) == {"stem_conv", *BLOCKS}
-    assert [found["seeds"][b]["n"] for b in BLOCKS] == [2] * 4
+    over = found["over_seeds"]
+    assert (over["n"], over["starts"]) == (2, 1)
+    assert list(over["layers"]) == list(over["units"]) == BLOCKS
+    assert set(over["read"]) == set(over["responds"]) == set(found["read"]["properties"])
     reuse = found["published"]["reuse"]["stem_conv/kernel"]
     assert len(reuse) == 2
     assert 0 < reuse[0] <= 1
@@ -243,9 +246,9 @@ def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch
     table = tmp_path / "mixture.csv"
     table.write_text(f"dataset,weight\n{ct_dataset},1\n{tmp_path / 'leaves'},1\n")
     build("mixture", table, tmp_path / "mixture", size=24, windows="40:400", modality="photo")
-    kappa = dict(a="ct", b="leaves", across=0.2, within=0.5, difference=-0.3, low=-0.4, high=-0.2)
+    kappa = dict(a="ct", b="leaves", across=0.2, within=0.5, difference=-0.3, low=-0.4, high=-0.2, p_holm=0.012)
     pattern = dict(right=["ct"], cases=7, expected=5.5)
-    told = dict(task="body_region", setting="fine_tune", runs={}, patterns=[pattern], agreement=[kappa])
+    told = dict(task="body_region", setting="fine_tune", label="nodule", runs={}, patterns=[pattern], agreement=[kappa])
     monkeypatch.setattr(who_knows, "of_runs", lambda root, seed: [told])
     chosen = dict(a=photo["eighteen"], b=photo["ten"])
     without = dict(report=dict(images=False))
@@ -261,7 +264,9 @@ def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch
         assert layer["radnet and image_folder"]["mmd"] > 0.1  # CT in a window and coloured leaves
     assert set(found["maps"]["groups"]) == {"radnet", "image_folder"}
     assert "How far apart domains lie" in page
-    assert "−0.30" in page  # who knows what
+    assert "body_region, nodule, fine_tune" in page  # who knows what
+    assert "−0.30" in page
+    assert "0.012" in page
     assert "<img" not in page  # images=False: no patient's pixel
     assert "Images are left out" in page
     assert not found["seen"]["same_units"]
