@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
     config.adapter = placeholder(ConfigDict)  # windows, channels: how a network of another modality sees the images
     config.protocol = "default"  # radnet_published: adds feature reuse and uniqueness as the first study had them
     config.runs = ""  # folder of finished runs of several starts: adds whether they get the same cases right
+    config.maps = "pca"  # tsne: adds t-SNE of both (pip install "radnet_jax[maps]")
+    config.report = ConfigDict(dict(images=True))  # False: no patient's pixel on the page
     config.sample = 1000  # images of what can't be streamed: intervals, and all measures but the map
     config.eval_batch_size = 256
     config.seed = 0  # of the random networks, and of how patients are dealt out to groups

@@ -85,6 +85,7 @@ LAYERS = {
     "radnet_jax.analysis.figures": 5,
     "radnet_jax.analysis.page": 5,
     "radnet_jax.analysis.run": 5,
+    "radnet_jax.analysis.scatter": 5,
     "radnet_jax.analysis.study_page": 5,
     "radnet_jax.analysis.of_study": 5,
     "radnet_jax.analysis.command": 5,

@@ -58,23 +58,34 @@ def of_seeds(result: Mapping[str, Any]) -> list[str]:
             f"Of the last block's units {_mean(units['share'])} give the same before and after; of pairs of two "
             f"different units {units['chance']['mean']:.2f} are as alike."
         )
-        out.append(_responds(found["responds"]))
+        if found["block"]:
+            share = found["units"][found["block"]]["share"]
+            out.append(f"The deepest block that kept at least half of its units is {found['block']}, {_mean(share)}.")
+            out.append(_responds(found))
+        else:
+            out.append("No block kept half of its units.")
     if n > 1:
         out += _read_over_seeds(found["read"], n)
     return out
 
 
-def _responds(responds: Mapping[str, Any]) -> str:
-    """What the kept units follow more closely than a random network's do."""
-    above = {k: v for k, v in responds.items() if _least(v["kept"]) > v["random"]}
-    most = sorted(above, key=lambda k: -above[k]["kept"]["mean"])[:TOLD]
-    if not most:
-        return "The units that were kept follow no property more closely than those of a random network."
-    told = ", ".join(f"{k} ({_mean(above[k]['kept'])}, random {above[k]['random']:.2f})" for k in most)
-    more = f", and {len(above) - len(most)} more" if len(above) > len(most) else ""
+def followed(over_seeds: Mapping[str, Any]) -> list[str]:
+    """Returns the properties that the kept units of the deepest kept block follow more closely than a random network's
+    units do, by their interval over seeds where there is one; the most closely followed first.
+    """
+    above = {k: v["kept"] for k, v in over_seeds["responds"].items() if _least(v["kept"]) > v["random"]}
+    return sorted(above, key=lambda k: -above[k]["mean"])
+
+
+def _responds(found: Mapping[str, Any]) -> str:
+    names, values = followed(found), found["responds"]
+    if not names:
+        return "The units that it kept follow no property more closely than those of a random network."
+    told = [f"{k} ({_mean(values[k]['kept'])}, random {values[k]['random']:.2f})" for k in names[:TOLD]]
+    more = f", and {len(names) - TOLD} more" if len(names) > TOLD else ""
     return (
-        "The units that were kept follow these more closely than those of a random network do (mean squared rank "
-        f"correlation): {told}{more}."
+        "The units that it kept follow these more closely than those of a random network do (mean squared rank "
+        f"correlation): {', '.join(told)}{more}."
     )
 
 

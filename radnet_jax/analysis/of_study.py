@@ -22,7 +22,7 @@ from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.canonical import canonical_json, jsonable
 from radnet_jax.evaluation.ledger import Run
-from radnet_jax.parts import check_workdir, plain
+from radnet_jax.parts import check_workdir, lock, plain
 from radnet_jax.starts import find_start
 from radnet_jax.weights import use
 
@@ -71,32 +71,41 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     if config.a or config.b or config.repeats or config.adapter:
         raise UserError("config.study names its networks itself", fix="leave config.a, b, repeats and adapter out")
     found = questions(study, Path(config.data.dir) if config.data.dir else None)
+    who = who_knows.of_runs(config.runs, seed=config.seed) if config.runs else []
     workdir = check_workdir(workdir, need_bytes=2**24 * len(found))
-    results: list[dict[str, Any]] = []
-    for number, question in enumerate(found, 1):
-        place = workdir / question.id
-        derived = _config(config, question)
-        of = hashlib.sha256(canonical_json(_of(derived, question)).encode()).hexdigest()
-        if not (place / _OF_FILE).is_file() or json.loads((place / _OF_FILE).read_text()) != of:
-            (place / _OF_FILE).unlink(missing_ok=True)
-            logging.info("analysis %d of %d: %s", number, len(found), derived.name)
-            one.run(derived, place)
-            (place / _OF_FILE).write_text(json.dumps(of))
-        result = json.loads((place / one.ANALYSIS_FILE).read_text())
-        about = {"task": question.task, "setting": question.setting, "start": question.start}
-        about |= {"domain": question.domain, "place": question.id, "found": result["found"]}
-        about["generated"] = result["dataset"]["generated"]
-        results.append(about | {"over_seeds": _numbers(result["over_seeds"])})
-    told = study_findings.summarised(results)
-    told["who_knows"] = who_knows.of_runs(config.runs, seed=config.seed) if config.runs else []
-    temporary = workdir / f".{STUDY_FILE}.tmp"
-    temporary.write_text(json.dumps(jsonable(told), indent=1) + "\n")
-    os.replace(temporary, workdir / STUDY_FILE)
-    path = study_page.write(workdir / "report", _title(study), told)
+    with lock(workdir):
+        results = [_analysed(config, question, workdir) for question in found]
+        told = study_findings.summarised(results) | {"who_knows": who}
+        temporary = workdir / f".{STUDY_FILE}.tmp"
+        temporary.write_text(json.dumps(jsonable(told), indent=1) + "\n")
+        os.replace(temporary, workdir / STUDY_FILE)
+        path = study_page.write(workdir / "report", _title(study), told)
     if workdir.parent == study.resolve():
         logging.info("start the study's own command again: its report then links to these pages")
     logging.info("%d analyses: %s", len(found), path)
     return workdir
+
+
+def _analysed(config: ConfigDict, question: Question, workdir: Path) -> dict[str, Any]:
+    """What the pages of the study show of an analysis, which is made where it is not there."""
+    place = workdir / question.id
+    derived = _config(config, question)
+    of = hashlib.sha256(canonical_json(_of(derived, question)).encode()).hexdigest()
+    if not (place / _OF_FILE).is_file() or json.loads((place / _OF_FILE).read_text()) != of:
+        (place / _OF_FILE).unlink(missing_ok=True)
+        logging.info("%s: %d seed(s)", derived.name, len(question.runs))
+        one.run(derived, place)
+        (place / _OF_FILE).write_text(json.dumps(of))
+    result = json.loads((place / one.ANALYSIS_FILE).read_text())
+    return {
+        "task": question.task,
+        "setting": question.setting,
+        "start": question.start,
+        "domain": question.domain,
+        "place": question.id,
+        "generated": result["dataset"]["generated"],
+        "over_seeds": _numbers(result["over_seeds"]),
+    }
 
 
 def questions(study: Path, data_dir: Path | None) -> list[Question]:

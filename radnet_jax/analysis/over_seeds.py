@@ -20,6 +20,7 @@ from radnet_jax.evaluation.statistics.correction import correct
 from radnet_jax.evaluation.statistics.seeds import t_interval
 
 KEPT = 0.8  # correlation over images, before and after, from which a unit counts as kept
+HALF = 0.5  # share of a block's units from which the block counts as kept
 
 Layers = Sequence[Float[np.ndarray, "m _"]]
 Targets = Mapping[str, Float[np.ndarray, " m"]]
@@ -63,7 +64,7 @@ def following(x: Float[np.ndarray, "m d"], target: Float[np.ndarray, " m"]) -> F
 def summarised(
     changes: Sequence[tuple[Layers, Layers]],
     names: Sequence[str],
-    random: Sequence[Float[np.ndarray, "m d"]],
+    random: Sequence[Layers],
     targets: Targets,
     groups: Int[np.ndarray, " m"],
 ) -> dict[str, Any]:
@@ -75,34 +76,45 @@ def summarised(
     Args:
       changes: of each pair, the layers before and the layers after, of the same images.
       names: of the layers.
-      random: the last layer of random networks.
+      random: the layers of random networks.
       targets: properties of the images.
       groups: of patients.
 
     Returns:
-      "units": of each layer, `kept_units`. "responds": of each property, `responses` of the last layer, kept and
-      changed, and "random": that of all units of the random network that follows it most. "read": of each property, R^2
-      read from the last layer "before" and "after", and their "difference", a pair with itself; its p is Student's,
-      corrected by Holm's procedure over the properties.
+      "units": of each layer, `kept_units`. "block": the deepest that kept at least HALF of its units, "" where none
+      did. "responds": of each property, `responses` of that block, kept and changed, and "random": that of all units of
+      the random network that follows it most; {} without such a block. "read": of each property, R^2 read from the last
+      layer "before" and "after", and their "difference", a pair with itself; its p is Student's, corrected by Holm's
+      procedure over the properties.
     """
     units: dict[str, Any] = {}
     for i, name in enumerate(names):
         found = [kept_units(before[i], after[i]) for before, after in changes]
         units[name] = {key: _over([f[key] for f in found]) for key in ("share", "chance")}
-    last = [(before[-1], after[-1]) for before, after in changes]
-    followed = [responses(x, y, targets) for x, y in last]
-    read = [[decoding.decodability(x, targets, groups) for x in pair] for pair in last]
-    responds, decoded = {}, {}
-    for name, target in targets.items():
-        kept, changed = zip(*(f[name] for f in followed))
-        drawn = max((_mean(following(x, target)) for x in random), default=math.nan)
-        responds[name] = {"kept": _over(kept), "changed": _over(changed), "random": drawn}
+    kept = [i for i, v in enumerate(units.values()) if v["share"]["mean"] >= HALF]
+    responds = _responds(changes, kept[-1], random, targets) if kept else {}
+    decoded: dict[str, Any] = {}
+    read = [[decoding.decodability(x[-1], targets, groups) for x in pair] for pair in changes]
+    for name in targets:
         before, after = (np.array([side[name].r2 for side in sides]) for sides in zip(*read))
         p = float(stats.ttest_1samp(after - before, 0).pvalue) if len(read) > 1 and np.ptp(after - before) else math.nan
         decoded[name] = {"before": _over(before), "after": _over(after), "difference": _over(after - before), "p": p}
     for values, p in zip(decoded.values(), correct(np.array([v["p"] for v in decoded.values()])), strict=True):
         values["p_holm"] = float(p)
-    return {"n": len(changes), "units": units, "responds": responds, "read": decoded}
+    block = names[kept[-1]] if kept else ""
+    return {"n": len(changes), "units": units, "block": block, "responds": responds, "read": decoded}
+
+
+def _responds(
+    changes: Sequence[tuple[Layers, Layers]], layer: int, random: Sequence[Layers], targets: Targets
+) -> dict[str, Any]:
+    followed = [responses(before[layer], after[layer], targets) for before, after in changes]
+    out = {}
+    for name, target in targets.items():
+        kept, changed = ([v for v in side if np.isfinite(v)] for side in zip(*(f[name] for f in followed)))
+        drawn = max((_mean(following(x[layer], target)) for x in random), default=math.nan)
+        out[name] = {"kept": _over(kept), "changed": _over(changed), "random": drawn}
+    return out
 
 
 def of_layers(

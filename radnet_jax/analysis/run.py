@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import logging
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 import numpy as np
@@ -20,12 +21,15 @@ from radnet_jax import sharding
 from radnet_jax.analysis import (
     decoding,
     domains,
+    embedding,
+    figures,
     findings,
     intervals,
     networks,
     over_seeds,
     page,
     properties,
+    seen,
     similarity,
     weights,
     who_knows,
@@ -79,7 +83,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         _tell_constant(cka, nets)
         patients = _patients(split)[sample.rows]
         groups = intervals.patient_groups(patients, seed=config.seed)
-        targets = _targets(split, sample)
+        known = _known(split, sample)
         result: dict[str, Any] = {
             "title": config.name or f"{nets[0].name} and {nets[1].name}",
             "a": _described(nets[0]),
@@ -90,19 +94,27 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             "map": {"debiased": cka.map(), "biased": cka.map(debiased=False)},
             "pairs": _compared(nets, pairs, sample, groups, same),
             "weights": _changes(nets, pairs),
-            "maps": _maps(split, sample),
+            "maps": embedding.of_sample(
+                split, sample.rows, _members(split, sample.rows), known, _last(sample), config.maps, seed=config.seed
+            ),
+            "spectra": {
+                name: similarity.spectrum(sample.features(place)[-1]).tolist() for name, place in _shown(pairs).items()
+            },
             "domains": _domains(split, nets, pairs, sample),
-            "read": _read(targets, nets, pairs, sample, patients, groups),
+            "read": _read(nets, pairs, sample, patients, groups, known),
             "published": published,
             "who_knows": who,
-            "timings": {"total_s": time.perf_counter() - began},
             "code": ledger.code_version(),
         }
-        result["over_seeds"] = _over_seeds(result["pairs"], pairs, nets, sample, targets, groups)
+        result["over_seeds"] = _over_seeds(result["pairs"], pairs, nets, sample, known, groups)
         result["found"] = [
             said for of in (findings.sentences, findings.of_seeds, findings.of_properties) for said in of(result)
         ]
-        _write(result, workdir, _filters(nets))
+        looked = _seen(config, nets, pairs, split, sample, patients, known, result["read"], mesh)
+        result["seen"] = looked.record
+        result["timings"] = {"total_s": time.perf_counter() - began}
+        filters = {name: figures.first_layer(net.params) for name, net in zip("ab", nets)}
+        _write(result, workdir, filters, looked if config.report.images else None)
     logging.info("%s: %d images, %d x %d layers (%.1f s)", workdir, cka.images, *map(len, cka.widths),
                  time.perf_counter() - began)  # fmt: skip
     return workdir
@@ -127,6 +139,7 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             "config.sample", got=config.sample, expected=f"at least {LEAST_IMAGES}, at most {similarity.GRAM_LIMIT}"
         )
+    embedding.check(config.maps)
     if jax.process_count() > 1:
         raise UserError("an analysis runs in one process", got=jax.process_count(), fix="start it on one machine")
 
@@ -136,6 +149,9 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     declared = plain(config.adapter) if config.adapter else None
     found: list[Network] = []
     places: dict[tuple[str, str], int] = {}  # a start that several runs began with passes the images once
+
+    def own_statistics(network: Network) -> Network:
+        return networks.with_own_statistics(network, split, config.eval_batch_size, mesh)
 
     def place(key: tuple[str, str], make: Callable[[], Network]) -> int:
         if key not in places:
@@ -147,7 +163,7 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     def pair(a: str, b: str) -> tuple[int, int]:
         after = networks.load(b, split, declared, mesh)
         if a == INITIAL:
-            before = place((INITIAL, b), lambda: networks.initial(b, after, mesh))
+            before = place((INITIAL, b), lambda: own_statistics(networks.initial(b, after, mesh)))
         else:
             before = place(("before", a), lambda: networks.load(a, split, declared, mesh))
         return before, place(("after", b), lambda: after)
@@ -167,8 +183,7 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     for (_, _, one), (_, _, other) in itertools.pairwise(pairs[:]):  # each with the next: as many as there are seeds
         pairs.append((findings.SEEDS, one, other))
     for seed in (config.seed, config.seed + 1):
-        drawn = networks.untrained(found[0], seed, mesh)
-        found.append(networks.with_own_statistics(drawn, split, config.eval_batch_size, mesh))
+        found.append(own_statistics(networks.untrained(found[0], seed, mesh)))
     pairs.append((findings.RANDOM, len(found) - 2, len(found) - 1))
     return found, pairs
 
@@ -210,8 +225,8 @@ def _measures(
     return out
 
 
-def _targets(split: Split, sample: Sample) -> dict[str, Float[np.ndarray, " m"]]:
-    """Properties of the sample's images, labels and members of a mixture among them."""
+def _known(split: Split, sample: Sample) -> dict[str, Float[np.ndarray, " m"]]:
+    """The properties of the sample that something can be said of; of a mixture its members too, as 0 or 1."""
     found = properties.of_split(split, sample.rows)
     for name, member in _members(split, sample.rows).items():
         found[f"domain {name}"] = member.astype(np.float64)
@@ -219,12 +234,12 @@ def _targets(split: Split, sample: Sample) -> dict[str, Float[np.ndarray, " m"]]
 
 
 def _read(
-    known: Mapping[str, Float[np.ndarray, " m"]],
     nets: Sequence[Network],
     pairs: Sequence[Pair],
     sample: Sample,
     patients: np.ndarray,
     groups: Int[np.ndarray, " m"],
+    known: Mapping[str, Float[np.ndarray, " m"]],
 ) -> dict[str, Any]:
     """What each layer of a, b and a random network says of the images' properties."""
     places = _shown(pairs)
@@ -275,32 +290,39 @@ def _domains(split: Split, nets: Sequence[Network], pairs: Sequence[Pair], sampl
     return out
 
 
-def _maps(split: Split, sample: Sample) -> dict[str, Any]:
-    """The sample on the two directions of largest variance of the last block, and what each image is."""
-    labels, mask = (values[sample.rows] for values in split.all_labels())
-    groups = np.full(len(sample.rows), "", dtype=object)
-    if members := _members(split, sample.rows):
-        for name, rows in members.items():
-            groups[rows] = name
-    elif split.card.task == "single_label":
-        known = mask.min(axis=1) > 0
-        groups[known] = np.array(split.card.labels, dtype=object)[labels[known].argmax(axis=1)]
-    out: dict[str, Any] = {"groups": groups.tolist(), "networks": {}}
-    for name, place in (("a", 0), ("b", 1)):
-        u, s, _ = np.linalg.svd(similarity.centred(sample.features(place)[-1]), full_matrices=False)
-        total = max(float(np.sum(s**2)), np.finfo(np.float64).tiny)
-        out["networks"][name] = {"points": (u[:, :2] * s[:2]).tolist(), "share": (s[:2] ** 2 / total).tolist()}
-    return out
+def _last(sample: Sample) -> dict[str, Float[np.ndarray, "m d"]]:
+    """What the last block of a and of b gives."""
+    return {name: sample.features(place)[-1] for place, name in enumerate("ab")}
 
 
-def _filters(nets: Sequence[Network]) -> dict[str, np.ndarray]:
-    """The first layer's filters [h w 3 o] of a and b, where it is a convolution of images of 1 or 3 channels."""
-    out = {}
-    for name, net in zip("ab", nets):
-        for layer in ("stem_conv", "patch_embed"):
-            if layer in net.params and (kernel := np.asarray(net.params[layer]["kernel"])).shape[2] in (1, 3):
-                out[name] = np.repeat(kernel, 3 // kernel.shape[2], axis=2)
-    return out
+def _seen(
+    config: ConfigDict,
+    nets: Sequence[Network],
+    pairs: Sequence[Pair],
+    split: Split,
+    sample: Sample,
+    patients: np.ndarray,
+    known: Mapping[str, Float[np.ndarray, " m"]],
+    read: Mapping[str, Any],
+    mesh: Mesh,
+) -> seen.Looked:
+    """What single units of both see; of networks of two architectures, each beside a random one of its own."""
+    both = dict(zip("ab", nets))
+    random = {n: nets[pairs[-1][1]] if pairs else networks.untrained(net, config.seed, mesh) for n, net in both.items()}
+    return seen.look(
+        both,
+        random,
+        split,
+        sample.rows,
+        patients,
+        _last(sample),
+        known,
+        {name: list(read["networks"][name].values())[-1]["units"] for name in both},
+        same_units=bool(pairs) and (config.a == INITIAL or seen.began_with(config.b, nets[0])),
+        run=config.b,
+        mesh=mesh,
+        images=config.report.images,
+    )
 
 
 def _changes(nets: Sequence[Network], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
@@ -326,7 +348,7 @@ def _over_seeds(
     pairs: Sequence[Pair],
     nets: Sequence[Network],
     sample: Sample,
-    targets: Mapping[str, Float[np.ndarray, " m"]],
+    known: Mapping[str, Float[np.ndarray, " m"]],
     groups: Int[np.ndarray, " m"],
 ) -> dict[str, Any] | None:
     """What the pairs before and after have in common; None where layer by layer nothing is defined."""
@@ -334,8 +356,8 @@ def _over_seeds(
         return None
     change, seeds = ([c["layers"] for c in compared if c["what"] == kind] for kind in (findings.CHANGE, findings.SEEDS))
     changes = [(sample.features(i), sample.features(j)) for what, i, j in pairs if what == findings.CHANGE]
-    random = [sample.features(i)[-1] for i in pairs[-1][1:]]
-    found = over_seeds.summarised(changes, list(nets[0].layers), random, targets, groups)
+    random = [sample.features(i) for i in pairs[-1][1:]]
+    found = over_seeds.summarised(changes, list(nets[0].layers), random, known, groups)
     layers = over_seeds.of_layers(change, seeds, compared[-1]["layers"])
     return found | {"layers": layers, "starts": len({i for what, i, _ in pairs if what == findings.CHANGE})}
 
@@ -368,8 +390,10 @@ def _dataset(split: Split) -> dict[str, Any]:
     return {"name": card.name, "fingerprint": card.fingerprint, "split": split.name, "generated": card.generated}
 
 
-def _write(result: Mapping[str, Any], workdir: Path, filters: Mapping[str, np.ndarray]) -> None:
+def _write(
+    result: Mapping[str, Any], workdir: Path, filters: Mapping[str, np.ndarray | None], pictures: seen.Looked | None
+) -> None:
     temporary = workdir / f".{ANALYSIS_FILE}.tmp"
     temporary.write_text(json.dumps(jsonable(result), indent=1) + "\n")
     os.replace(temporary, workdir / ANALYSIS_FILE)
-    page.write(workdir / "report", result, filters)
+    page.write(workdir / "report", result, filters, pictures)

@@ -238,6 +238,12 @@ def effective_rank(x: Matrix) -> float:
     return float(np.exp(-np.sum(p * np.log(p))))
 
 
+def spectrum(x: Matrix) -> Float[np.ndarray, " r"]:
+    """Returns the share of the variance that each principal direction holds, largest first; empty of constant ones."""
+    values = _svd(x)[1] ** 2
+    return values / values.sum() if len(values) else values
+
+
 def directions(x: Matrix, *, share: float = 0.9) -> int:
     """How many of the directions of largest variance hold `share` of it; 0 of constant features."""
     values = _svd(x)[1] ** 2

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from radnet_jax.analysis.findings import ALPHA
+from radnet_jax.analysis.findings import ALPHA, followed, of_seeds
 from radnet_jax.evaluation.statistics.correction import correct
 from radnet_jax.evaluation.statistics.tests import welch_test
 
@@ -48,17 +48,18 @@ def summarised(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _row(over_seeds: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The first and the last block's figures, and what is read or followed by the last."""
+    """The first and the last block's figures, what was read and followed, and what there is to say of it."""
     assert over_seeds is not None, "a run and what it began with are of one architecture"
     layers, units = list(over_seeds["layers"].values()), list(over_seeds["units"].values())
-    above = {k: v for k, v in over_seeds["responds"].items() if _least(v["kept"]) > v["random"]}
     read = {k: v for k, v in over_seeds["read"].items() if v["p_holm"] < ALPHA}
     return {
         "n": over_seeds["n"],
         "first": layers[0],
         "last": layers[-1],
         "units": units[-1],
-        "responds": sorted(above, key=lambda k: -above[k]["kept"]["mean"]),
+        "block": over_seeds["block"],
+        "follows": followed(over_seeds),
+        "found": of_seeds({"over_seeds": over_seeds}),
         "better": [k for k, v in read.items() if v["difference"]["mean"] > 0],
         "worse": [k for k, v in read.items() if v["difference"]["mean"] < 0],
     }
@@ -112,7 +113,3 @@ def told(v: Mapping[str, Any]) -> str:
 
 def _value(row: Mapping[str, Any], measure: str) -> Mapping[str, Any]:
     return row["last"]["cka"] if measure == "cka" else row["units"]["share"]
-
-
-def _least(v: Mapping[str, float]) -> float:
-    return v["mean"] if math.isnan(v["low"]) else v["low"]

@@ -53,7 +53,7 @@ def over_seeds(*, n=3, half=0.05):
         k: dict(before=over(0.5, half), after=over(0.5 + d, half), difference=over(d, half), p_holm=p)
         for k, d, p in (("bone", 0.3, 0.01), ("air", -0.2, 0.04), ("mean", 0.4, 0.06))
     }
-    return dict(n=n, starts=n, layers=layers, units=units, responds=responds, read=read)
+    return dict(n=n, starts=n, layers=layers, units=units, block="block1", responds=responds, read=read)
 
 
 def test_over_seeds():
@@ -62,7 +62,8 @@ def test_over_seeds():
         "than two random networks in 1 of 2 blocks, and than any two seeds of what was fine-tuned in 1.",
         "Of the last block's units 0.30 (0.25 to 0.35) give the same before and after; of pairs of two different units "
         "0.10 are as alike.",
-        "The units that were kept follow these more closely than those of a random network do (mean squared rank "
+        "The deepest block that kept at least half of its units is block1, 0.80 (0.75 to 0.85).",
+        "The units that it kept follow these more closely than those of a random network do (mean squared rank "
         "correlation): air (0.60 (0.55 to 0.65), random 0.20), bone (0.40 (0.35 to 0.45), random 0.20).",
         "Over 3 seeds these are read better from the last block after than before: bone (R² 0.80, before 0.50).",
         "Over 3 seeds these are read worse from the last block after than before: air (R² 0.30, before 0.50).",
@@ -75,7 +76,9 @@ def test_one_pair_has_no_interval_over_seeds():
     found = findings.of_seeds(dict(over_seeds=over_seeds(n=1, half=math.nan)))
     assert found[0] == "One pair of networks: how much another seed would differ is not known."
     assert "units 0.30 give the same" in found[1]
-    assert len(found) == 3
+    assert len(found) == 4
+    none = findings.of_seeds(dict(over_seeds=over_seeds(n=1) | dict(block="", responds={})))
+    assert none[2:] == ["No block kept half of its units."]
     assert findings.of_seeds(dict(over_seeds=None)) == []
 
 

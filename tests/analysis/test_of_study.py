@@ -105,11 +105,14 @@ def over(*values):
 
 def start(name, domain, cka, units, task="finding"):
     layer = dict(cka=over(*cka), random=0.2, two_seeds=0.3)
-    read = {k: dict(difference=over(d), p_holm=p) for k, d, p in (("a", 1, 0.01), ("b", -1, 0.01), ("c", 1, 0.5))}
-    told = dict(
-        n=3, layers=dict(first=dict(cka=over(1.0)), last=layer), units=dict(last=dict(share=over(*units))), read=read,
-        responds=dict(a=dict(kept=over(0.4), random=0.2), b=dict(kept=over(0.6), random=0.55)),
-    )  # fmt: skip
+    read = {
+        k: dict(before=over(0), after=over(d), difference=over(d), p_holm=p)
+        for k, d, p in (("a", 1, 0.01), ("b", -1, 0.01), ("c", 1, 0.5))
+    }
+    layers = dict(first=layer | dict(cka=over(1.0)), last=layer)
+    shares = dict(first=dict(share=over(0.8), chance=over(0)), last=dict(share=over(*units), chance=over(0)))
+    responds = dict(a=dict(kept=over(0.4), random=0.2), b=dict(kept=over(0.6), random=0.55))
+    told = dict(n=3, starts=3, block="first", layers=layers, units=shares, read=read, responds=responds)
     return dict(task=task, setting="fine_tune", start=name, domain=domain, over_seeds=told)
 
 
@@ -124,7 +127,7 @@ def test_in_domain_against_other_starts():
     assert cka["p_holm"] == pytest.approx(2 * p)
     assert kept["p_holm"] == 1
     row = found["tasks"][0]["rows"][0]
-    assert (row["responds"], row["better"], row["worse"]) == (["a"], ["a"], ["b"])
+    assert (row["follows"], row["better"], row["worse"]) == (["a"], ["a"], ["b"])
     assert found["tasks"][0]["found"] == [
         "The last block changed most from natural (CKA before and after 0.51 (0.41 to 0.61)), "
         "least from xray (0.81 (0.71 to 0.91)).",

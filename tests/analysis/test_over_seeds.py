@@ -47,8 +47,8 @@ def test_summarised():
     draws = np.random.default_rng(5)
     targets = {"it": draws.standard_normal(M), "other": draws.standard_normal(M)}
     groups = np.arange(M) % 10
-    found = over_seeds.summarised(changes, ["last"], [changes[0][0][0], changes[1][0][0]], targets, groups)
-    assert found["n"] == 3
+    found = over_seeds.summarised(changes, ["last"], [changes[0][0], changes[1][0]], targets, groups)
+    assert (found["n"], found["block"]) == (3, "last")
     shares = [5 / 8, 6 / 8, 7 / 8]
     half = stats.t.ppf(0.975, 2) * np.std(shares, ddof=1) / 3**0.5
     share = found["units"]["last"]["share"]
@@ -63,12 +63,26 @@ def test_summarised():
         p[name] = stats.ttest_rel(after, before).pvalue
         followed = [np.mean(over_seeds.following(changes[i][0][0], target)) for i in (0, 1)]
         assert found["responds"][name]["random"] == pytest.approx(max(followed))
+        kept = [over_seeds.responses(x, y, {name: target})[name][0] for (x,), (y,) in changes]
+        assert found["responds"][name]["kept"]["values"] == pytest.approx(kept)
     assert found["read"]["it"]["p"] == pytest.approx(p["it"])
     smaller = min(p, key=p.get)
     assert found["read"][smaller]["p_holm"] == pytest.approx(min(2 * p[smaller], 1))
     one = over_seeds.summarised(changes[:1], ["last"], [], targets, groups)
     assert math.isnan(one["units"]["last"]["share"]["low"])
     assert math.isnan(one["read"]["it"]["p_holm"])
+
+
+def test_the_deepest_block_that_kept_half():
+    (early, after), (middle, changed) = networks(6, kept=6), networks(7, kept=4)
+    late = networks(8, kept=3)
+    targets = {"it": np.random.default_rng(9).standard_normal(M)}
+    layers = [early, middle, late[0]], [after, changed, late[1]]
+    found = over_seeds.summarised([layers], ["early", "middle", "late"], [layers[0]], targets, np.arange(M) % 10)
+    assert found["block"] == "middle"
+    assert found["responds"]["it"]["random"] == pytest.approx(np.mean(over_seeds.following(middle, targets["it"])))
+    none = over_seeds.summarised([([late[0]], [late[1]])], ["late"], [], targets, np.arange(M) % 10)
+    assert (none["block"], none["responds"]) == ("", {})
 
 
 def test_of_layers():
