@@ -65,6 +65,17 @@ class Network:
         return dict(zip(names, (shape.shape[1] for shape in shapes), strict=True))
 
     @property
+    def described(self) -> dict[str, Any]:
+        """What it is, for the record."""
+        return {
+            "name": self.name,
+            "id": self.id,
+            "backbone": dict(self.backbone),
+            "layers": self.layers,
+            "adapter": self.adapter.to_json(),
+        }
+
+    @property
     def _image(self) -> jax.ShapeDtypeStruct:
         stored = self.adapter.stored
         return jax.ShapeDtypeStruct((1, *stored.size, stored.channels), stored.dtype)

@@ -86,8 +86,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         known = _known(split, sample)
         result: dict[str, Any] = {
             "title": config.name or f"{nets[0].name} and {nets[1].name}",
-            "a": _described(nets[0]),
-            "b": _described(nets[1]),
+            "a": nets[0].described,
+            "b": nets[1].described,
             "dataset": _dataset(split),
             "images": cka.images,
             "sample": {"images": len(sample.rows), "patients": len(np.unique(patients))},
@@ -308,7 +308,10 @@ def _seen(
 ) -> seen.Looked:
     """What single units of both see; of networks of two architectures, each beside a random one of its own."""
     both = dict(zip("ab", nets))
-    random = {n: nets[pairs[-1][1]] if pairs else networks.untrained(net, config.seed, mesh) for n, net in both.items()}
+    if pairs:  # a network from scratch begins as the random one of its seed does
+        random = dict.fromkeys(both, next(nets[i] for i in pairs[-1][1:] if nets[i].id != nets[0].id))
+    else:
+        random = {name: networks.untrained(net, config.seed, mesh) for name, net in both.items()}
     return seen.look(
         both,
         random,
@@ -373,16 +376,6 @@ def _tell_constant(cka: LinearCka, nets: Sequence[Network]) -> None:
             logging.warning(
                 "%s: the same for all images in %s: undefined there", net.name, ", ".join(layers[i] for i in places)
             )
-
-
-def _described(net: Network) -> dict[str, Any]:
-    return {
-        "name": net.name,
-        "id": net.id,
-        "backbone": dict(net.backbone),
-        "layers": net.layers,
-        "adapter": net.adapter.to_json(),
-    }
 
 
 def _dataset(split: Split) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def test_what_units_see(analysis, ct_dataset):
         assert strongest["unit"] == unit["unit"]
         assert unit["r"][unit["of"]] == pytest.approx(strongest["strongest"])
     assert seen["classes"] == list(open_split(ct_dataset, "train").card.labels)
-    assert all(-1 <= v <= 1 for maps in seen["maps_like_random"].values() for v in maps.values())
+    assert all(-1 <= v < 0.99 for maps in seen["maps_like_random"].values() for v in maps.values())  # another seed
     page = (out / "report" / "index.html").read_text()
     units = len(seen["units"])
     assert page.count("<img") == units * (2 + 3 * 4) + len(seen["classes"]) * 2 * 4

@@ -1,5 +1,7 @@
 """Units that look at a known place: which are chosen, the images that they answer to, and what is drawn of them."""
 
+from types import SimpleNamespace
+
 import cv2
 import flax.linen as nn
 import jax.numpy as jnp
@@ -139,6 +141,19 @@ def test_units_of_networks_that_have_nothing_to_do_with_each_other():
     kept = [spearmanr(last["a"][:, j], last["b"][:, j]).statistic for j in range(4)]
     rest = sorted((j for j in (0, 2)), key=lambda j: kept[j])
     assert related == [seen.Unit(1, "a", "y"), seen.Unit(3, "a", "z"), *(seen.Unit(j, "b", "") for j in rest)]
+
+
+def test_whether_a_run_began_with_a_network(monkeypatch, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(seen.starts, "find_start", lambda path: SimpleNamespace(folder=path))
+    meta = {}
+    monkeypatch.setattr(seen, "load_meta", lambda folder: meta)
+    a = network(np.zeros((SIDE, SIDE, 3)))
+    assert not seen.began_with(str(tmp_path), a)  # at random
+    meta["checkpoint"] = "id of another"
+    assert not seen.began_with(str(tmp_path), a)
+    meta["checkpoint"] = a.id
+    assert seen.began_with(str(tmp_path), a)
 
 
 def test_a_large_picture_is_made_smaller():
