@@ -165,10 +165,18 @@ def code_version() -> dict[str, Any]:
     """The code that runs: package `version`, digest of its `source` files, git `commit` and whether it is `dirty`.
 
     commit and dirty are None where there is no git, or where the package is not a tracked part of the repository it
-    lies in (installed into a virtual environment of somebody else's project).
+    lies in (installed into a virtual environment of somebody else's project). All are as they were when they were first
+    asked for: what is changed on disk later does not run in this process.
     """
     package = Path(radnet_jax.__file__).parent
-    version: dict[str, Any] = {"version": radnet_jax.__version__, "source": _source_digest(package)}
+    commit, dirty = _commit(package)
+    version = {"version": radnet_jax.__version__, "source": _source_digest(package)}
+    return version | {"commit": commit, "dirty": dirty}
+
+
+@functools.cache
+def _commit(package: Path) -> tuple[str | None, bool | None]:
+    """Commit, and whether files differ from it. Cached: a checkpoint asks twice, and git takes its time."""
 
     def git(*args: str) -> str | None:
         try:
@@ -177,12 +185,10 @@ def code_version() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = dirty = None
-    if git("ls-files", "--error-unmatch", "__init__.py") is not None:
-        commit = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=normal", "--", ".")
-        dirty = None if changed is None else bool(changed)
-    return version | {"commit": commit, "dirty": dirty}
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None, None
+    changed = git("status", "--porcelain", "--untracked-files=normal", "--", ".")
+    return git("rev-parse", "HEAD"), None if changed is None else bool(changed)
 
 
 def is_finished(folder: str | Path) -> bool:

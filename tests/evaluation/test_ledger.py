@@ -260,7 +260,10 @@ def test_code_version_with_and_without_git(monkeypatch, tmp_path):
         raise FileNotFoundError("git")
 
     monkeypatch.setattr(subprocess, "run", no_git)
+    assert ledger.code_version() == got  # git is asked once: what runs stays the same
+    ledger._commit.cache_clear()
     assert ledger.code_version() == got | {"commit": None, "dirty": None}
+    ledger._commit.cache_clear()
 
 
 def test_code_version_in_a_repository(monkeypatch, tmp_path):
@@ -270,20 +273,24 @@ def test_code_version_in_a_repository(monkeypatch, tmp_path):
     (package / "__init__.py").write_text("")
     monkeypatch.setattr(radnet_jax, "__file__", str(package / "__init__.py"))
 
+    def code_version():
+        ledger._commit.cache_clear()
+        return ledger.code_version()
+
     def git(*args):
         identity = ("-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false")
         subprocess.run(["git", "-C", str(tmp_path), *identity, *args], check=True, capture_output=True)
 
     git("init")
     git("commit", "--allow-empty", "-m", "first")
-    assert ledger.code_version()["commit"] is None  # there is a commit, but the package is no part of it
+    assert code_version()["commit"] is None  # there is a commit, but the package is no part of it
     git("add", ".")
     git("commit", "-m", "second")
-    clean = ledger.code_version()
+    clean = code_version()
     assert len(clean["commit"]) == 40
     assert clean["dirty"] is False
     (package / "new.py").write_text("")
-    assert ledger.code_version()["dirty"] is True
+    assert code_version()["dirty"] is True
 
 
 def test_json_says_why_a_number_is_missing():
