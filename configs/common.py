@@ -346,7 +346,8 @@ def study(name: str) -> ConfigDict:
     # How it is run; says nothing about results.
     config.list = False  # print the jobs and what they will take, and run nothing
     config.job = -1  # run this one, after what it needs; -1: all that are left
-    config.at_once = 1  # so many at once on this machine, each on a GPU of its own
+    # So many at once on this machine; 0: as many as fit, one a GPU, or one for each four cores and 4 GiB without any.
+    config.at_once = 0
     config.retry = False  # try once more what has failed
     config.claims = ConfigDict(dict(heartbeat=15.0, missed=8))  # seconds; so many without one: a job is taken over
     config.cost = ConfigDict(dict(tflops=50.0))  # sustained on one machine, for costs of what has not been run yet

@@ -20,7 +20,7 @@ import tempfile
 import tomllib
 from typing import Any, NamedTuple
 
-from radnet_jax import codecs, distributed, xla_flags
+from radnet_jax import codecs, distributed, machine, xla_flags
 from radnet_jax.errors import UserError
 
 TIMEOUT = 180  # seconds for the devices to answer: drivers of absent or broken accelerators can wait for ever
@@ -123,10 +123,7 @@ def image_codecs() -> Findings:
 
 def memory() -> Findings:
     """What this job may use, which is less than the machine has under Slurm or Kubernetes; and shared memory."""
-    info = dict(re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text()))
-    free, total = int(info["MemAvailable"]) * 1024, int(info["MemTotal"]) * 1024
-    limit = min([total, *_cgroup_limits()])
-    free = min(free, limit)
+    free, limit, total = machine.memory()
     of = f"{free / _GIB:.1f} of {limit / _GIB:.1f} GiB free" + (" (the limit of this job)" if limit < total else "")
     if free < 4 * _GIB:
         yield Finding("warning", f"memory: {of}", "ask for 8 GiB or more for each process")
@@ -139,19 +136,6 @@ def memory() -> Findings:
         yield Finding("warning", f"shared memory: {room / _GIB:.2f} GiB at /dev/shm", fix)
     else:
         yield Finding("ok", f"shared memory: {room / _GIB:.1f} GiB")
-
-
-def _cgroup_limits() -> Iterator[int]:
-    """Limits of memory of this process's control group and those above it, of either version."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, kinds, path = line.split(":", 2)
-        if kinds and "memory" not in kinds.split(","):
-            continue
-        root, name = ("/sys/fs/cgroup/memory", "memory.limit_in_bytes") if kinds else ("/sys/fs/cgroup", "memory.max")
-        group = Path(root + path)
-        for place in (group, *group.parents):
-            if place.is_relative_to(root) and (place / name).is_file() and (place / name).read_text().strip().isdigit():
-                yield int((place / name).read_text())
 
 
 def open_files() -> Findings:

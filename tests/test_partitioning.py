@@ -28,8 +28,9 @@ def small_networks():
         yield
 
 
-@pytest.fixture(params=every_objective.marked())
+@pytest.fixture(params=every_objective.marked(), scope="module")
 def config(request, ct_dataset):
+    """All tests of a config, then the next: so it is compiled once."""
     return every_objective.comparable(request.param, ct_dataset)
 
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 import itertools
-import os
 from typing import Protocol
 import weakref
 
 from jaxtyping import Int
 import numpy as np
 
+from radnet_jax import machine
 from radnet_jax.data.order import Range, apportion, fold, mixed, shuffled
 from radnet_jax.errors import UserError
 
@@ -185,7 +185,7 @@ def _read_ahead(source: Source, numbers: Iterable[Int[np.ndarray, " b"]], thread
 
     A batch is divided over all threads, so that the first comes soon and little has to be held ready.
     """
-    pool = ThreadPoolExecutor(threads or _cores(), thread_name_prefix="input")
+    pool = ThreadPoolExecutor(threads or machine.cores(), thread_name_prefix="input")
     ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
     spare: dict[int, list[Batch]] = defaultdict(list)
 
@@ -233,8 +233,3 @@ def _lent(batch: Batch, spare: list[Batch]) -> Batch:
     whole = _LoanedBatch()
     weakref.finalize(whole, spare.append, batch).atexit = False
     return {k: np.asarray(_Loan(v, whole)) for k, v in batch.items()}
-
-
-def _cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,8 +13,13 @@ import tempfile
 import time
 from types import FrameType
 
+import jax
+
+from radnet_jax import distributed, machine, xla_flags
 from radnet_jax.errors import EXIT_PREEMPTED, Preempted, UserError
 
+CORES = 4  # of a job on the CPU: with more a small network is hardly faster
+MEMORY = 4 * 2**30  # of a job, in bytes, beside that of its GPU
 _CHECKED = "RADNET_JAX_STUDY_CHECKED"  # file that the first process makes when the study was found to be right
 
 
@@ -22,6 +27,36 @@ def checked() -> None:
     """Tells the process that has started this one that nothing was refused."""
     if path := os.environ.get(_CHECKED):
         Path(path).touch()
+
+
+def fitting(left: int) -> int:
+    """Returns how many jobs at once suit this machine, of `left` ones, where the user has not said it.
+
+    One where this process is one of several of a run, or was not started as a command.
+    """
+    if left < 2 or not _is_command() or distributed.several_processes(os.environ) or jax.distributed.is_initialized():
+        return 1
+    kind = xla_flags.platform(os.environ)
+    gpus = len(visible_gpus(os.environ)) if kind == "gpu" else 0
+    return min(left, fit(kind, gpus=gpus, cores=machine.cores(), memory=machine.memory()[1]))
+
+
+def fit(kind: str, *, gpus: int, cores: int, memory: int) -> int:
+    """Returns how many jobs a machine does at once: one a GPU; without any, one for each four cores.
+
+    Args:
+      kind: what jax computes with, "gpu", "cpu" or "tpu"; the chips of a TPU belong to one process.
+      gpus: that may be used.
+      cores: likewise.
+      memory: in bytes, of the machine or of this job; each of those at once has 4 GiB of it.
+    """
+    room = memory // MEMORY if memory else gpus or 1
+    wanted = {"gpu": gpus, "cpu": cores // CORES}.get(kind, 1)
+    return max(1, min(wanted, room))
+
+
+def _is_command() -> bool:
+    return "radnet_jax.main" in sys.orig_argv
 
 
 def run(count: int, report: Path) -> Path:
@@ -33,7 +68,7 @@ def run(count: int, report: Path) -> Path:
       UserError: a process has refused or failed; what it was stands above, in its own words.
       Preempted: they were asked to stop.
     """
-    if "radnet_jax.main" not in sys.orig_argv:
+    if not _is_command():
         raise UserError("config.at_once needs the command line", got=count, fix="python -m radnet_jax.main ...")
     gpus = visible_gpus(os.environ)
     processes: list[subprocess.Popen[bytes]] = []

@@ -28,8 +28,8 @@ _CONSOLE = Console(stderr=True, highlight=False)
 def run(config: ConfigDict, workdir: str | Path) -> Path:
     """Builds what is missing, runs what is not finished, and writes `report/` in the workdir.
 
-    With `config.list` the jobs are printed instead; with `config.job` one of them is run, after what it needs; with
-    `config.at_once` several processes work on it.
+    With `config.list` the jobs are printed instead; with `config.job` one of them is run, after what it needs. As many
+    processes work on it as `config.at_once` says, or as fit this machine.
 
     Returns:
       The path of the report; there is none yet where one job was asked for and others are left.
@@ -45,8 +45,9 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         return workdir
     if not -1 <= config.job < len(runs):
         raise UserError("config.job", got=config.job, expected=f"0 to {len(runs) - 1}, as --config.list=True numbers")
-    if config.at_once > 1:
-        return processes.run(config.at_once, workdir / finish.REPORT / report.REPORT_FILE)
+    left = 1 if config.job >= 0 else sum(not run.is_finished() for run in runs)
+    if (at_once := config.at_once or processes.fitting(left)) > 1:
+        return processes.run(at_once, workdir / finish.REPORT / report.REPORT_FILE)
     trained = [run for run in runs if isinstance(run, Run)]
     check.check_study(study, trained, sharding.make_mesh())
     workdir = check_workdir(workdir, need_bytes=2**28)

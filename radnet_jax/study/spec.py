@@ -329,7 +329,7 @@ def _check_numbers(study: Study) -> None:
         if len(set(seeds)) != len(seeds) or not seeds:
             raise UserError("config.seeds must be different numbers", got=tuple(seeds))
     for name, value, low in (
-        ("at_once", config.at_once, 1),
+        ("at_once", config.at_once, 0),
         ("claims.missed", config.claims.missed, 2),
         ("claims.heartbeat", config.claims.heartbeat, 0.1),
     ):

@@ -86,7 +86,7 @@ def test_each_registered_objective_has_a_config_and_a_reference():
         assert callable(module.chance)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", CONFIGS, scope="class")  # all tests of a config, then the next: it is compiled once
 class TestOneState:
     def test_the_loss_is_that_of_the_formula(self, case, name):
         case = case(name)
@@ -110,8 +110,8 @@ class TestOneState:
         ):  # of random directions at first: a network that learns nothing fills it with its keys
             keys = jnp.tile(aux.embedding[:, 1], (len(queue["keys"]) // BATCH, 1))
             loss, aux = case.loss(0, objective_state=case.states[0].objective_state | {"queue": queue | {"keys": keys}})
-        # Embeddings of a random network say little, but not nothing: 16 images at low temperatures spread the loss. The
-        # next test has those that say nothing.
+        # Embeddings of a random network say little, but not nothing: 16 images at low temperatures spread the loss.
+        # What it is exactly, see the next test.
         assert chance * 0.5 < float(loss) < chance * 1.6
         if "loss_at_chance" in aux.metrics:
             np.testing.assert_allclose(float(aux.metrics["loss_at_chance"]), chance, rtol=1e-5)

@@ -226,6 +226,47 @@ def test_gpus_are_those_that_the_environment_leaves():
     assert processes.visible_gpus({"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "2"}) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "gpus", "cores", "gib", "expected"),
+    [
+        ("gpu", 8, 128, 1024, 8),
+        ("gpu", 8, 128, 18, 4),  # the host has no memory for more
+        ("gpu", 1, 16, 128, 1),
+        ("gpu", 0, 16, 128, 1),  # hidden from this process
+        ("tpu", 0, 240, 400, 1),
+        ("cpu", 0, 2, 16, 1),
+        ("cpu", 0, 16, 64, 4),
+        ("cpu", 0, 16, 9, 2),
+        ("cpu", 0, 16, 0, 1),  # a system that does not say its memory
+        ("gpu", 4, 16, 0, 4),
+    ],
+)
+def test_as_many_jobs_at_once_as_fit(kind, gpus, cores, gib, expected):
+    assert processes.fit(kind, gpus=gpus, cores=cores, memory=gib * 2**30) == expected
+
+
+def test_how_many_fit_is_asked_of_a_command_only(monkeypatch):
+    monkeypatch.setattr(processes.machine, "cores", lambda: 64)
+    monkeypatch.setattr(processes.machine, "memory", lambda: (0, 2**40, 2**40))
+    assert processes.fitting(100) == 1  # in this process there is no command to start again
+    monkeypatch.setattr(processes.sys, "orig_argv", ["python", "-m", "radnet_jax.main"])
+    assert processes.fitting(100) == 16
+    assert processes.fitting(3) == 3  # jobs that are left
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert processes.fitting(100) == 1  # the run has its processes already
+
+
+def test_what_a_process_may_use_of_its_machine(tmp_path, monkeypatch):
+    from radnet_jax import machine
+
+    limits = {"memory": ["max", str(3 * 2**30)], "": ["max 100000", "150000 100000"]}
+    monkeypatch.setattr(machine, "_settings", lambda kind, name, version: limits["memory" if "mem" in name else kind])
+    free, limit, total = machine.memory()
+    assert 0 < free <= limit == min(3 * 2**30, total)
+    assert machine.cores() == 1
+
+
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.py")), ids=lambda p: p.stem)
 def test_every_job_of_a_study_is_one_that_can_be_checked(path, tmp_path):
     if "def get_config" not in path.read_text():
