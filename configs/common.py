@@ -176,7 +176,7 @@ def train() -> ConfigDict:
     config.average = 0.0  # momentum of a running average of the weights; 0 keeps none
     config.select = ConfigDict(dict(every=0, split="val"))  # every so many steps the primary metric is taken there
     config.select_by = "primary_metric"  # primary_metric | loss (on the split that selects)
-    # After so many selections without a lower loss the rate falls by `factor`, and the run ends; 0 for never.
+    # After so many selections without a better value the rate falls by `factor`, and the run ends; 0 for never.
     config.plateau = ConfigDict(dict(patience=0, factor=0.5, threshold=1e-4, stop=0))
     config.judged_weights = "last"  # last | average | best (of those steps; of a pretraining, by knn) is left behind
     config.views = ConfigDict(dict(select="whole", judge="whole"))  # whole | center_crop | ten_crop, in evaluation

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.names = "hashed"  # hashed (by the file's content) | paths (below the folder, as they are)
     config.format = "csv"  # csv | parquet
     config.masks = "images"  # images (NIfTI of volumes, else PNG) | dicom_seg (of DICOM series); for a segmentation
-    # Instead of images: a built dataset of another site, and (theirs, ours) of its labels.
-    config.external = ConfigDict(dict(dir="", site="", labels=()))
+    # Instead of images: a built dataset of another site, (theirs, ours) of its labels, and of a probe its start.
+    config.external = ConfigDict(dict(dir="", site="", labels=(), start=""))
     config.batch_size = 64
     return config.lock()

@@ -1,4 +1,4 @@
-"""External validation: a finished fine-tuning judged on another site's dataset, as a run of its own."""
+"""External validation: a finished fine-tuning or linear probe judged on another site's dataset, as a run of its own."""
 
 from __future__ import annotations
 
@@ -6,43 +6,92 @@ from collections.abc import Mapping
 import dataclasses
 from pathlib import Path
 import time
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from jax.sharding import Mesh
 from jaxtyping import Float
 import numpy as np
 
-from radnet_jax import records, trained
+from radnet_jax import records, trained, trained_probe
 from radnet_jax.data.card import DatasetCard, read_card
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError, nearest
-from radnet_jax.evaluation import evaluators, ledger
+from radnet_jax.evaluation import evaluators, ledger, segmentation
 from radnet_jax.parts import lock
+from radnet_jax.preprocessing import UNKNOWN_MASK
 
+_Model: TypeAlias = trained.Trained | trained_probe.TrainedProbe
 JUDGED_AS = "test"  # nothing of another site is trained on or chosen by
 
 
 def check_labels(labels: Mapping[str, str], theirs: DatasetCard, ours: tuple[str, ...], kind: str) -> None:
     """Refuses a label mapping {theirs: ours} that names what is not there, or does not fit the kind of task."""
-    if not labels:
-        raise UserError(
-            f"no label mapping for dataset {theirs.name}",
-            expected=f"{{theirs: ours}}, from {', '.join(theirs.labels) or 'no labels'} to {', '.join(ours)}",
-        )
-    for their, our in labels.items():
-        for name, valid, side in ((their, theirs.labels, f"dataset {theirs.name}"), (our, ours, "the model")):
-            if name not in valid:
-                raise UserError(
-                    f"label mapping: {side} has no label {name!r}{nearest(name, valid)}",
-                    expected=f"one of {', '.join(valid)}",
-                )
+    _check_names(labels, theirs.name, theirs.labels, ours)
     if kind == "single_label" and theirs.task != "single_label":
         raise UserError(
             f"label mapping: the model tells classes apart, dataset {theirs.name} has findings", got=theirs.task
         )
     if kind == "single_label" and len(set(labels.values())) < 2:
         raise UserError("label mapping: one class is left, and there is nothing to tell apart", got=dict(labels))
+
+
+def _check_names(labels: Mapping[str, str], dataset: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> None:
+    if not labels:
+        raise UserError(
+            f"no label mapping for dataset {dataset}",
+            expected=f"{{theirs: ours}}, from {', '.join(theirs) or 'no labels'} to {', '.join(ours)}",
+        )
+    for their, our in labels.items():
+        for name, valid, side in ((their, theirs, f"dataset {dataset}"), (our, ours, "the model")):
+            if name not in valid:
+                raise UserError(
+                    f"label mapping: {side} has no label {name!r}{nearest(name, valid)}",
+                    expected=f"one of {', '.join(valid) or 'none'}",
+                )
+
+
+def reading(
+    labels: Mapping[str, str], theirs: DatasetCard, ours: DatasetCard, rules: segmentation.Rules
+) -> segmentation.Reading:
+    """Returns how another site's masks are read as ours.
+
+    A class of theirs that stands for none of ours is background. A region of ours can be judged where each of its
+    classes has a counterpart, or where the class of its own name has one: whoever draws livers without their tumours
+    apart has drawn the whole liver.
+
+    Args:
+      labels: {theirs: ours}, names of mask classes; several of theirs may stand for one of ours.
+      theirs: card of their dataset.
+      ours: card of what the model was trained on.
+      rules: how the model's masks are judged.
+
+    Raises:
+      UserError: names that are not there, no region that can be judged, or windows at another scale.
+    """
+    _check_names(labels, theirs.name, theirs.segmentation, ours.segmentation)
+    if rules.inference == "windows" and theirs.stored.size != ours.stored.size:
+        raise UserError(
+            f"the model looks through windows at the scale of its own dataset, and {theirs.name} has another",
+            got=theirs.stored.size,
+            expected=ours.stored.size,
+            fix=f"build {theirs.name} with --size={ours.stored.size[0]}",
+        )
+    values = [0] * 256
+    values[UNKNOWN_MASK] = UNKNOWN_MASK
+    for their, our in labels.items():
+        values[1 + theirs.segmentation.index(their)] = 1 + ours.segmentation.index(our)
+    of_class = {name: i for i, name in enumerate(ours.segmentation, start=1)}
+    drawn = {of_class[our] for our in labels.values()}
+    regions = {name: set(classes) & set(of_class.values()) for name, classes in rules.of(ours).items()}
+    judged = tuple(name for name, classes in regions.items() if classes <= drawn or of_class.get(name) in drawn)
+    if not judged:
+        raise UserError(
+            "label mapping: no region can be judged",
+            got=", ".join(sorted(set(labels.values()))),
+            expected=f"all classes of one of {', '.join(regions)}",
+        )
+    return segmentation.Reading(ours, tuple(values), judged)
 
 
 def relabel(
@@ -80,20 +129,21 @@ def relabel(
 
 def validate(
     run: str | Path, dataset: str | Path, workdir: str | Path, *, site: str, labels: Mapping[str, str], mesh: Mesh,
-    batch_size: int = 256,
+    batch_size: int = 256, start: str | Path = "",
 ) -> Path:  # fmt: skip
-    """Judges a finished fine-tuning on all records of another site's dataset, and writes that as a run.
+    """Judges a finished fine-tuning or linear probe on all records of another site's dataset, and writes that as a run.
 
     The task of the run is "<task> at <site>": in a report it stands beside the task itself.
 
     Args:
-      run: folder of the fine-tuning.
+      run: its folder.
       dataset: folder of the dataset, built with any splits.
       workdir: folder of the new run.
       site: its name.
-      labels: {theirs: ours}; labels of theirs that are not named are not looked at.
+      labels: {theirs: ours}, of findings, classes or mask classes; what of theirs is not named is not looked at.
       mesh: where to compute.
       batch_size: global.
+      start: of a probe, what it has judged: a workdir, or imported weights.
 
     Returns:
       The workdir.
@@ -105,32 +155,36 @@ def validate(
     workdir = Path(workdir)
     if ledger.is_finished(workdir):
         return workdir
-    model, card = trained.load(run, mesh), read_card(dataset)
-    if model.rules is not None:
-        raise UserError("external validation is of scores", got="a segmentation", fix="predict masks of the images")
-    check_labels(labels, card, model.card.labels, model.card.task)
+    is_probe = ledger.read_run(run).record["kind"] == "linear_probe"
+    model = trained_probe.load(run, start, mesh) if is_probe else trained.load(run, mesh)
+    card = read_card(dataset)
+    masks = model if isinstance(model, trained.Trained) and model.rules is not None else None
+    if masks is not None:
+        assert masks.rules is not None
+        read = reading(labels, card, model.card, masks.rules)
+    else:
+        check_labels(labels, card, model.card.labels, model.card.task)
     adapter = model.adapter_for(card.stored)
     workdir.mkdir(parents=True, exist_ok=True)
     with lock(workdir):
         splits = [open_split(dataset, name) for name, n in card.splits.items() if n]
-        scores = {split: _scores(model, split, adapter, batch_size, mesh) for split in splits}
-        predictions = _predictions(model, card, scores, labels)
-        metrics = records.label_metrics(predictions)
+        if masks is not None:
+            options: dict[str, Any] = dict(batch_size=batch_size, mesh=mesh, reading=read)
+            predictions = ledger.together([masks.judged_masks(split, adapter, **options) for split in splits])
+            predictions = dataclasses.replace(predictions, split=[JUDGED_AS] * len(predictions.case_id))
+            metrics = records.mask_metrics(predictions)
+        else:
+            scores = {split: model.scores(split, adapter, batch_size=batch_size, mesh=mesh) for split in splits}
+            predictions = _predictions(model, card, scores, labels)
+            metrics = records.label_metrics(predictions)
         record = _record(model, card, adapter, site, labels, metrics, time.perf_counter() - began)
         if jax.process_index() == 0:
             ledger.write_run(workdir, record, predictions=predictions)
     return workdir
 
 
-def _scores(
-    model: trained.Trained, split: Split, adapter: Any, batch_size: int, mesh: Mesh
-) -> Float[np.ndarray, "n k"]:
-    out = model.predict(split, adapter, batch_size=batch_size, mesh=mesh)
-    return evaluators.scores_of(out["logits"], model.card)
-
-
 def _predictions(
-    model: trained.Trained, card: DatasetCard, scores: Mapping[Split, np.ndarray], mapping: Mapping[str, str]
+    model: _Model, card: DatasetCard, scores: Mapping[Split, np.ndarray], mapping: Mapping[str, str]
 ) -> ledger.Predictions:
     found = evaluators.predictions_of(dict(scores))
     labels, mask = relabel(found.labels, found.label_mask, card.labels, model.card.labels, mapping, model.card.task)
@@ -138,7 +192,7 @@ def _predictions(
 
 
 def _record(
-    model: trained.Trained,
+    model: _Model,
     card: DatasetCard,
     adapter: Any,
     site: str,

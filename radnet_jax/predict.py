@@ -50,6 +50,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             labels=_mapping(config.external.labels),
             mesh=mesh,
             batch_size=config.batch_size,
+            start=config.external.start,
         )
         record = ledger.read_run(workdir).record
         result = record["metrics"][external.JUDGED_AS][record["primary_metric"]]

@@ -27,6 +27,7 @@ from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.parts import Parts, assemble, check_workdir, lock, plain
 
 BATCH_STATS = ("start", "initial", "reestimated")
+PROBE_FILE = "probe.npz"  # of a linear probe: what it has learned
 CLASSIFIERS = ("logistic", "ridge", "logistic_at_ridge")
 
 
@@ -85,11 +86,13 @@ def _run(
     shared: Mapping[str, Any] | None,
 ) -> Path:
     features = _cached_features(config, parts, [parts.split, *judged])
-    scores, chosen = _PROBES[config.probe.name](config, parts, judged, features)
+    scores, chosen, linear = _PROBES[config.probe.name](config, parts, judged, features)
     predictions, metrics = records.judge(scores)
     timings = {"total_s": time.perf_counter() - began}
     record = records.run_record(config, parts, timings=timings, metrics={"last": metrics})
     if jax.process_index() == 0:
+        if linear is not None:
+            linear.save(workdir / PROBE_FILE)
         ledger.write_run(workdir, record | {"probe": chosen, "audit": shared}, predictions=predictions)
         logging.info("%s", records.outcome(record))
     return workdir
@@ -97,7 +100,7 @@ def _run(
 
 def _linear_probe(
     config: ConfigDict, parts: Parts, judged: list[Split], features: Mapping[Split, np.ndarray]
-) -> tuple[dict[Split, np.ndarray], dict[str, Any]]:
+) -> tuple[dict[Split, np.ndarray], dict[str, Any], probes.Linear | None]:
     """The strength with the highest primary metric on val; of equals, the strongest penalty.
 
     `probe.classifier`: "logistic" regression fitted at each of `probe.strengths`; "ridge" regression over its whole
@@ -118,7 +121,8 @@ def _linear_probe(
         strengths: tuple[float, ...] = tuple(sorted(config.probe.strengths, reverse=True))
         fitted = logistic(strengths)
         best, on_val = _best(config, val, strengths, (p.scores(features[val]) for p in fitted))
-        return {split: fitted[best].scores(features[split]) for split in judged}, _chosen(strengths, best, on_val)
+        scores = {split: fitted[best].scores(features[split]) for split in judged}
+        return scores, _chosen(strengths, best, on_val), fitted[best].folded()
     strengths = ridge.STRENGTHS[::-1]
     path = ridge.fit_ridge_path(train, labels, mask)
 
@@ -129,10 +133,12 @@ def _linear_probe(
     best, on_val = _best(config, val, strengths, ridges(val, strengths))
     chosen = _chosen(strengths, best, on_val)
     if classifier == "ridge":
-        return {s: next(ridges(s, strengths[best : best + 1])) for s in judged}, chosen
+        scores = {s: next(ridges(s, strengths[best : best + 1])) for s in judged}
+        return scores, chosen, path.folded(strengths[best], multi_label=task == "multi_label")
     strength = ridge.logistic_strength(strengths[best], labels, mask, multi_label=task == "multi_label")
     (only,) = logistic([strength])
-    return {split: only.scores(features[split]) for split in judged}, chosen | {"logistic_strength": strength}
+    scores = {split: only.scores(features[split]) for split in judged}
+    return scores, chosen | {"logistic_strength": strength}, only.folded()
 
 
 def _best(
@@ -159,7 +165,7 @@ def _chosen(strengths: Sequence[float], best: int, on_val: list[float]) -> dict[
 
 def _knn(
     config: ConfigDict, parts: Parts, judged: list[Split], features: Mapping[Split, np.ndarray]
-) -> tuple[dict[Split, np.ndarray], dict[str, Any]]:
+) -> tuple[dict[Split, np.ndarray], dict[str, Any], probes.Linear | None]:
     labels, mask = parts.split.all_labels()
     known = mask.min(axis=1) > 0
     settings = {"neighbours": config.probe.neighbours, "temperature": config.probe.temperature}
@@ -167,14 +173,14 @@ def _knn(
         split: probes.knn_scores(features[parts.split][known], labels[known], features[split], **settings)
         for split in judged
     }
-    return scores, settings
+    return scores, settings, None
 
 
 _PROBES = {"linear_probe": _linear_probe, "knn": _knn}
 
 
-def _variables(config: ConfigDict, parts: Parts) -> tuple[PyTree, PyTree]:
-    """Returns (params, batch_stats) of the backbone to judge."""
+def variables_of(config: ConfigDict, parts: Parts) -> tuple[PyTree, PyTree]:
+    """Returns (params, batch_stats) of the backbone that a probe judges, with BatchNorm statistics of its start."""
     model_input = parts.model_input
     image = jnp.zeros((1, *model_input.size, model_input.channels), jnp.float32)
     key = jax.random.split(rng.stream(config.seed, "init"))[0]  # the backbone that training from scratch begins with
@@ -184,7 +190,11 @@ def _variables(config: ConfigDict, parts: Parts) -> tuple[PyTree, PyTree]:
     params, stats = {"backbone": variables["params"]}, {"batch_stats": {"backbone": variables.get("batch_stats", {})}}
     if parts.start is not None:
         params, stats = starts.fill(parts.start, params, stats, heads="")
-    params, stats = sharding.replicate((params["backbone"], stats["batch_stats"]["backbone"]), parts.mesh)
+    return sharding.replicate((params["backbone"], stats["batch_stats"]["backbone"]), parts.mesh)
+
+
+def _variables(config: ConfigDict, parts: Parts) -> tuple[PyTree, PyTree]:
+    params, stats = variables_of(config, parts)
     if config.probe.batch_stats == "reestimated":
         stats = evaluators.reestimate_batch_stats(
             parts.backbone,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import importlib.metadata
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 
 from radnet_jax import sharding, xla_flags
 from radnet_jax.data.dataset import Split, open_split
-from radnet_jax.data.labels import count_labels
+from radnet_jax.data.labels import Counts, count_labels, count_mask_classes
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import evaluators, ledger, segmentation
 from radnet_jax.evaluation.ledger import Predictions
@@ -166,11 +166,22 @@ def check_classes(config: ConfigDict, parts: Parts) -> None:
         raise UserError(
             f"split {parts.split.name!r} of dataset {parts.split.card.name} has no labels", fix="use a labelled dataset"
         )
+    _check_missing(config, parts, lambda: counts)
+
+
+def check_mask_classes(config: ConfigDict, parts: Parts) -> None:
+    """Refuses a train split without masks, or one that shows a class in no mask."""
+    if not parts.split.card.segmentation:
+        raise UserError(f"dataset {parts.split.card.name} has no masks", fix="use a dataset that has them")
+    _check_missing(config, parts, lambda: count_mask_classes(parts.split))
+
+
+def _check_missing(config: ConfigDict, parts: Parts, counts: Callable[[], Counts]) -> None:
     choice = config.data.missing_classes
     if choice not in ("refuse", "allow"):
         raise UserError("config.data.missing_classes", got=repr(choice), expected="refuse or allow")
     if choice == "refuse":
-        counts.check(" of ".join(filter(None, (parts.split.part, f"split {parts.split.name!r}"))))
+        counts().check(" of ".join(filter(None, (parts.split.part, f"split {parts.split.name!r}"))))
 
 
 def check_judged(config: ConfigDict, parts: Parts) -> list[Split]:
@@ -264,14 +275,7 @@ def judge(
     """
     masks = [p for p in scores.values() if isinstance(p, Predictions)]
     if masks:
-        found = {p.split[0]: segmentation.metrics_of(p) for p in masks}
-        for p in masks:
-            found[p.split[0]] |= {
-                name: METRICS.get(name)(p.scores, p.labels, p.label_mask)
-                for name in METRICS.names()
-                if segmentation.TASK in task_kinds(name)
-            }
-        return ledger.together(masks), found
+        return ledger.together(masks), {p.split[0]: mask_metrics(p) for p in masks}
     predictions = evaluators.predictions_of({k: v for k, v in scores.items() if not isinstance(v, Predictions)})
     metrics = {}
     for split in scores:
@@ -285,6 +289,15 @@ def label_metrics(predictions: Predictions) -> dict[str, Metric]:
         name: METRICS.get(name)(predictions.scores, predictions.labels, predictions.label_mask)
         for name in METRICS.names()
         if segmentation.TASK not in task_kinds(name)
+    }
+
+
+def mask_metrics(predictions: Predictions) -> dict[str, Metric]:
+    """Returns every metric that is defined for masks, of the cases of one split."""
+    return segmentation.metrics_of(predictions) | {
+        name: METRICS.get(name)(predictions.scores, predictions.labels, predictions.label_mask)
+        for name in METRICS.names()
+        if segmentation.TASK in task_kinds(name)
     }
 
 

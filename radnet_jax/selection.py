@@ -66,8 +66,8 @@ def check(config: ConfigDict, parts: Parts) -> None:
     if config.select.split == "test":
         raise UserError("config.select.split is the test split", expected="val, or another that no result rests on")
     if make_objective(config, parts).judged == "masks":
-        if _needs_loss(config):
-            raise UserError("masks are selected by their metric", got="a loss", fix="set select_by and plateau anew")
+        if config.select_by == "loss":
+            raise UserError("masks are selected by their metric", got="a loss", fix="set select_by=primary_metric")
         return  # what there is to find is not known before the masks are read
     labels, _ = selecting.all_labels()
     reason = _metric(config, np.random.default_rng(0).random(labels.shape), selecting).reason
@@ -91,16 +91,12 @@ def value(config: ConfigDict, scores: Float[np.ndarray, "n k"] | Predictions, se
 
 
 def values(config: ConfigDict, scores: Float[np.ndarray, "n k"] | Predictions, selecting: Split) -> dict[str, float]:
-    """Returns the primary metric, and the loss where it is selected or waited for by it, by their names in the log."""
+    """Returns the primary metric, and the loss where it selects, by their names in the log."""
     found = {f"{config.select.split}_{config.primary_metric}": value(config, scores, selecting)}
-    if _needs_loss(config) and not isinstance(scores, Predictions):
+    if config.select_by == "loss" and not isinstance(scores, Predictions):
         loss = cross_entropy(scores, *selecting.all_labels(), task=selecting.card.task)
         found[f"{config.select.split}_loss"] = loss
     return found
-
-
-def _needs_loss(config: ConfigDict) -> bool:
-    return config.select_by == "loss" or bool(config.plateau.patience or config.plateau.stop)
 
 
 def goal(config: ConfigDict, found: dict[str, float]) -> float:
@@ -125,7 +121,7 @@ def cross_entropy(
 
 
 def begin(config: ConfigDict, state: TrainState) -> TrainState:
-    """Returns the state with what a plateau is told by: the lowest loss so far, and selections since."""
+    """Returns the state with what a plateau is told by: the best of what selects so far, and selections since."""
     if not (config.plateau.patience or config.plateau.stop):
         return state
     start = {"factor": 1.0, "mark": np.inf, "waited": 0, "lowest": np.inf, "since_lowest": 0}
@@ -133,19 +129,23 @@ def begin(config: ConfigDict, state: TrainState) -> TrainState:
 
 
 def after(config: ConfigDict, state: TrainState, values: dict[str, float], mesh: Mesh) -> TrainState:
-    """Returns the state after a selection: with a lower learning rate, where the loss has been on a plateau.
+    """Returns the state after a selection: with a lower learning rate, where what selects has been on a plateau.
 
-    As torch's ReduceLROnPlateau: a loss below `lowest * (1 - threshold)` is progress; after more than `patience`
-    selections without any the factor is applied, and the count starts again. For the end of the run any lower loss is.
+    As torch's ReduceLROnPlateau: a loss below `lowest * (1 - threshold)`, a metric above `highest * (1 + threshold)` is
+    progress; after more than `patience` selections without any the factor is applied, and the count starts again. For
+    the end of the run any better value is. What is waited for is what selects, kept so that lower is better.
     """
     if "plateau" not in state.aux:
         return state
-    loss = values[f"{config.select.split}_loss"]
+    value = float(np.float32(-goal(config, values)))  # as it is kept: an equal one is no better
     told = {k: float(v) for k, v in state.aux["plateau"].items()}
-    told["waited"] = 0.0 if loss < told["mark"] * (1 - config.plateau.threshold) else told["waited"] + 1
-    told["mark"] = loss if not told["waited"] else told["mark"]
-    told["since_lowest"] = 0.0 if loss < told["lowest"] else told["since_lowest"] + 1
-    told["lowest"] = min(told["lowest"], loss)
+    needed = told["mark"]
+    if np.isfinite(needed):
+        needed -= config.plateau.threshold * abs(needed)
+    told["waited"] = 0.0 if value < needed else told["waited"] + 1
+    told["mark"] = value if not told["waited"] else told["mark"]
+    told["since_lowest"] = 0.0 if value < told["lowest"] else told["since_lowest"] + 1
+    told["lowest"] = min(told["lowest"], value)
     if config.plateau.patience and told["waited"] > config.plateau.patience:
         told |= {"factor": told["factor"] * config.plateau.factor, "waited": 0.0}
     new = sharding.replicate({k: jnp.asarray(v, jnp.float32) for k, v in told.items()}, mesh)
@@ -153,7 +153,7 @@ def after(config: ConfigDict, state: TrainState, values: dict[str, float], mesh:
 
 
 def stopped(config: ConfigDict, state: TrainState) -> bool:
-    """Whether the run has ended early: more than `plateau.stop` selections without a lower loss."""
+    """Whether the run has ended early: more than `plateau.stop` selections without a better value."""
     stop = config.plateau.stop
     return bool(stop) and float(state.aux["plateau"]["since_lowest"]) > stop
 

@@ -53,6 +53,8 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
     recipe = make_recipe(config, parts)
     if "labels" in objective.requires:
         records.check_classes(config, parts)
+    if "segmentation" in objective.requires:
+        records.check_mask_classes(config, parts)
     if config.accumulate > 1 and objective.weight is None:
         raise UserError(
             f"config.accumulate, and the loss of {config.objective.name!r} needs the whole batch at once",

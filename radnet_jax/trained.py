@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import PyTree, UInt8
+from jaxtyping import Float, PyTree, UInt8
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -51,18 +51,12 @@ class Trained:
     rules: segmentation.Rules | None
 
     def adapter_for(self, stored: StoredPixels) -> Adapter:
-        """Returns the way from other stored pixels to the model: by the crossing that the run has declared, if any.
+        """Returns the way from other stored pixels to the model, see `adapter_for`."""
+        return adapter_for(self.record, self.config, self.card, self.model_input, stored)
 
-        Raises:
-          UserError: pixels of another modality than those that it was trained on, or that can't be brought there.
-        """
-        if stored.modality != self.card.stored.modality:
-            raise UserError(
-                f"run {self.record['name']!r} was trained on {self.card.stored.modality}",
-                got=stored.modality,
-                expected=self.card.stored.modality,
-            )
-        return make_adapter(stored, self.model_input, plain(self.config.adapter) if self.config.adapter else None)
+    def scores(self, split: Split, adapter: Adapter, *, batch_size: int, mesh: Mesh) -> Float[np.ndarray, "n k"]:
+        """Returns the probabilities of each record of a split."""
+        return evaluators.scores_of(self.predict(split, adapter, batch_size=batch_size, mesh=mesh)["logits"], self.card)
 
     def predict(self, split: Any, adapter: Adapter, *, batch_size: int, mesh: Mesh) -> dict[str, Any]:
         """Runs the network over a split, or what looks like one; see `evaluators.predict_split`."""
@@ -76,6 +70,24 @@ class Trained:
             batch_size=batch_size,
             mesh=mesh,
             views=self.config.views.judge,
+        )
+
+    def judged_masks(
+        self, split: Split, adapter: Adapter, *, batch_size: int, mesh: Mesh, reading: segmentation.Reading
+    ) -> ledger.Predictions:
+        """Returns the judged masks of another site's split; see `segmentation.predict_masks`."""
+        assert self.rules is not None
+        params, model_state = sharding.replicate((self.params, self.model_state), mesh)
+        return segmentation.predict_masks(
+            evaluators.predict_of(self.objective),
+            params,
+            model_state,
+            split,
+            rules=self.rules,
+            adapter=adapter,
+            batch_size=batch_size,
+            mesh=mesh,
+            reading=reading,
         )
 
     def masks(
@@ -96,6 +108,47 @@ class Trained:
         )
 
 
+def card_of(record: Mapping[str, Any]) -> DatasetCard:
+    """Returns the card of what a run was trained on, from its record.
+
+    Raises:
+      UserError: a record of before it was kept.
+    """
+    if missing := {"task", "labels", "segmentation"} - record["dataset"].keys():
+        raise UserError(
+            f"run {record['name']!r} was made by a version that did not keep what it was trained on",
+            got=f"no {' and no '.join(sorted(missing))} of its dataset",
+            fix="run it again",
+        )
+    return DatasetCard(
+        name=record["dataset"]["name"],
+        version="",
+        task=record["dataset"]["task"],
+        labels=tuple(record["dataset"]["labels"]),
+        stored=StoredPixels.from_json(record["adapter"]["stored"]),
+        splits=record["dataset"]["splits"],
+        fingerprint=record["dataset"]["fingerprint"],
+        segmentation=tuple(record["dataset"]["segmentation"]),
+    )
+
+
+def adapter_for(
+    record: Mapping[str, Any], config: ConfigDict, card: DatasetCard, see: ModelInput, stored: StoredPixels
+) -> Adapter:
+    """Returns the way from other stored pixels to a run's model: by the crossing that it has declared, if any.
+
+    Raises:
+      UserError: pixels of another modality than those that it was trained on, or that can't be brought there.
+    """
+    if stored.modality != card.stored.modality:
+        raise UserError(
+            f"run {record['name']!r} was trained on {card.stored.modality}",
+            got=stored.modality,
+            expected=card.stored.modality,
+        )
+    return make_adapter(stored, see, plain(config.adapter) if config.adapter else None)
+
+
 def load(folder: str | Path, mesh: Mesh) -> Trained:
     """Opens a finished fine-tuning.
 
@@ -108,18 +161,8 @@ def load(folder: str | Path, mesh: Mesh) -> Trained:
         raise UserError(
             f"run {record['name']!r} can't be used on new images", got=record["kind"], expected="a fine-tuning"
         )
-    adapter = record["adapter"]
-    card = DatasetCard(
-        name=record["dataset"]["name"],
-        version="",
-        task=record["dataset"]["task"],
-        labels=tuple(record["dataset"]["labels"]),
-        stored=StoredPixels.from_json(adapter["stored"]),
-        splits=record["dataset"]["splits"],
-        fingerprint=record["dataset"]["fingerprint"],
-        segmentation=tuple(record["dataset"]["segmentation"]),
-    )
-    model_input = ModelInput.from_json(adapter["model_input"])
+    card = card_of(record)
+    model_input = ModelInput.from_json(record["adapter"]["model_input"])
     backbone = make_backbone(config)
     made = make_adapter(card.stored, model_input, plain(config.adapter) if config.adapter else None)
     split = Split(card, Path(folder), config.data.split)

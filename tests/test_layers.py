@@ -79,6 +79,7 @@ LAYERS = {
     "radnet_jax.new_images": 3,
     "radnet_jax.mask_files": 4,
     "radnet_jax.trained": 4,
+    "radnet_jax.trained_probe": 4,
     "radnet_jax.external": 4,
     "radnet_jax.predict": 4,
     "radnet_jax.analysis": 4,

@@ -25,7 +25,7 @@ def plateau(**changes):
 
 def follow(losses, **changes):
     """The factors and whether the run has ended, after each selection."""
-    asked = config(plateau=plateau(**changes))
+    asked = config(plateau=plateau(**changes), select_by="loss")
     state = selection.begin(asked, TrainState(jnp.zeros((), jnp.int32), {}, {}, {}, (), {}))
     mesh, out = sharding.make_mesh(1), []
     for loss in losses:
@@ -51,6 +51,22 @@ def test_it_falls_as_torchs_does():
         expected.append(optimizer.param_groups[0]["lr"])
     assert [factor for factor, _ in follow(losses + 10)] == expected
     assert expected[-1] < 0.1
+
+
+def test_a_metric_is_waited_for_where_it_selects():
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", factor=0.5, patience=2, threshold=1e-2)
+    asked = config(plateau=plateau(threshold=1e-2, stop=4))
+    state = selection.begin(asked, TrainState(jnp.zeros((), jnp.int32), {}, {}, {}, (), {}))
+    values = [0.5, 0.6, 0.603, 0.605, 0.604, 0.7, 0.69, 0.7, 0.7, 0.7, 0.7]
+    ended = []
+    for value in values:
+        theirs.step(value)
+        state = selection.after(asked, state, {"val_accuracy": value}, sharding.make_mesh(1))
+        assert float(state.aux["plateau"]["factor"]) == optimizer.param_groups[0]["lr"]
+        ended.append(selection.stopped(asked, state))
+    assert ended == [False] * 10 + [True]  # the fifth without a better one than 0.7; 0.605 had put it off
 
 
 def test_any_lower_loss_puts_off_the_end():

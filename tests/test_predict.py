@@ -13,13 +13,13 @@ import pytest
 from data_prep.build import build
 from data_prep.phantom import write_ct
 from data_prep.raw import look
-from radnet_jax import checkpoint, external, predict, sharding, train, trained, trees
+from radnet_jax import checkpoint, external, predict, probe, sharding, train, trained, trees
 from radnet_jax.data.dataset import open_split
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.compare import compare
 from radnet_jax.main import load_config
-from tests.tiny import ROOT, TAGS, config
+from tests.tiny import ROOT, TAGS, change, config
 
 FINE_TUNE = "configs/finetune/classification.py"
 
@@ -175,6 +175,49 @@ def test_another_site_is_one_more_column_of_the_report(fine_tuned, another_site,
     assert not any(name.startswith("dice") for name in there.metrics["test"])  # which would be means of scores
     groups = compare(runs, n_resamples=200).groups
     assert {(g.task, g.n_cases) for g in groups} >= {("body_region at elsewhere", 36)}
+
+
+@pytest.fixture(scope="module")
+def probed(fine_tuned, ct_dataset, tmp_path_factory):
+    """Probes of one start by their name."""
+    folder, found = tmp_path_factory.mktemp("probed"), {}
+    for name in ("linear", "ridge", "knn"):
+        variant = f"smoke,probe={name}"
+        asked = config("configs/finetune/body_region.py", variant, ct_dataset, init_from=str(fine_tuned))
+        cached = asked.probe.to_dict() | dict(cache_dir=str(folder / "features"))
+        found[name] = probe.run(change(asked, probe=cached), folder / name)
+    return found
+
+
+def validated(run, start, dataset, workdir):
+    labels = tuple((name, name) for name in open_split(dataset, "test").card.labels)
+    where = dict(dir=str(dataset), site="elsewhere", labels=labels, start=str(start))
+    predict.run(settings(of=str(run), external=where), workdir)
+    return ledger.read_run(workdir)
+
+
+@pytest.mark.parametrize("name", ["linear", "ridge"])
+def test_a_linear_probe_is_judged_at_another_site(probed, fine_tuned, ct_dataset, tmp_path, name):
+    own, there = ledger.read_run(probed[name]), validated(probed[name], fine_tuned, ct_dataset, tmp_path)
+    assert there.task == "body_region at elsewhere"
+    found = dict(zip(there.predictions.case_id, there.predictions.scores))
+    assert set(own.predictions.case_id) < set(found)
+    for case, row in zip(own.predictions.case_id, own.predictions.scores):
+        np.testing.assert_allclose(found[case], row, atol=1e-4)
+
+
+def test_what_a_probe_can_not_be_judged_with_is_refused(probed, fine_tuned, ct_dataset, tmp_path):
+    shutil.copytree(probed["linear"], tmp_path / "other")
+    record = json.loads((tmp_path / "other" / "run.json").read_text()) | {"checkpoint": "another@4-00000000"}
+    (tmp_path / "other" / "run.json").write_text(json.dumps(record))
+    for run, start, message in (
+        (probed["linear"], "", "needs its start"),
+        (probed["knn"], fine_tuned, "expected a fine-tuning, or a linear probe"),
+        (tmp_path / "other", fine_tuned, "is not the start of probe.*expected another@4"),
+    ):
+        with pytest.raises(UserError, match=message):
+            validated(run, start, ct_dataset, tmp_path / "out")
+    assert not ledger.is_finished(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from radnet_jax.data.dataset import Split
 from radnet_jax.errors import UserError
 
 _SHOWN = 5
+_TOGETHER = 64  # records that are read at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,3 +62,22 @@ def count_labels(split: Split) -> Counts:
     labels, mask = split.all_labels()
     positive = np.sum(labels * mask, axis=0).astype(int).tolist()
     return Counts(split.card.labels, tuple(positive), tuple(np.sum(mask > 0, axis=0).tolist()))
+
+
+@functools.lru_cache(maxsize=16)
+def count_mask_classes(split: Split) -> Counts:
+    """Looks whether each class of the masks stands in a record: 1 or 0 of `positive`, no matter in how many.
+
+    Records are read in an order drawn once, until all classes were seen: all of them where one is missing.
+    """
+    names = split.card.segmentation
+    seen = np.zeros(256, bool)
+    order = np.random.default_rng(0).permutation(len(split)).tolist()
+    batch = split.allocate(min(_TOGETHER, len(order)))
+    for first in range(0, len(order), _TOGETHER):
+        indices = order[first : first + _TOGETHER]
+        split.read_into(batch, 0, indices)
+        seen |= np.bincount(batch["segmentation"][: len(indices)].ravel(), minlength=len(seen)) > 0
+        if seen[1 : len(names) + 1].all():
+            break
+    return Counts(names, tuple(seen[1 : len(names) + 1].astype(int).tolist()), (len(split),) * len(names))

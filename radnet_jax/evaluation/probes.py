@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from jaxtyping import Float
 import numpy as np
@@ -10,6 +11,34 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 
 from radnet_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A linear classifier of features as they come: what a linear probe leaves behind, for images of another site.
+
+    Attributes:
+      weights: of the features.
+      bias: by class.
+      multi_label: sigmoid by finding instead of softmax.
+    """
+
+    weights: Float[np.ndarray, "d k"]
+    bias: Float[np.ndarray, " k"]
+    multi_label: bool
+
+    def scores(self, features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
+        """Returns probabilities."""
+        logits = features @ self.weights + self.bias
+        return expit(logits) if self.multi_label else softmax(logits, axis=-1)
+
+    def save(self, path: Path) -> None:
+        np.savez(path, weights=self.weights, bias=self.bias, multi_label=self.multi_label)
+
+    @classmethod
+    def load(cls, path: Path) -> Linear:
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["weights"], arrays["bias"], bool(arrays["multi_label"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +63,11 @@ class LinearProbe:
         """Returns probabilities."""
         logits = ((features - self.mean) / self.scale) @ self.weights + self.bias
         return expit(logits) if self.multi_label else softmax(logits, axis=-1)
+
+    def folded(self) -> Linear:
+        """The same with the standardisation in its weights."""
+        weights = self.weights / self.scale[:, None]
+        return Linear(weights, self.bias - self.mean @ weights, self.multi_label)
 
 
 def fit_linear_probes(

@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from scipy.special import expit, softmax
 
 from radnet_jax.errors import UserError
+from radnet_jax.evaluation.probes import Linear
 
 # Of the standardised features, whose covariance has the mean eigenvalue 1.
 STRENGTHS = tuple((10.0 ** (np.arange(-12, 7) / 2)).tolist())
@@ -51,6 +52,16 @@ class RidgePath:
                 shrunk = (group.projected / (group.eigenvalues + strength)[:, None]).astype(np.float32)
                 out[:, group.members] = x @ shrunk + group.bias.astype(np.float32)
             yield out
+
+    def folded(self, strength: float, *, multi_label: bool) -> Linear:
+        """Returns the solution of one strength as a classifier whose scores are those of `squashed`."""
+        d = len(self.groups[0].scale)
+        weights, bias = np.zeros((d, self.labels)), np.full(self.labels, -1.0)
+        for group in self.groups:
+            shrunk = group.projected / (group.eigenvalues + strength)[:, None]
+            weights[:, group.members] = (group.vectors / group.scale[:, None]) @ shrunk
+            bias[group.members] = group.bias - group.mean @ weights[:, group.members]
+        return Linear(2 * weights, 2 * bias, multi_label)
 
 
 @dataclasses.dataclass(frozen=True)

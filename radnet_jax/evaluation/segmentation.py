@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PyTree, UInt8
+from jaxtyping import Array, Bool, Int, PyTree, UInt8
 import numpy as np
 
 from radnet_jax import sharding
@@ -116,6 +116,21 @@ class Rules:
         return regions
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the masks of a dataset that the network was not trained on are read as those that it was.
+
+    Attributes:
+      card: of what the network was trained on.
+      values: of each value 0 to 255 of their masks, ours.
+      regions: of ours that can be judged there; of the others nothing is known.
+    """
+
+    card: DatasetCard
+    values: tuple[int, ...]
+    regions: tuple[str, ...]
+
+
 def predict_masks(
     predict: Predict,
     params: PyTree,
@@ -126,6 +141,7 @@ def predict_masks(
     adapter: Adapter,
     batch_size: int,
     mesh: Mesh,
+    reading: Reading | None = None,
 ) -> Predictions:
     """Runs `predict` over a split and judges each of its cases, volumes as a whole.
 
@@ -141,8 +157,11 @@ def predict_masks(
       adapter: the preprocessing contract.
       batch_size: global, in slices.
       mesh: where to compute.
+      reading: of the split's masks, where they are of another site.
     """
-    regions = rules.of(split.card)
+    regions = rules.of(reading.card if reading else split.card)
+    values = np.asarray(reading.values, np.uint8) if reading else None
+    judged = np.asarray([reading is None or name in reading.regions for name in regions])
     columns = split.manifest().to_pydict()
     cases = _cases(columns)
     order = np.concatenate(list(cases.values()))
@@ -150,7 +169,8 @@ def predict_masks(
     slices = _predicted(predict, params, model_state, split, order, rules, adapter, batch_size, mesh)
     for rows in cases.values():
         predicted, truth = map(np.stack, zip(*(next(slices) for _ in rows)))
-        parts.append(_judge(predicted, truth, _spacing(columns, rows, split), regions, rules))
+        truth = truth if values is None else values[truth]
+        parts.append(_judge(predicted, truth, _spacing(columns, rows, split), regions, rules, judged))
     slices.close()
     masks = join(parts)
     firsts = [int(rows[0]) for rows in cases.values()]
@@ -218,6 +238,7 @@ def _judge(
     spacing: tuple[float, ...] | None,
     regions: Regions,
     rules: Rules,
+    judged: Bool[np.ndarray, " k"],
 ) -> Masks:
     flat = len(truth) == 1  # an image: its surface is a line
     shape, runs = predicted.shape[flat:], encode(predicted)
@@ -233,7 +254,7 @@ def _judge(
     cases = measure(seen, true, regions, spacing=size if measured else None, tolerance=tolerance, lesion_rule=rule)
     if spacing is None:
         cases = dataclasses.replace(cases, hd95=None, lesions=_without_mm(cases.lesions))
-    cases = dataclasses.replace(cases, known=np.full((1, len(regions)), bool(known.any())))
+    cases = dataclasses.replace(cases, known=judged[None] & known.any())
     of_slices = measure_slices(predicted, truth, regions)
     counts = np.stack([of_slices.overlap, of_slices.predicted, of_slices.truth], axis=-1)
     return Masks(cases, (counts,), (runs,), (shape,))

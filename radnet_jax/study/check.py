@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from radnet_jax import external, records
 from radnet_jax.data.card import CARD_FILE, read_card
 from radnet_jax.errors import UserError
-from radnet_jax.evaluation import ledger
+from radnet_jax.evaluation import ledger, segmentation
 from radnet_jax.evaluation.canonical import canonical_json
 from radnet_jax.parts import assemble, check_names, plain
 from radnet_jax.preprocessing import ModelInput
@@ -97,9 +97,13 @@ def check_jobs(study: Study, jobs: Sequence[Run]) -> None:
 
 def check_validations(jobs: Sequence[Validation]) -> None:
     """Refuses label mappings and pixels that do not fit, before anything is trained."""
-    for job in {job.site: job for job in jobs}.values():
-        own, other = read_card(job.of.config.data.dir), read_card(job.dataset)
-        external.check_labels(job.labels, other, own.labels, own.task)
+    for job in {(job.of.config.tags.task, job.site): job for job in jobs}.values():
+        config = job.of.config
+        own, other = read_card(config.data.dir), read_card(job.dataset)
+        if "masks" in config:
+            external.reading(job.labels, other, own, segmentation.Rules(**plain(config.masks)))
+        else:
+            external.check_labels(job.labels, other, own.labels, own.task)
         if own.stored.modality != other.stored.modality:
             raise UserError(
                 f"external site {job.site!r} has other images", got=other.stored.modality, expected=own.stored.modality

@@ -55,7 +55,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """A fine-tuning of the study, judged on another site's dataset."""
+    """A fine-tuning or linear probe of the study, judged on another site's dataset."""
 
     of: Run
     site: str
@@ -84,9 +84,8 @@ class Validation:
 
     def run(self, folder: Path) -> str:
         mesh, size = sharding.make_mesh(), self.of.config.eval_batch_size
-        external.validate(
-            self.of.place, self.dataset, folder, site=self.site, labels=self.labels, mesh=mesh, batch_size=size
-        )
+        options = dict(site=self.site, labels=self.labels, mesh=mesh, batch_size=size, start=self.of.config.init_from)
+        external.validate(self.of.place, self.dataset, folder, **options)
         return records.outcome(ledger.read_run(folder).record)
 
 
@@ -157,10 +156,11 @@ def _write_mixture(table: Path, mix: Mapping[Path, float]) -> None:
 
 
 def validation_jobs(study: Study, workdir: Path, runs: Iterable[Run]) -> Iterator[Validation]:
-    """Yields the fine-tunings of tasks that are judged at other sites too."""
+    """Yields the fine-tunings and linear probes of tasks that are judged at other sites too."""
     for run in runs:
         task = study.tasks.get(run.config.tags.task)
-        if task is None or run.config.run != "train":
+        is_linear = run.config.tags.kind == "linear_probe" and run.config.init_from
+        if task is None or not (run.config.run == "train" or is_linear):
             continue
         for site, where in task.external.items():
             labels = {str(their): str(our) for their, our in where["labels"]}

@@ -19,7 +19,7 @@ from radnet_jax.starts import NOT_ARCHITECTURE, find_start
 from radnet_jax.starts import Start as FoundStart
 from radnet_jax.study.naming import at
 
-_OFFERED = ("run", "workdir", "site", "mesh", "batch_size")  # of `external.validate`
+_OFFERED = ("run", "workdir", "site", "mesh", "batch_size", "start")  # of `external.validate`
 SCRATCH = ""  # a start without a pretraining
 Section: TypeAlias = Mapping[str, Any]  # or a ConfigDict
 T = TypeVar("T")
@@ -88,7 +88,8 @@ class Task:
       primary_metric: declared before anything runs.
       adapters: declared crossings, by the modality of the start.
       augment: the same for every start; None leaves that of the protocol's config.
-      external: {site: dict(dataset=..., labels=((theirs, ours), ...))}: each fine-tuning is judged there too.
+      external: {site: dict(dataset=..., labels=((theirs, ours), ...))}: each fine-tuning, and each linear probe of a
+        start, is judged there too.
       configs: {protocol: config} where the task has its own, such as a published recipe; `at(protocol, fraction)`
         names one that is for a label fraction only.
     """

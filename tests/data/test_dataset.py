@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 
 from radnet_jax.data.card import Member
 from radnet_jax.data.dataset import open_split
+from radnet_jax.data.labels import count_mask_classes
 from radnet_jax.errors import UserError
 from tests.data.written import write
 
@@ -146,3 +147,11 @@ def test_a_broken_card_is_refused(tmp_path):
     (tmp_path / "card.json").write_text('{"format": 1}')
     with pytest.raises(UserError, match="can't be read"):
         open_split(tmp_path, "train")
+
+
+def test_whether_a_class_stands_in_any_mask(tmp_path):
+    images, masks = np.zeros((150, 4, 4, 1), np.uint8), np.zeros((150, 4, 4), np.uint8)
+    masks[:, 0] = 255  # unknown is no class
+    assert count_mask_classes(write(tmp_path / "none", images, masks=masks)).positive == (0,)
+    masks[77, 3, 2] = 1
+    assert count_mask_classes(write(tmp_path / "one", images, masks=masks)).positive == (1,)

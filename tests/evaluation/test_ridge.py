@@ -8,8 +8,8 @@ from sklearn.preprocessing import StandardScaler
 
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ridge
-from radnet_jax.evaluation.probes import fit_linear_probes
-from radnet_jax.evaluation.ridge import fit_ridge_path, logistic_strength
+from radnet_jax.evaluation.probes import Linear, fit_linear_probes
+from radnet_jax.evaluation.ridge import fit_ridge_path, logistic_strength, squashed
 
 STRENGTHS = (1e-4, 1e-1, 10.0)
 
@@ -45,6 +45,19 @@ def test_findings_are_fitted_where_they_are_known():
         theirs = Ridge(alpha=0.1 * rows.sum()).fit(scaler.transform(features[rows]), 2 * labels[rows, k] - 1)
         np.testing.assert_allclose(got[:, k], theirs.predict(scaler.transform(features)), atol=2e-4)
     assert np.unique(got[:, 3]).size == 1
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_what_is_left_behind_gives_the_same_scores(tmp_path, multi_label):
+    features, labels, _ = data()
+    mask = np.ones_like(labels)
+    mask[:50, 1], mask[:, 3] = 0, 0
+    path = fit_ridge_path(features, labels, mask)
+    path.folded(0.1, multi_label=multi_label).save(tmp_path / "ridge.npz")
+    want = squashed(next(path.scores(features, (0.1,))), multi_label=multi_label)
+    np.testing.assert_allclose(Linear.load(tmp_path / "ridge.npz").scores(features), want, atol=2e-4)
+    (fitted,) = fit_linear_probes(features, labels, mask, multi_label=multi_label, strengths=(0.1,))
+    np.testing.assert_allclose(fitted.folded().scores(features), fitted.scores(features), atol=1e-6)
 
 
 def test_constant_features_and_unlabelled_cases_change_nothing():
