@@ -11,6 +11,7 @@ import numpy as np
 
 from radnet_jax.analysis.findings import ALPHA, followed, of_seeds
 from radnet_jax.evaluation.statistics.correction import correct
+from radnet_jax.evaluation.statistics.seeds import t_interval
 from radnet_jax.evaluation.statistics.tests import welch_test
 
 DOMAINS = {
@@ -20,7 +21,7 @@ DOMAINS = {
     "none": "none: random",
 }
 NEAR = ("own", "modality")  # in-domain
-MEASURES = {"cka": "CKA of the last block", "units": "units kept in the last block"}
+MEASURES = {"cka": "CKA of the last block", "units": "units kept, mean over blocks"}
 
 
 def summarised(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -50,19 +51,28 @@ def summarised(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _row(over_seeds: Mapping[str, Any] | None) -> dict[str, Any]:
     """The first and the last block's figures, what was read and followed, and what there is to say of it."""
     assert over_seeds is not None, "a run and what it began with are of one architecture"
-    layers, units = list(over_seeds["layers"].values()), list(over_seeds["units"].values())
+    layers = list(over_seeds["layers"].values())
     read = {k: v for k, v in over_seeds["read"].items() if v["p_holm"] < ALPHA}
     return {
         "n": over_seeds["n"],
         "first": layers[0],
         "last": layers[-1],
-        "units": units[-1],
+        "units": {key: _mean_over_blocks(over_seeds["units"], key) for key in ("share", "chance")},
         "block": over_seeds["block"],
         "follows": followed(over_seeds),
         "found": of_seeds({"over_seeds": over_seeds}),
         "better": [k for k, v in read.items() if v["difference"]["mean"] > 0],
         "worse": [k for k, v in read.items() if v["difference"]["mean"] < 0],
     }
+
+
+def _mean_over_blocks(units: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Each seed's mean over the blocks that have a value, and Student's interval of these."""
+    each = np.array([block[key]["values"] for block in units.values()], np.float64)
+    known = np.isfinite(each).any(axis=1)
+    values = np.nanmean(each[known], axis=0) if known.any() else each.mean(axis=0)
+    found = t_interval(values.tolist())
+    return {"mean": found.mean, "low": found.low, "high": found.high, "values": values.tolist()}
 
 
 def _compared(task: Mapping[str, Any]) -> list[dict[str, Any]]:

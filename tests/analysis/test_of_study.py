@@ -110,7 +110,9 @@ def start(name, domain, cka, units, task="finding"):
         for k, d, p in (("a", 1, 0.01), ("b", -1, 0.01), ("c", 1, 0.5))
     }
     layers = dict(first=layer | dict(cka=over(1.0)), last=layer)
-    shares = dict(first=dict(share=over(0.8), chance=over(0)), last=dict(share=over(*units), chance=over(0)))
+    shares = {
+        k: dict(share=over(*v), chance=over(*[0] * len(v))) for k, v in (("first", [0.8] * len(units)), ("last", units))
+    }
     responds = dict(a=dict(kept=over(0.4), random=0.2), b=dict(kept=over(0.6), random=0.55))
     told = dict(n=3, starts=3, block="first", layers=layers, units=shares, read=read, responds=responds)
     return dict(task=task, setting="fine_tune", start=name, domain=domain, over_seeds=told)
@@ -127,12 +129,13 @@ def test_in_domain_against_other_starts():
     assert cka["p_holm"] == pytest.approx(2 * p)
     assert kept["p_holm"] == 1
     row = found["tasks"][0]["rows"][0]
+    assert row["units"]["share"]["values"] == pytest.approx([(0.8 + u) / 2 for u in units])
     assert (row["follows"], row["better"], row["worse"]) == (["a"], ["a"], ["b"])
     assert found["tasks"][0]["found"] == [
         "The last block changed most from natural (CKA before and after 0.51 (0.41 to 0.61)), "
         "least from xray (0.81 (0.71 to 0.91)).",
         "In-domain starts against others, CKA of the last block: xray more than natural (0.81 against 0.51).",
-        "In-domain starts against others, units kept in the last block: it can't be told which keep more (1 pair).",
+        "In-domain starts against others, units kept, mean over blocks: it can't be told which keep more (1 pair).",
         "Welch's tests over seeds, p corrected for the 2 comparisons of this page.",
     ]
     assert found["tasks"][1]["found"] == [

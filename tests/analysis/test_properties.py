@@ -79,7 +79,7 @@ def test_place_in_the_scan():
 class Labelled:
     """A split of photographs with two findings, of which the second is not always known."""
 
-    card = SimpleNamespace(stored=SimpleNamespace(unit="none"), labels=("nodule", "mass"))
+    card = SimpleNamespace(stored=SimpleNamespace(unit="none"), labels=("nodule", "mass"), task="multi_label")
 
     def __getitem__(self, row):
         return {"image": np.random.default_rng(row).uniform(0, 255, (8, 8, 1))}
@@ -97,6 +97,9 @@ def test_given_labels():
     assert found["label mass"] == pytest.approx([1, 0, np.nan], nan_ok=True)
     assert "position" not in found
     assert found["mean"][1] == pytest.approx(Labelled()[0]["image"].mean())
+    two_classes = Labelled()
+    two_classes.card = SimpleNamespace(**vars(Labelled.card) | dict(task="single_label"))
+    assert [k for k in properties.of_split(two_classes, np.array([0])) if "label" in k] == ["label mass"]
 
 
 def test_ridge_is_that_of_scikit_learn():
