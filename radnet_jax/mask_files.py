@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import importlib
 import itertools
 from pathlib import Path
+import re
 from typing import Any
 
 import cv2
@@ -26,6 +27,7 @@ from radnet_jax.errors import UserError
 from radnet_jax.new_images import NewImages
 
 FORMATS = ("images", "dicom_seg")
+_SUFFIX = re.compile(r"\.(nii(\.gz)?|dcm|dicom|png|jpe?g|tiff?|bmp|npy)$", re.IGNORECASE)
 Mask = UInt8[np.ndarray, "h w"]
 
 
@@ -38,6 +40,18 @@ def check(form: str) -> None:
             raise UserError(
                 "config.masks=dicom_seg needs highdicom", fix="pip install 'radnet_jax[dicom_seg]'"
             ) from error
+
+
+def stems(names: Sequence[str]) -> list[str]:
+    """Returns names of files without the suffix of an image; whole where two files would have one name.
+
+    What follows the last point of a DICOM file's name may be a part of its identifier: only known suffixes are left out.
+    """
+    short = [_SUFFIX.sub("", name) for name in names]
+    of: dict[str, set[str]] = {}
+    for name, stem in zip(names, short, strict=True):
+        of.setdefault(stem, set()).add(name)
+    return [stem if len(of[stem]) == 1 else name for name, stem in zip(names, short, strict=True)]
 
 
 def write(

@@ -134,3 +134,10 @@ def test_what_can_not_be_read_has_no_mask(series, tmp_path):
     counts = write(images, tmp_path / "out", -300, 200)
     assert len(counts) == len(images) - 1
     assert len(images.rejected) == 1
+
+
+def test_no_two_files_share_the_name_of_a_mask():
+    assert mask_files.stems(["a/1.nii.gz", "b.PNG", "c.dcm", "c.dcm", "0011aabb"]) == ["a/1", "b", "c", "c", "0011aabb"]
+    by_identifier = ["1.2.840.1", "1.2.840.2"]  # DICOM files without a suffix
+    assert mask_files.stems(by_identifier) == by_identifier
+    assert mask_files.stems(["a.png", "a.dcm", "b.png"]) == ["a.png", "a.dcm", "b"]
