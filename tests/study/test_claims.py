@@ -124,6 +124,25 @@ def test_killed_at_any_moment_every_job_is_done_whole_and_counted_once(tmp_path)
     assert not [p for p in (tmp_path / CLAIMS).iterdir() if "@" in p.name]
 
 
+def test_a_process_that_stood_still_beyond_its_lease_comes_back_and_changes_nothing(tmp_path):
+    slow = start(tmp_path, 2)
+    deadline = time.monotonic() + SECONDS
+    while not list(tmp_path.glob(f"{ATTEMPTS}/*@1/lines")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    slow.send_signal(signal.SIGSTOP)
+    try:
+        ids = ["count-0", "count-1"]
+        states = study_worker.board(tmp_path, 2).work(ids)  # after missed heartbeats
+        assert [states[id].kind for id in ids] == ["finished", "finished"]
+        made = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("lines")}
+    finally:
+        slow.send_signal(signal.SIGCONT)
+    assert slow.wait(timeout=SECONDS) == 0, slow.stderr.read()
+    assert results(tmp_path, 2) == whole(2)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("lines")} == made
+    assert study_worker.board(tmp_path, 2).states()["count-0"].kind == "finished"
+
+
 def test_an_overtaken_process_changes_nothing(tmp_path):
     board = study_worker.board(tmp_path, 1)
     lease = study_worker.claims(tmp_path).claim("count-0")
