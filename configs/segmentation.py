@@ -170,8 +170,8 @@ def radnet(
     What defines its figures is kept: BatchNorm statistics and the weighted mean of the loss by eighths of the batch
     (one device each), weight decay on every parameter, the weights of the last step. `frozen` is its "linear
     evaluation": convolutions stay, but the scales and offsets of the backbone's BatchNorm are trained, in train mode.
-    From scratch each slice is scaled from its own minimum to its maximum. Not kept: float16, and images that are
-    replaced by others where they can't be read.
+    From scratch each slice is scaled from its own minimum to its maximum. Not kept: float16, images that are replaced
+    by others where they can't be read, and images stretched to a square without a filter.
     """
     if _decoder(got) != "unet":
         raise UserError("the RadNet study had U-Nets on ResNets", got=f"{_decoder(got)} on {got.backbone}")
@@ -217,9 +217,9 @@ def btl(
     21st (51st) epoch without a better one.
 
     Not kept: its val was augmented at random, and what counted there was the loss, here the metric; distortions of 3 in
-    10 images (elastic, grid, optical); nearest-neighbour resizing of the images to 224 px; drawn exclusively,
-    brightness or gamma. Its rates changed by epoch, one epoch late in version 1, here they do by step. Its UPerNet
-    shared one smoothing convolution, had no cumulative sums from level to level, and saw Swin from stride 8 on.
+    10 images (elastic, grid, optical); nearest-neighbour resizing of the images to a square of 224 px; drawn
+    exclusively, brightness or gamma. Its rates changed by epoch, one epoch late in version 1, here they do by step. Its
+    UPerNet shared one smoothing convolution, had no cumulative sums from level to level, and saw Swin from stride 8.
 
     Args:
       got: the variant.

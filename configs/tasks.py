@@ -181,7 +181,8 @@ def radnet(
     scales and offsets of the encoder's BatchNorm layers trained too.
 
     Each image is scaled from its own minimum to its maximum, from scratch and where the start's input says so
-    (`common.each_image_input`). Not reproduced: float16, and images that can't be read replaced by others.
+    (`common.each_image_input`). Not reproduced: float16, images that can't be read replaced by others, and images
+    stretched to a square without a filter (here: stored with their aspect ratio, padded, averaged over areas).
     """
     no_sweep(config)
     config.name = f"{config.tags.task} {variant.protocol}"
@@ -216,7 +217,8 @@ def benchmark(config: ConfigDict, variant: ConfigDict, *, images: int, **objecti
     run ended by the eleventh epoch without one, the weights of the lowest; batch 32; random crops of 224 px (area 8 to
     100 %), mirror images, rotation by 7 degrees; val on the central crop of 256 px, the test on ten crops.
 
-    Not reproduced: the rotation is made before the crop and not after it.
+    Not reproduced: the rotation is made before the crop and not after it; crops are of the stored image, which has kept
+    its aspect ratio (padded), not of the original, and not of one stretched to a square.
     """
     no_sweep(config)
     config.name = f"{config.tags.task} {variant.protocol}"
