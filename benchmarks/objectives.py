@@ -71,15 +71,15 @@ class Pass:
 
 
 def watched_passes(objective: Any, state: Any, batch: Any) -> list[Pass]:
-    """Traces the loss and notes every pass; one is trained whose parameters are the ones that get the gradient."""
+    """Traces the loss and notes every pass; one is trained whose parameters come of those that get the gradient."""
     passes: list[Pass] = []
     online: dict[int, str] = {}  # leaves of the parameters, and of which network
     of_chain, of_part = networks.apply, nn.Module.apply
     within = [False]
 
     def chain(modules: Any, params: Any, batch_stats: Any, x: Any, *, train: bool) -> Any:
-        first = next(iter(modules))  # a later one may have been changed on the way, as DINO's frozen last layer
-        trained = all(id(leaf) in online for leaf in jax.tree.leaves(params[first]))
+        weights = jax.tree.leaves({name: params[name] for name in modules})
+        trained = all(isinstance(leaf, jax.core.Tracer) for leaf in weights)  # those of a target are plain arrays
         called = dict(modules)
 
         def call(weights: Any, stats: Any, x: Any) -> Any:

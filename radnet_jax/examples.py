@@ -54,9 +54,9 @@ def write(
         rows = _by_class(split)
         if not rows:
             continue
-        tiles = [_tiles(center(_images(split, indices), adapter), adapter) for indices in rows.values()]
+        by_class = [tiles(center(_images(split, indices), adapter), adapter) for indices in rows.values()]
         path = folder / f"task-{name}.png"
-        _write(path, np.concatenate([_row(t) for t in tiles], axis=0))
+        _write(path, np.concatenate([_row(t) for t in by_class], axis=0))
         shown.append((f"Task {name}, from top to bottom: {', '.join(rows)}", path))
     return shown
 
@@ -95,9 +95,9 @@ def of_cases(
         places |= {case: (split, i) for i, case in enumerate(split.manifest()["case_id"].to_pylist())}
     for split, index in (places[case] for case in case_ids):
         adapter = make_adapter(split.card.stored, model_input)
-        (tile,) = _tiles(center(_images(split, [index]), adapter), adapter)
+        (tile,) = tiles(center(_images(split, [index]), adapter), adapter)
         mask = split[index].get("segmentation")
-        out.append(_png(tile if mask is None else _outlined(tile, mask)))
+        out.append(png(tile if mask is None else _outlined(tile, mask)))
     return out
 
 
@@ -109,7 +109,8 @@ def _outlined(tile: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "i j"]) 
     return np.where(border[:, :, None] > 0, np.array([230, 60, 40], np.uint8), tile)
 
 
-def _png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+def png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Returns an image, red first, as a PNG."""
     return cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
 
 
@@ -117,7 +118,7 @@ def _views(split: Split, adapter: Adapter, config: ConfigDict, indices: list[int
     section = plain(config.augment)
     recipe = AUGMENTATIONS.build(section.pop("name"), section)
     views = make_views(_images(split, indices), adapter, recipe, rng.stream(config.seed, "augment", 0), 2)
-    return np.concatenate([_row(_tiles(views[:, v], adapter)) for v in range(2)], axis=0)
+    return np.concatenate([_row(tiles(views[:, v], adapter)) for v in range(2)], axis=0)
 
 
 def _images(split: Split, indices: list[int]) -> Array:
@@ -139,8 +140,8 @@ def _by_class(split: Split) -> dict[str, list[int]]:
     return rows
 
 
-def _tiles(image: Float[Array, "n h w c"], adapter: Adapter) -> UInt8[np.ndarray, "n h w 3"]:
-    """Undoes the standardisation, so that 0 is black and 1 is white."""
+def tiles(image: Float[Array, "n h w c"], adapter: Adapter) -> UInt8[np.ndarray, "n h w 3"]:
+    """Returns what a model sees with the standardisation undone, so that 0 is black and 1 is white."""
     x = np.asarray(jax.device_get(image), np.float64)
     x = x * np.asarray(adapter.model_input.std) + np.asarray(adapter.model_input.mean)
     if x.shape[-1] != 3:

@@ -42,7 +42,7 @@ _RUNNERS = {  # by config.run
     "import": "radnet_jax.weights.importing",
     "export": "radnet_jax.weights.exporting",
     "embed": "radnet_jax.weights.embedding",
-    "analyze": "radnet_jax.analysis.run",
+    "analyze": "radnet_jax.analysis.command",
 }
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import math
+import numbers
 from typing import Any
 
 from jaxtyping import Float, Num
@@ -99,6 +101,7 @@ class ModelInput:
                 "a model input is scaled either by windows or by a value range",
                 got=f"windows={self.windows}, value_range={self.value_range}",
             )
+        _check_windows(self.windows)
         if isinstance(self.value_range, str):
             _check("value range", self.value_range, (IMAGE,))
         for name in ("mean", "std"):
@@ -114,6 +117,10 @@ class ModelInput:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelInput:
+        fields = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(data, Mapping) or set(data) != set(fields):
+            got = ", ".join(map(str, data)) if isinstance(data, Mapping) else repr(data)
+            raise UserError("a model input is not whole", got=got, expected=", ".join(fields))
         return cls(**_tuples(data))
 
 
@@ -171,6 +178,7 @@ def make_adapter(stored: StoredPixels, model_input: ModelInput, declared: Mappin
             fix="declare it (config.adapter with windows and channels), or use a dataset of the model's modality",
         )
     windows = model_input.windows if declared is None else tuple(_tuples(declared["windows"]))
+    _check_windows(windows)
     by_image = not windows and model_input.value_range == IMAGE
     if stored.unit == "HU" and not windows and not by_image:
         raise UserError(
@@ -205,6 +213,14 @@ def make_adapter(stored: StoredPixels, model_input: ModelInput, declared: Mappin
             fix="rebuild the dataset with a larger --size, or lower the input size",
         )
     return Adapter(stored, model_input, windows, value_range, rule, crossing)
+
+
+def _check_windows(windows: tuple[Any, ...]) -> None:
+    for window in windows:
+        pair = isinstance(window, tuple) and len(window) == 2 and all(isinstance(x, numbers.Real) for x in window)
+        pair = pair and all(math.isfinite(x) for x in window)
+        if not pair or not window[1] > 0:
+            raise UserError("not a window", got=repr(window), expected="(centre, width) in HU, the width above 0")
 
 
 def _channel_rule(produced: int, wanted: int) -> str:

@@ -128,8 +128,9 @@ def gradients_of(
         total, weights, model_state, objective_state = carry
         number, part = item
         seen = state.replace(model_state=model_state, objective_state=objective_state)
-        loss, aux, gradient = one(seen, part, jax.random.fold_in(key, number))
-        weight = objective.weight(part)  # type: ignore[misc]
+        rng = jax.random.fold_in(key, number)
+        loss, aux, gradient = one(seen, part, rng)
+        weight = objective.weight(part, rng)  # type: ignore[misc]
         means = (loss, aux.metrics, gradient)
         total = jax.tree.map(lambda t, x: t + weight * x, total, means)
         return (total, weights + weight, aux.model_state, aux.objective_state), (aux.features, aux.embedding)

@@ -22,10 +22,13 @@ from radnet_jax.phases import Phases
 from radnet_jax.step import MADE, compiled_prepare, compiled_step
 from tests import tiny
 
+# By the names of their files, and one with what its file leaves to a change of the config.
 NAMES = [*sorted(path.stem for path in (tiny.ROOT / "configs" / "pretrain").glob("[!_]*.py")), "classification"]
-# Compiled in every test run, one of each kind: in-batch negatives; queue and target; prototypes and local views; bank,
-# queue and phases with a pass; a ViT; labels. The others are slow tests.
-QUICK = ("simclr", "moco_v2", "swav", "pcl_v2", "mae", "classification")
+QUEUED = {"swav_queue": "swav"}  # full after the first step
+CASES = [*NAMES, *QUEUED]
+# Compiled in every test run, one of each kind: in-batch negatives; queue and target; prototypes, local views and a
+# queue of them; bank, queue and phases with a pass; a ViT; labels. The others are slow tests.
+QUICK = ("simclr", "moco_v2", "swav_queue", "pcl_v2", "mae", "classification")
 SIZE = 24
 BATCH = 64
 
@@ -40,6 +43,7 @@ class Trained(NamedTuple):
 
 
 def _file(name):
+    name = QUEUED.get(name, name)
     for folder, variant in (("pretrain", "smoke"), ("finetune", "smoke,scratch")):
         if (tiny.ROOT / "configs" / folder / f"{name}.py").is_file():
             return f"configs/{folder}/{name}.py", variant
@@ -56,7 +60,10 @@ def config(name, dataset, **changes):
     """The smoke variant of a config file, smaller still: configs/pretrain/NAME.py or configs/finetune/NAME.py."""
     path, variant = _file(name)
     changes = {"batch_size": BATCH, "total_steps": 4, **changes}
-    return tiny.config(path, f"{variant},size={SIZE}", dataset, **changes)
+    made = tiny.config(path, f"{variant},size={SIZE}", dataset, **changes)
+    if name in QUEUED:
+        made = tiny.change(made, objective=made.objective.to_dict() | {"queue_size": made.batch_size})
+    return made
 
 
 def comparable(name, dataset):
@@ -68,14 +75,14 @@ def comparable(name, dataset):
     return config(name, dataset, optimizer=sgd, schedule=dict(name="warmup_cosine", base_lr=0.005, warmup_steps=0))
 
 
-def marked(names=NAMES, quick=QUICK):
+def marked(names=CASES, quick=QUICK):
     """Names for parametrize: those that are not quick are slow tests."""
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def one_for_each_objective():
-    """One config of each registered objective, the last by name: the newest version, mostly."""
-    return set({load(name).objective.name: name for name in NAMES}.values())
+    """One config of each registered objective, the last one: the newest version, mostly, or the one with a queue."""
+    return set({load(name).objective.name: name for name in CASES}.values())
 
 
 def trained(config, devices=None, count=3):

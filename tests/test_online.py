@@ -176,7 +176,7 @@ def in_order(accumulate):
         def after_update(self, state):
             return state.params, state.objective_state
 
-        def weight(self, batch):
+        def weight(self, batch, rng):
             return jnp.float32(len(batch["image"]))
 
     state = TrainState(jnp.int32(0), {"w": jnp.ones(3)}, {}, {}, optax.sgd(0.1).init({"w": jnp.ones(3)}), {})

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from radnet_jax import nonfinite, sharding
+from radnet_jax import nonfinite, rng, sharding
 from radnet_jax.state import LossAux, TrainState
 from radnet_jax.step import train_step
 
@@ -29,7 +29,7 @@ class Regression:
     def after_update(self, state):
         return state.params, state.objective_state
 
-    def weight(self, batch):
+    def weight(self, batch, rng):
         return batch["label_mask"].sum()
 
 
@@ -50,6 +50,20 @@ def data(n=16):
 
 def update(state, batch, step=None, **options):
     return jax.jit(lambda s, b, i: train_step(s, b, 0, i, objective=Regression(), tx=TX, **options))(state, batch, step)
+
+
+def test_a_part_is_weighed_with_the_draws_of_its_loss():
+    class Drawn(Regression):
+        def loss(self, params, state, batch, rng):
+            return jax.random.uniform(rng) + 0 * params["w"].sum(), LossAux(state.model_state, {}, {})
+
+        def weight(self, batch, rng):
+            return jax.random.uniform(rng)
+
+    _, metrics = train_step(start(), data(), 0, objective=Drawn(), tx=TX, accumulate=2)
+    key = rng.stream(0, "loss", 0)
+    draws = np.array([jax.random.uniform(jax.random.fold_in(key, part)) for part in range(2)])
+    assert metrics["loss"] == pytest.approx(np.average(draws, weights=draws), rel=1e-6)
 
 
 @pytest.mark.parametrize("parts", [2, 4])

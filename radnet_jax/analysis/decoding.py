@@ -70,7 +70,7 @@ def unit_correlations(
     r = np.full((x.shape[1], len(names)), np.nan)
     for j, name in enumerate(names):
         known = np.isfinite(targets[name])
-        r[:, j] = _correlations(rankdata(x[known], axis=0), rankdata(targets[name][known]))
+        r[:, j] = correlations(rankdata(x[known], axis=0), rankdata(targets[name][known]))
     free = max(patients - 2, 1)
     t = np.abs(r) * np.sqrt(free / np.maximum(1 - r**2, 1e-12))
     corrected = correct((2 * stats.t.sf(t, free)).ravel(), "benjamini_hochberg").reshape(r.shape)
@@ -143,7 +143,8 @@ def _r2(errors: Float[np.ndarray, " m"], around: Float[np.ndarray, " m"], groups
     return Decoded(r2, r2 - half, min(r2 + half, 1.0))
 
 
-def _correlations(x: Float[np.ndarray, "m d"], y: Float[np.ndarray, " m"]) -> Float[np.ndarray, " d"]:
+def correlations(x: Float[np.ndarray, "m d"], y: Float[np.ndarray, " m"]) -> Float[np.ndarray, " d"]:
+    """Returns Pearson's correlation of each column with y; NaN of a constant one."""
     x, y = x - x.mean(axis=0), y - y.mean()
     norms = np.linalg.norm(x, axis=0) * np.linalg.norm(y)
     return np.divide(x.T @ y, norms, out=np.full(x.shape[1], np.nan), where=norms > 0)

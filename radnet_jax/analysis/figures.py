@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import math
 
+from jaxtyping import Float, PyTree
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 import numpy as np
@@ -112,6 +113,34 @@ def pca_figure(points: np.ndarray, groups: Sequence[str], share: tuple[float, fl
             axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, labelcolor=INK)
         said = ", ".join(names) or "without labels"
         return Drawing(figure, f"{len(points)} images on two directions that hold {100 * sum(share):.0f} %: {said}")
+
+
+def spectrum_figure(spectra: Mapping[str, Sequence[float]]) -> Drawing:
+    """The share of the variance by direction, both logarithmic: the flatter, the more directions are used."""
+    with styled(lines=True):
+        figure = Figure(figsize=(WIDTH, 0.8 * WIDTH), layout="constrained")
+        axes = figure.subplots()
+        least = 1e-6
+        for i, (name, shares) in enumerate(spectra.items()):
+            kept = np.array([v for v in shares if v > least])
+            colour = REFERENCE[0] if "random" in name else PALETTE[i % 6]
+            axes.plot(np.arange(1, len(kept) + 1), kept, color=colour, lw=2, label=plain(name),
+                      ls="--" if "random" in name else ("-", "-.")[i % 2])  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("direction, by its variance")
+        axes.set_ylabel("share of the variance")
+        axes.legend(frameon=False, loc="lower left", labelcolor=INK)
+        told = "; ".join(f"{n}: the first holds {100 * s[0]:.0f} %" for n, s in spectra.items() if len(s))
+        return Drawing(figure, f"Share of the variance by direction. {told}")
+
+
+def first_layer(params: PyTree) -> Float[np.ndarray, "h w 3 o"] | None:
+    """Returns the filters of the first layer, where it is a convolution of images of 1 or 3 channels."""
+    for layer in ("stem_conv", "patch_embed"):
+        if layer in params and (kernel := np.asarray(params[layer]["kernel"])).shape[2] in (1, 3):
+            return np.repeat(kernel, 3 // kernel.shape[2], axis=2)
+    return None
 
 
 def filters_figure(kernels: np.ndarray) -> Drawing:

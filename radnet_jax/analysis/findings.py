@@ -10,6 +10,8 @@ from typing import Any
 CHANGE = "before and after"
 SEEDS = "two seeds"
 RANDOM = "two random networks"
+TOLD = 3  # properties that a sentence names
+ALPHA = 0.05
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
@@ -28,17 +30,85 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     else:
         out.append(f"Least alike is {least}, CKA {_value(known[least])}; most alike {most}, CKA {_value(known[most])}.")
     out.append(_order(known))
-    seeds = {k: v for k, v in (result["seeds"] or {}).items() if not math.isnan(v["mean"])}
-    if seeds:
-        least = min(seeds, key=lambda k: seeds[k]["mean"])
-        told = seeds[least]
-        out.append(
-            f"Over {told['n']} seeds the least alike block is {least}, mean CKA "
-            f"{told['mean']:.2f} ({told['low']:.2f} to {told['high']:.2f})."
-        )
-    else:
-        out.append("One pair of networks: how much another seed would differ is not known.")
     return out
+
+
+def of_seeds(result: Mapping[str, Any]) -> list[str]:
+    """Returns what the pairs that differ by their seed say: what was kept, and what that responds to."""
+    found = result["over_seeds"]
+    if found is None:
+        return []
+    n, out = found["n"], []
+    layers = {k: v for k, v in found["layers"].items() if not math.isnan(v["cka"]["mean"])}
+    if n > 1 and layers:
+        least = min(layers, key=lambda k: layers[k]["cka"]["mean"])
+        random, seeds = ([k for k, v in layers.items() if v["cka"]["low"] > v[w]] for w in ("random", "two_seeds"))
+        out.append(
+            f"Over {n} seeds the least alike block is {least}, mean CKA {_mean(layers[least]['cka'])}. Before and "
+            f"after are more alike than {RANDOM} in {len(random)} of {len(layers)} blocks, and than any two seeds of "
+            f"what was fine-tuned in {len(seeds)}."
+        )
+        if found["starts"] == 1:
+            out.append("All seeds began with one checkpoint: what another pretraining would give is not known.")
+    if n == 1:
+        out.append("One pair of networks: how much another seed would differ is not known.")
+    units = list(found["units"].values())[-1]
+    if not math.isnan(units["share"]["mean"]):
+        out.append(
+            f"Of the last block's units {_mean(units['share'])} give the same before and after; of pairs of two "
+            f"different units {units['chance']['mean']:.2f} are as alike."
+        )
+        if found["block"]:
+            share = found["units"][found["block"]]["share"]
+            out.append(f"The deepest block that kept at least half of its units is {found['block']}, {_mean(share)}.")
+            out.append(_responds(found))
+        else:
+            out.append("No block kept half of its units.")
+    if n > 1:
+        out += _read_over_seeds(found["read"], n)
+    return out
+
+
+def followed(over_seeds: Mapping[str, Any]) -> list[str]:
+    """Returns the properties that the kept units of the deepest kept block follow more closely than a random network's
+    units do, by their interval over seeds where there is one; the most closely followed first.
+    """
+    above = {k: v["kept"] for k, v in over_seeds["responds"].items() if _least(v["kept"]) > v["random"]}
+    return sorted(above, key=lambda k: -above[k]["mean"])
+
+
+def _responds(found: Mapping[str, Any]) -> str:
+    names, values = followed(found), found["responds"]
+    if not names:
+        return "The units that it kept follow no property more closely than those of a random network."
+    told = [f"{k} ({_mean(values[k]['kept'])}, random {values[k]['random']:.2f})" for k in names[:TOLD]]
+    more = f", and {len(names) - TOLD} more" if len(names) > TOLD else ""
+    return (
+        "The units that it kept follow these more closely than those of a random network do (mean squared rank "
+        f"correlation): {', '.join(told)}{more}."
+    )
+
+
+def _read_over_seeds(read: Mapping[str, Any], n: int) -> list[str]:
+    said = []
+    for word, sign in (("better", 1), ("worse", -1)):
+        found = {k: v for k, v in read.items() if v["p_holm"] < ALPHA and sign * v["difference"]["mean"] > 0}
+        names = sorted(found, key=lambda k: -abs(found[k]["difference"]["mean"]))
+        told = [f"{k} (R² {read[k]['after']['mean']:.2f}, before {read[k]['before']['mean']:.2f})" for k in names]
+        if told:
+            said.append(
+                f"Over {n} seeds these are read {word} from the last block after than before: {', '.join(told)}."
+            )
+    return said or [f"Over {n} seeds no property is read better or worse from the last block after than before."]
+
+
+def _mean(v: Mapping[str, float]) -> str:
+    interval = "" if math.isnan(v["low"]) else f" ({v['low']:.2f} to {v['high']:.2f})"
+    return f"{v['mean']:.2f}{interval}"
+
+
+def _least(v: Mapping[str, float]) -> float:
+    return v["mean"] if math.isnan(v["low"]) else v["low"]
 
 
 def of_properties(result: Mapping[str, Any]) -> list[str]:
@@ -46,7 +116,8 @@ def of_properties(result: Mapping[str, Any]) -> list[str]:
     networks = result["read"]["networks"]
     a, b = (list(networks[name].values())[-1]["read"] for name in ("a", "b"))
     said = []
-    for word, better, worse in (("better", b, a), ("worse", a, b)):
+    over_seeds = (result["over_seeds"] or {"n": 1})["n"] > 1  # `of_seeds` has then said it
+    for word, better, worse in () if over_seeds else (("better", b, a), ("worse", a, b)):
         names = [k for k in a if better[k]["low"] > worse[k]["high"]]
         if names:
             told = ", ".join(f"{k} (R² {b[k]['r2']:.2f}, before {a[k]['r2']:.2f})" for k in names)
@@ -56,7 +127,7 @@ def of_properties(result: Mapping[str, Any]) -> list[str]:
         names = [k for k in b if b[k]["low"] > random[k]["high"]]
         told = ", ".join(names) or "none of the properties"
         said.append(f"Read better from the last block after than from that of a random network: {told}.")
-    if len(said) < 2:
+    if not over_seeds and len(said) < 2:
         said.insert(0, "No property is read better or worse from the last block after than before, beyond doubt.")
     return said
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 import numpy as np
 
 from radnet_jax import rng, sharding, starts
+from radnet_jax.analysis.minibatch import map_gram
 from radnet_jax.augment.views import center
 from radnet_jax.checkpoint import load_meta
 from radnet_jax.data.dataset import Split
@@ -22,7 +23,7 @@ from radnet_jax.data.pipeline import eval_batches
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators
 from radnet_jax.models import MODELS
-from radnet_jax.models.blocks import pooled_blocks
+from radnet_jax.models.blocks import block_maps, pooled
 from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
 from radnet_jax.registry import named
 from radnet_jax.weights import use
@@ -56,12 +57,23 @@ class Network:
         names: list[str] = []
 
         def run(params: PyTree, batch_stats: PyTree, image: Array) -> list[Array]:
-            found = _features(self.module, self.adapter, params, batch_stats, image)
+            found = _maps(self.module, self.adapter, params, batch_stats, image)
             names.extend(found)
-            return list(found.values())  # a dict would come back in the order of its names
+            return [pooled(x) for x in found.values()]  # a dict would come back in the order of its names
 
         shapes = jax.eval_shape(run, self.params, self.batch_stats, self._image)
         return dict(zip(names, (shape.shape[1] for shape in shapes), strict=True))
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What it is, for the record."""
+        return {
+            "name": self.name,
+            "id": self.id,
+            "backbone": dict(self.backbone),
+            "layers": self.layers,
+            "adapter": self.adapter.to_json(),
+        }
 
     @property
     def _image(self) -> jax.ShapeDtypeStruct:
@@ -144,19 +156,54 @@ def same_architecture(a: Network, b: Network) -> bool:
     return a.backbone["name"] == b.backbone["name"] and a.layers == b.layers
 
 
-def stream(
-    networks: Sequence[Network], split: Split, batch_size: int, mesh: Mesh
-) -> Iterator[tuple[list[list[Float[Array, "b d"]]], Float[Array, " b"], Int[np.ndarray, " b"]]]:
-    """Yields, for each batch of a split in record order, the layers of each network, `valid`, and the record numbers.
+class Batch(NamedTuple):
+    """What the networks give for some images of a split.
 
-    The last batch is filled up with record 0, and those rows are not valid.
+    Attributes:
+      features: of each network, the pooled features of each layer.
+      grams: of each network and layer, `minibatch.map_gram` of its flattened maps.
+      valid: 0 for rows that only fill up the last batch.
+      numbers: of the records; -1 for those rows.
     """
+
+    features: list[list[Float[Array, "b d"]]]
+    grams: list[list[Float[Array, "b b"]]]
+    valid: Float[Array, " b"]
+    numbers: Int[np.ndarray, " b"]
+
+
+def stream(networks: Sequence[Network], split: Split, batch_size: int, mesh: Mesh, *, seed: int = 0) -> Iterator[Batch]:
+    """Yields a whole split, its records in an order drawn from `seed`.
+
+    Neighbours in a dataset are often of one patient, and what is averaged over batches needs batches like the whole.
+    """
+    order = np.random.default_rng(seed).permutation(len(split))
     first = 0
-    for batch in eval_batches(split, batch_size=batch_size):
+    for batch in eval_batches(_Ordered(split, order), batch_size=batch_size):
         put = sharding.put_batch({"image": batch["image"], "valid": batch["valid"]}, mesh)
-        found = [_compiled(n.module, n.adapter, mesh)(n.params, n.batch_stats, put["image"]) for n in networks]
-        yield found, put["valid"], np.arange(first, first + batch_size)
+        found = [
+            _compiled(n.module, n.adapter, mesh)(n.params, n.batch_stats, put["image"], put["valid"]) for n in networks
+        ]
+        numbers = np.full(batch_size, -1)
+        numbers[: len(order) - first] = order[first : first + batch_size]
+        yield Batch([f for f, _ in found], [g for _, g in found], put["valid"], numbers)
         first += batch_size
+
+
+class _Ordered:
+    """A split whose records stand in another order."""
+
+    def __init__(self, split: Split, order: Int[np.ndarray, " n"]):
+        self._split, self._order = split, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def allocate(self, size: int) -> dict[str, np.ndarray]:
+        return self._split.allocate(size)
+
+    def read_into(self, batch: dict[str, np.ndarray], first: int, indices: Sequence[int]) -> None:
+        self._split.read_into(batch, first, self._order[np.asarray(indices)].tolist())
 
 
 class Sample:
@@ -164,18 +211,21 @@ class Sample:
 
     def __init__(self, rows: Int[np.ndarray, " m"], count: int):
         self.rows = rows
+        self._numbers: list[np.ndarray] = []
         self._parts: list[list[list[np.ndarray]]] = [[] for _ in range(count)]
 
     def add(self, features: Sequence[Sequence[Float[Array, "b d"]]], numbers: Int[np.ndarray, " b"]) -> None:
         """Keeps the rows of a batch that belong to the sample."""
         wanted = np.flatnonzero(np.isin(numbers, self.rows))
         if len(wanted):
+            self._numbers.append(numbers[wanted])
             for parts, layers in zip(self._parts, features):
                 parts.append([np.asarray(layer)[wanted] for layer in layers])
 
     def features(self, network: int) -> list[Float[np.ndarray, "m d"]]:
-        """Returns the layers of a network."""
-        return [np.concatenate(parts) for parts in zip(*self._parts[network])]
+        """Returns the layers of a network; rows as in `rows`."""
+        places = np.argsort(np.concatenate(self._numbers))
+        return [np.concatenate(parts)[places] for parts in zip(*self._parts[network])]
 
 
 def spread_rows(n: int, most: int) -> Int[np.ndarray, " m"]:
@@ -188,15 +238,14 @@ def _shapes(module: Any, model_input: ModelInput) -> Any:
     return jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), image)
 
 
-def _features(
-    module: Any, adapter: Adapter, params: PyTree, batch_stats: PyTree, image: Array
-) -> dict[str, Float[Array, "b d"]]:
-    return pooled_blocks(module, {"params": params, "batch_stats": batch_stats}, center(image, adapter))
+def _maps(module: Any, adapter: Adapter, params: PyTree, batch_stats: PyTree, image: Array) -> dict[str, Array]:
+    return block_maps(module, {"params": params, "batch_stats": batch_stats}, center(image, adapter))
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(module: Any, adapter: Adapter, mesh: Mesh) -> Callable[..., list[Array]]:
-    def run(params: PyTree, batch_stats: PyTree, image: Array) -> list[Array]:
-        return list(_features(module, adapter, params, batch_stats, image).values())
+def _compiled(module: Any, adapter: Adapter, mesh: Mesh) -> Callable[..., tuple[list[Array], list[Array]]]:
+    def run(params: PyTree, batch_stats: PyTree, image: Array, valid: Array) -> tuple[list[Array], list[Array]]:
+        maps = _maps(module, adapter, params, batch_stats, image).values()
+        return [pooled(x) for x in maps], [map_gram(x, valid) for x in maps]
 
-    return jax.jit(run, out_shardings=sharding.batch_sharding(mesh))
+    return jax.jit(run, out_shardings=(sharding.batch_sharding(mesh), sharding.replicated(mesh)))

@@ -52,7 +52,7 @@ def of_split(split: Split, rows: Int[np.ndarray, " m"]) -> dict[str, Float[np.nd
     """Returns the properties of some records, and their `position` in the scan and labels where the dataset has them.
 
     `position` is 0 for the first slice of a series in the dataset and 1 for its last. Labels are 0 or 1, "label NAME";
-    NaN where unknown.
+    NaN where unknown. Of two classes, which say the same, the second.
     """
     found = [of_image(split[int(row)]["image"], unit=split.card.stored.unit) for row in rows]
     out = {name: np.array([f[name] for f in found]) for name in found[0]}
@@ -60,7 +60,8 @@ def of_split(split: Split, rows: Int[np.ndarray, " m"]) -> dict[str, Float[np.nd
     if position is not None:
         out["position"] = position[rows]
     labels, mask = (values[rows] for values in split.all_labels())
-    for k, name in enumerate(split.card.labels):
+    two_classes = split.card.task == "single_label" and len(split.card.labels) == 2
+    for k, name in list(enumerate(split.card.labels))[1 if two_classes else 0 :]:
         out[f"label {name}"] = np.where(mask[:, k] > 0, labels[:, k], np.nan)
     return out
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import logging
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 import numpy as np
@@ -20,22 +21,26 @@ from radnet_jax import sharding
 from radnet_jax.analysis import (
     decoding,
     domains,
+    embedding,
+    figures,
     findings,
     intervals,
     networks,
+    over_seeds,
     page,
     properties,
+    seen,
     similarity,
     weights,
     who_knows,
 )
 from radnet_jax.analysis.linear_cka import LinearCka
+from radnet_jax.analysis.minibatch import MinibatchCka
 from radnet_jax.analysis.networks import Network, Sample
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.canonical import jsonable
-from radnet_jax.evaluation.statistics.seeds import t_interval
 from radnet_jax.parts import check_workdir, lock, plain
 
 ANALYSIS_FILE = "analysis.json"
@@ -68,33 +73,48 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     with lock(workdir):
         cka = LinearCka(list(nets[0].layers.values()), list(nets[1].layers.values()), mesh)
         sample = Sample(networks.spread_rows(len(split), config.sample), len(nets))
-        for features, valid, numbers in networks.stream(nets, split, config.eval_batch_size, mesh):
-            cka.add(features[0], features[1], valid)
+        same = MinibatchCka([(i, j) for _, i, j in pairs])
+        for batch in networks.stream(nets, split, config.eval_batch_size, mesh, seed=config.seed):
+            cka.add(batch.features[0], batch.features[1], batch.valid)
             cka.wait()  # one batch in flight, as in `evaluators.reestimate_batch_stats`
-            sample.add(features, numbers)
+            sample.add(batch.features, batch.numbers)
+            if pairs:
+                same.add(batch.features, batch.grams, batch.valid)
         _tell_constant(cka, nets)
         patients = _patients(split)[sample.rows]
         groups = intervals.patient_groups(patients, seed=config.seed)
+        known = _known(split, sample)
         result: dict[str, Any] = {
             "title": config.name or f"{nets[0].name} and {nets[1].name}",
-            "a": _described(nets[0]),
-            "b": _described(nets[1]),
+            "a": nets[0].described,
+            "b": nets[1].described,
             "dataset": _dataset(split),
             "images": cka.images,
             "sample": {"images": len(sample.rows), "patients": len(np.unique(patients))},
             "map": {"debiased": cka.map(), "biased": cka.map(debiased=False)},
-            "pairs": _compared(nets, pairs, sample, groups),
+            "pairs": _compared(nets, pairs, sample, groups, same),
             "weights": _changes(nets, pairs),
-            "maps": _maps(split, sample),
+            "maps": embedding.of_sample(
+                split, sample.rows, _members(split, sample.rows), known, _last(sample), config.maps, seed=config.seed
+            ),
+            "spectra": {
+                name: similarity.spectrum(sample.features(place)[-1]).tolist() for name, place in _shown(pairs).items()
+            },
             "domains": _domains(split, nets, pairs, sample),
-            "read": _read(split, nets, pairs, sample, patients, groups),
+            "read": _read(nets, pairs, sample, patients, groups, known),
             "published": published,
             "who_knows": who,
-            "timings": {"total_s": time.perf_counter() - began},
             "code": ledger.code_version(),
         }
-        result["seeds"] = _over_seeds(result["pairs"])
-        _write(result, workdir, _filters(nets))
+        result["over_seeds"] = _over_seeds(result["pairs"], pairs, nets, sample, known, groups)
+        result["found"] = [
+            said for of in (findings.sentences, findings.of_seeds, findings.of_properties) for said in of(result)
+        ]
+        looked = _seen(config, nets, pairs, split, sample, patients, known, result["read"], mesh)
+        result["seen"] = looked.record
+        result["timings"] = {"total_s": time.perf_counter() - began}
+        filters = {name: figures.first_layer(net.params) for name, net in zip("ab", nets)}
+        _write(result, workdir, filters, looked if config.report.images else None)
     logging.info("%s: %d images, %d x %d layers (%.1f s)", workdir, cka.images, *map(len, cka.widths),
                  time.perf_counter() - began)  # fmt: skip
     return workdir
@@ -119,6 +139,7 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             "config.sample", got=config.sample, expected=f"at least {LEAST_IMAGES}, at most {similarity.GRAM_LIMIT}"
         )
+    embedding.check(config.maps)
     if jax.process_count() > 1:
         raise UserError("an analysis runs in one process", got=jax.process_count(), fix="start it on one machine")
 
@@ -128,6 +149,9 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     declared = plain(config.adapter) if config.adapter else None
     found: list[Network] = []
     places: dict[tuple[str, str], int] = {}  # a start that several runs began with passes the images once
+
+    def own_statistics(network: Network) -> Network:
+        return networks.with_own_statistics(network, split, config.eval_batch_size, mesh)
 
     def place(key: tuple[str, str], make: Callable[[], Network]) -> int:
         if key not in places:
@@ -139,7 +163,7 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     def pair(a: str, b: str) -> tuple[int, int]:
         after = networks.load(b, split, declared, mesh)
         if a == INITIAL:
-            before = place((INITIAL, b), lambda: networks.initial(b, after, mesh))
+            before = place((INITIAL, b), lambda: own_statistics(networks.initial(b, after, mesh)))
         else:
             before = place(("before", a), lambda: networks.load(a, split, declared, mesh))
         return before, place(("after", b), lambda: after)
@@ -156,23 +180,24 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
         pairs.append((findings.CHANGE, before, after))
         if not all(networks.same_architecture(found[0], found[i]) for i in (before, after)):
             raise UserError(f"({a}, {b}) of config.repeats is of another architecture than config.a")
-    for (_, _, one), (_, _, other) in itertools.combinations(pairs[:], 2):
+    for (_, _, one), (_, _, other) in itertools.pairwise(pairs[:]):  # each with the next: as many as there are seeds
         pairs.append((findings.SEEDS, one, other))
     for seed in (config.seed, config.seed + 1):
-        drawn = networks.untrained(found[0], seed, mesh)
-        found.append(networks.with_own_statistics(drawn, split, config.eval_batch_size, mesh))
+        found.append(own_statistics(networks.untrained(found[0], seed, mesh)))
     pairs.append((findings.RANDOM, len(found) - 2, len(found) - 1))
     return found, pairs
 
 
 def _compared(
-    nets: Sequence[Network], pairs: Sequence[Pair], sample: Sample, groups: Int[np.ndarray, " m"]
+    nets: Sequence[Network], pairs: Sequence[Pair], sample: Sample, groups: Int[np.ndarray, " m"], same: MinibatchCka
 ) -> list[dict[str, Any]]:
     out = []
-    for what, i, j in pairs:
+    whole = same.values() if pairs else {}
+    for row, (what, i, j) in enumerate(pairs):
         layers = {}
-        for name, x, y in zip(nets[i].layers, sample.features(i), sample.features(j), strict=True):
+        for place, (name, x, y) in enumerate(zip(nets[i].layers, sample.features(i), sample.features(j), strict=True)):
             layers[name] = _measures(x.astype(np.float64), y.astype(np.float64), groups)
+            layers[name] |= {f"{kind}_cka_all": float(found[row, place]) for kind, found in whole.items()}
         out.append({"what": what, "a": nets[i].name, "b": nets[j].name, "layers": layers})
     return out
 
@@ -200,20 +225,23 @@ def _measures(
     return out
 
 
+def _known(split: Split, sample: Sample) -> dict[str, Float[np.ndarray, " m"]]:
+    """The properties of the sample that something can be said of; of a mixture its members too, as 0 or 1."""
+    found = properties.of_split(split, sample.rows)
+    for name, member in _members(split, sample.rows).items():
+        found[f"domain {name}"] = member.astype(np.float64)
+    return properties.usable(found, least=len(sample.rows) // 2)
+
+
 def _read(
-    split: Split,
     nets: Sequence[Network],
     pairs: Sequence[Pair],
     sample: Sample,
     patients: np.ndarray,
     groups: Int[np.ndarray, " m"],
+    known: Mapping[str, Float[np.ndarray, " m"]],
 ) -> dict[str, Any]:
     """What each layer of a, b and a random network says of the images' properties."""
-    least = len(sample.rows) // 2
-    found = properties.of_split(split, sample.rows)
-    for name, member in _members(split, sample.rows).items():
-        found[f"domain {name}"] = member.astype(np.float64)
-    known = properties.usable(found, least=least)
     places = _shown(pairs)
     out: dict[str, Any] = {"properties": list(known), "networks": {}}
     for name, place in places.items():
@@ -262,32 +290,42 @@ def _domains(split: Split, nets: Sequence[Network], pairs: Sequence[Pair], sampl
     return out
 
 
-def _maps(split: Split, sample: Sample) -> dict[str, Any]:
-    """The sample on the two directions of largest variance of the last block, and what each image is."""
-    labels, mask = (values[sample.rows] for values in split.all_labels())
-    groups = np.full(len(sample.rows), "", dtype=object)
-    if members := _members(split, sample.rows):
-        for name, rows in members.items():
-            groups[rows] = name
-    elif split.card.task == "single_label":
-        known = mask.min(axis=1) > 0
-        groups[known] = np.array(split.card.labels, dtype=object)[labels[known].argmax(axis=1)]
-    out: dict[str, Any] = {"groups": groups.tolist(), "networks": {}}
-    for name, place in (("a", 0), ("b", 1)):
-        u, s, _ = np.linalg.svd(similarity.centred(sample.features(place)[-1]), full_matrices=False)
-        total = max(float(np.sum(s**2)), np.finfo(np.float64).tiny)
-        out["networks"][name] = {"points": (u[:, :2] * s[:2]).tolist(), "share": (s[:2] ** 2 / total).tolist()}
-    return out
+def _last(sample: Sample) -> dict[str, Float[np.ndarray, "m d"]]:
+    """What the last block of a and of b gives."""
+    return {name: sample.features(place)[-1] for place, name in enumerate("ab")}
 
 
-def _filters(nets: Sequence[Network]) -> dict[str, np.ndarray]:
-    """The first layer's filters [h w 3 o] of a and b, where it is a convolution of images of 1 or 3 channels."""
-    out = {}
-    for name, net in zip("ab", nets):
-        for layer in ("stem_conv", "patch_embed"):
-            if layer in net.params and (kernel := np.asarray(net.params[layer]["kernel"])).shape[2] in (1, 3):
-                out[name] = np.repeat(kernel, 3 // kernel.shape[2], axis=2)
-    return out
+def _seen(
+    config: ConfigDict,
+    nets: Sequence[Network],
+    pairs: Sequence[Pair],
+    split: Split,
+    sample: Sample,
+    patients: np.ndarray,
+    known: Mapping[str, Float[np.ndarray, " m"]],
+    read: Mapping[str, Any],
+    mesh: Mesh,
+) -> seen.Looked:
+    """What single units of both see; of networks of two architectures, each beside a random one of its own."""
+    both = dict(zip("ab", nets))
+    if pairs:  # a network from scratch begins as the random one of its seed does
+        random = dict.fromkeys(both, next(nets[i] for i in pairs[-1][1:] if nets[i].id != nets[0].id))
+    else:
+        random = {name: networks.untrained(net, config.seed, mesh) for name, net in both.items()}
+    return seen.look(
+        both,
+        random,
+        split,
+        sample.rows,
+        patients,
+        _last(sample),
+        known,
+        {name: list(read["networks"][name].values())[-1]["units"] for name in both},
+        same_units=bool(pairs) and (config.a == INITIAL or seen.began_with(config.b, nets[0])),
+        run=config.b,
+        mesh=mesh,
+        images=config.report.images,
+    )
 
 
 def _changes(nets: Sequence[Network], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
@@ -308,16 +346,23 @@ def _published(nets: Sequence[Network], pairs: Sequence[Pair]) -> dict[str, Any]
     }
 
 
-def _over_seeds(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Student's interval of each layer's CKA over the pairs that differ by their seed; None for one pair."""
-    repeated = [p["layers"] for p in pairs if p["what"] == findings.CHANGE]
-    if len(repeated) < 2:
+def _over_seeds(
+    compared: Sequence[Mapping[str, Any]],
+    pairs: Sequence[Pair],
+    nets: Sequence[Network],
+    sample: Sample,
+    known: Mapping[str, Float[np.ndarray, " m"]],
+    groups: Int[np.ndarray, " m"],
+) -> dict[str, Any] | None:
+    """What the pairs before and after have in common; None where layer by layer nothing is defined."""
+    if not pairs:
         return None
-    out = {}
-    for layer in repeated[0]:
-        found = t_interval([p[layer]["cka"] for p in repeated])
-        out[layer] = {"n": found.n, "mean": found.mean, "low": found.low, "high": found.high}
-    return out
+    change, seeds = ([c["layers"] for c in compared if c["what"] == kind] for kind in (findings.CHANGE, findings.SEEDS))
+    changes = [(sample.features(i), sample.features(j)) for what, i, j in pairs if what == findings.CHANGE]
+    random = [sample.features(i) for i in pairs[-1][1:]]
+    found = over_seeds.summarised(changes, list(nets[0].layers), random, known, groups)
+    layers = over_seeds.of_layers(change, seeds, compared[-1]["layers"])
+    return found | {"layers": layers, "starts": len({i for what, i, _ in pairs if what == findings.CHANGE})}
 
 
 def _tell_constant(cka: LinearCka, nets: Sequence[Network]) -> None:
@@ -333,23 +378,15 @@ def _tell_constant(cka: LinearCka, nets: Sequence[Network]) -> None:
             )
 
 
-def _described(net: Network) -> dict[str, Any]:
-    return {
-        "name": net.name,
-        "id": net.id,
-        "backbone": dict(net.backbone),
-        "layers": net.layers,
-        "adapter": net.adapter.to_json(),
-    }
-
-
 def _dataset(split: Split) -> dict[str, Any]:
     card = split.card
     return {"name": card.name, "fingerprint": card.fingerprint, "split": split.name, "generated": card.generated}
 
 
-def _write(result: Mapping[str, Any], workdir: Path, filters: Mapping[str, np.ndarray]) -> None:
+def _write(
+    result: Mapping[str, Any], workdir: Path, filters: Mapping[str, np.ndarray | None], pictures: seen.Looked | None
+) -> None:
     temporary = workdir / f".{ANALYSIS_FILE}.tmp"
     temporary.write_text(json.dumps(jsonable(result), indent=1) + "\n")
     os.replace(temporary, workdir / ANALYSIS_FILE)
-    page.write(workdir / "report", result, filters)
+    page.write(workdir / "report", result, filters, pictures)

@@ -123,7 +123,8 @@ def minibatch_cka(
 ) -> float:
     """The mini-batch estimator of CKA of Nguyen et al. (2021, equation 4): HSIC_1 averaged over batches, then divided.
 
-    Each HSIC_1 is unbiased whatever the batch; their ratio converges to CKA with the number of batches.
+    A batch weighs as many as it has images; the paper's are equal. Each HSIC_1 is unbiased whatever the batch; their
+    ratio converges to CKA with the number of images. `minibatch.MinibatchCka` is the same on devices.
 
     Args:
       batches: (x, y) of the same at least 4 images each.
@@ -146,7 +147,7 @@ def minibatch_cka(
             k, l = rbf_gram(x, bandwidth=bandwidths[0]), rbf_gram(y, bandwidth=bandwidths[1])  # noqa: E741
         else:
             k, l = linear_gram(x), linear_gram(y)  # noqa: E741
-        sums += np.array([unbiased_hsic(k, l), unbiased_hsic(k, k), unbiased_hsic(l, l)]) / (len(k) * (len(k) - 3))
+        sums += np.array([unbiased_hsic(k, l), unbiased_hsic(k, k), unbiased_hsic(l, l)]) / (len(k) - 3)
         count += 1
     _check_count(count, 1, "batches")
     return ratio(*sums)
@@ -235,6 +236,12 @@ def effective_rank(x: Matrix) -> float:
         return float("nan")
     p = values / values.sum()
     return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def spectrum(x: Matrix) -> Float[np.ndarray, " r"]:
+    """Returns the share of the variance that each principal direction holds, largest first; empty of constant ones."""
+    values = _svd(x)[1] ** 2
+    return values / values.sum() if len(values) else values
 
 
 def directions(x: Matrix, *, share: float = 0.9) -> int:

@@ -8,38 +8,49 @@ from typing import Any
 
 from jaxtyping import Bool, Float
 import numpy as np
+from scipy import stats
 
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
-from radnet_jax.evaluation.ledger import Run
+from radnet_jax.evaluation.ledger import Predictions, Run
 from radnet_jax.evaluation.metrics import REASONS
-from radnet_jax.evaluation.metrics.classification import fully_known, is_correct
+from radnet_jax.evaluation.metrics.classification import fully_known, is_correct, operating_points
+from radnet_jax.evaluation.statistics.correction import correct
 from radnet_jax.evaluation.statistics.draws import group_index, resample_counts
 
 LEAST_PATIENTS = 10
 
 
 def of_runs(root: str, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Returns patterns and agreement of each task and protocol that two or more starts were judged on with one class a
-    case, from the run folders below `root`.
+    """Returns patterns and agreement of each task and protocol that two or more starts were judged on, from the run
+    folders below `root`: of a task with many labels, one part for each label. p is corrected by Holm's procedure over
+    all labels and pairs of starts of a task and protocol.
 
     Raises:
       UserError: no such runs, or fewer than 10 patients.
     """
     by_setting: dict[tuple[str, str], list[Run]] = {}
     for run in ledger.read_runs(root):
-        if run.judged and run.task_kind == "single_label":
+        if run.judged and run.task_kind in ("single_label", "multi_label"):
             by_setting.setdefault((run.task, ledger.setting_of(run)), []).append(run)
     out = []
     for (task, setting), runs in sorted(by_setting.items()):
-        if len({_name(r) for r in runs}) > 1:
-            right, patients = right_cases(sorted(runs, key=lambda r: r.seed))
+        if len({_name(r) for r in runs}) < 2:
+            continue
+        runs = sorted(runs, key=lambda r: r.seed)
+        found = right_labels(runs) if runs[0].task_kind == "multi_label" else {"": right_cases(runs)}
+        parts: list[dict[str, Any]] = []
+        for label, (right, patients) in found.items():
             told = [p for p in patterns(right) if p["cases"] or p["expected"] >= 0.5]
-            pairs = agreement(right, patients, seed=seed)
             runs_of = {start: len(rows) for start, rows in right.items()}
-            out.append({"task": task, "setting": setting, "runs": runs_of, "patterns": told, "agreement": pairs})
+            part: dict[str, Any] = {"task": task, "setting": setting, "label": label, "runs": runs_of}
+            parts.append(part | {"patterns": told, "agreement": agreement(right, patients, seed=seed)})
+        pairs = [pair for part in parts for pair in part["agreement"]]
+        for pair, p in zip(pairs, correct(np.array([pair["p"] for pair in pairs])), strict=True):
+            pair["p_holm"] = float(p)
+        out += parts
     if not out:
-        raise UserError(f"no two starts in {root} were judged on one task with one class a case")
+        raise UserError(f"no two starts in {root} were judged on one task with labels")
     return out
 
 
@@ -53,29 +64,85 @@ def right_cases(runs: Sequence[Run], split: str = "test") -> tuple[dict[str, Boo
     Right is the class with the highest score, the first of equals. Cases without a known class are left out.
 
     Raises:
-      UserError: runs of several tasks or protocols, of a task without one class a case, judged on other cases, or with
-        scores that are no numbers.
+      UserError: runs of several tasks or protocols, of a task without one class a case, not judged on the split or on
+        other cases, or with scores that are no numbers.
     """
+    _check_one_setting(runs, "single_label")
+    found: dict[str, list[np.ndarray]] = {}
+    judged = _lined_up(runs, split)
+    for run, p in zip(runs, judged, strict=True):
+        right, _, reason = is_correct(p.scores, p.labels, p.label_mask)
+        if reason:
+            raise UserError(f"who knows what: run {run.name} is neither right nor wrong", got=REASONS[reason])
+        found.setdefault(_name(run), []).append(right)
+    known = fully_known(judged[0].labels, judged[0].label_mask)
+    return {start: np.stack(rows)[:, known] for start, rows in found.items()}, np.asarray(judged[0].patient)[known]
+
+
+def right_labels(
+    runs: Sequence[Run], split: str = "test", chosen_on: str = "val"
+) -> dict[str, tuple[dict[str, Bool[np.ndarray, "r n"]], np.ndarray]]:
+    """Returns `right_cases` of each label of a task whose labels are judged one by one.
+
+    Right is a call that equals the label; a case is called where the run's score reaches its `threshold` on another
+    split. Cases where the label is not known are left out, and so are labels that are known with one class only in
+    either split.
+
+    Raises:
+      UserError: as of `right_cases`; a run without cases of the split that thresholds are chosen on; no label left.
+    """
+    _check_one_setting(runs, "multi_label")
+    judged, chosen = _lined_up(runs, split), _lined_up(runs, chosen_on)
+    out = {}
+    for j, label in enumerate(runs[0].label_names):
+        known, positive = judged[0].label_mask[:, j] > 0, judged[0].labels[:, j] > 0
+        before, there = chosen[0].label_mask[:, j] > 0, chosen[0].labels[:, j] > 0
+        if len(np.unique(positive[known])) < 2 or len(np.unique(there[before])) < 2:
+            continue
+        found: dict[str, list[np.ndarray]] = {}
+        for run, p, q in zip(runs, judged, chosen, strict=True):
+            scores, tried = p.scores[known, j], q.scores[before, j]
+            if np.isnan(scores).any() or np.isnan(tried).any():
+                raise UserError(f"who knows what: run {run.name} is neither right nor wrong", got=REASONS["nan_scores"])
+            called = scores >= threshold(tried, there[before])
+            found.setdefault(_name(run), []).append(called == positive[known])
+        patients = np.asarray(judged[0].patient)[known]
+        out[label] = {start: np.stack(rows) for start, rows in found.items()}, patients
+    if not out:
+        raise UserError(
+            f"who knows what: no label of {runs[0].task} has cases of both classes in {chosen_on} and {split}"
+        )
+    return out
+
+
+def threshold(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+    """Returns the threshold with the highest sensitivity + specificity (Youden 1950), of equals the highest."""
+    values, true, false = operating_points(scores, positive)
+    return float(values[np.argmax(true / true[-1] - false / false[-1])])
+
+
+def _check_one_setting(runs: Sequence[Run], task_kind: str) -> None:
     kinds = sorted({(r.task, r.protocol, r.fraction) for r in runs})
     if len(kinds) != 1:
         raise UserError("who knows what: runs of one task and protocol are needed", got=f"{len(kinds)} of them")
-    found: dict[str, list[np.ndarray]] = {}
-    first = None
     for run in runs:
-        p = run.predictions.of(split)
-        if run.record["task_kind"] != "single_label":
-            raise UserError("who knows what: right or wrong is defined for tasks with one class a case", got=run.task)
-        correct, _, reason = is_correct(p.scores, p.labels, p.label_mask)
-        if reason:
-            raise UserError(f"who knows what: run {run.name} is neither right nor wrong", got=REASONS[reason])
-        if first is None:
-            first = p
-        if not np.array_equal(first.case_id, p.case_id):
+        if run.record["task_kind"] != task_kind:
+            raise UserError(
+                "who knows what: a task of another kind",
+                got=f"{run.task}: {run.record['task_kind']}",
+                expected=task_kind,
+            )
+
+
+def _lined_up(runs: Sequence[Run], split: str) -> list[Predictions]:
+    """Predictions of a split, of the same cases in the same order."""
+    found = [run.predictions.of(split) for run in runs]
+    for run, p in zip(runs, found, strict=True):
+        if not len(p):
+            raise UserError(f"who knows what: run {run.name} was not judged on {split}")
+        if not np.array_equal(found[0].case_id, p.case_id):
             raise UserError(f"who knows what: run {run.name} was judged on other cases")
-        found.setdefault(_name(run), []).append(correct)
-    assert first is not None
-    known = fully_known(first.labels, first.label_mask)
-    return {start: np.stack(rows)[:, known] for start, rows in found.items()}, np.asarray(first.patient)[known]
+    return found
 
 
 def patterns(right: Mapping[str, Bool[np.ndarray, "r n"]]) -> list[dict[str, Any]]:
@@ -105,7 +172,9 @@ def agreement(
     Cohen's kappa of being right: 0 where two runs agree as often as their accuracies alone explain, 1 where they are
     right and wrong on the same cases. "across" is its mean over pairs of a run of one and a run of the other start;
     "within" over pairs of runs of the same start; "difference" is across less within, with its 95 % interval from a
-    bootstrap over patients: below 0, the two starts know different cases, beyond what another seed changes.
+    bootstrap over patients: below 0, the two starts know different cases, beyond what another seed changes. "p" is that
+    of the difference by its standard error over the resamples, taken as normal: resampling alone can't give one that is
+    small enough to be corrected for many labels and pairs.
 
     Raises:
       UserError: fewer than 10 patients.
@@ -134,11 +203,13 @@ def agreement(
         across = np.mean([kappa(*pair) for pair in itertools.product(runs[a], runs[b])], axis=0)
         own = [*within[a], *within[b]]
         told = {"a": a, "b": b, "across": float(across[0]), "within": float("nan")}
-        told |= dict.fromkeys(("difference", "low", "high"), float("nan"))
+        told |= dict.fromkeys(("difference", "low", "high", "p"), float("nan"))
         if within[a] and within[b]:
             difference = across - np.mean(own, axis=0)
             low, high = np.nanpercentile(difference[1:], [2.5, 97.5])
             told |= {"within": float(np.mean([k[0] for k in own])), "difference": float(difference[0])}
-            told |= {"low": float(low), "high": float(high)}
+            error = float(np.nanstd(difference[1:], ddof=1))
+            p = float(2 * stats.norm.sf(abs(difference[0]) / error)) if error > 0 else float("nan")
+            told |= {"low": float(low), "high": float(high), "p": p}
         out.append(told)
     return out

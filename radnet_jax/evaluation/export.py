@@ -64,9 +64,10 @@ def write_json(path: str | Path, comparisons: Comparisons, **more: Sequence[Comp
 
 
 def write_latex(path: str | Path, comparisons: Comparisons) -> Path:
-    """Writes the judged comparisons as a table for LaTeX with booktabs; differences in points of 0.01."""
+    """Writes the judged comparisons as a table for LaTeX, no wider than the line; differences in points of 0.01."""
     lines = [
-        "% needs \\usepackage{booktabs}",
+        "% needs \\usepackage{booktabs,graphicx}",
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         "\\begin{tabular}{lllrrrll}",
         "\\toprule",
         "Task & Metric & Pair & Means $\\times$ 100 & Difference & Interval & $p$, corrected & Verdict \\\\",
@@ -81,7 +82,7 @@ def write_latex(path: str | Path, comparisons: Comparisons) -> Path:
         previous = task
         cells = [*map(latex, named), f"{latex(r.a)} $-$ {latex(r.b)}", *_numbers(r), latex(_verdict(r))]
         lines.append(" & ".join(cells) + " \\\\")
-    lines += ["\\bottomrule", "\\end{tabular}"]
+    lines += ["\\bottomrule", "\\end{tabular}}"]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return Path(path)
 

@@ -1,9 +1,8 @@
-"""What every block of a backbone gives, pooled: the layers of an analysis."""
+"""What every block of a backbone gives: the layers of an analysis."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,10 +14,15 @@ _BLOCK = re.compile(r"(stage\d+_)?(block|layer)\d+")
 
 
 def pooled_blocks(backbone: nn.Module, variables: PyTree, image: Float[Array, "b h w c"]) -> dict[str, Array]:
-    """Returns the output of each block in order, as means over all pixels or patches: `{name: [b d] float32}`.
+    """Returns `block_maps` as means over all pixels or patches: `{name: [b d] float32}`."""
+    return {name: pooled(found) for name, found in block_maps(backbone, variables, image).items()}
+
+
+def block_maps(backbone: nn.Module, variables: PyTree, image: Float[Array, "b h w c"]) -> dict[str, Array]:
+    """Returns the output of each block in order: `{name: [b h w d]}`, or [b t d] of a ViT.
 
     Blocks are the modules directly below the backbone that are called stageN_blockM, blockN or stageN_layerM; in eval
-    mode. A ViT's class token is left out, so that all layers are means of the same kind.
+    mode. A ViT's class token is left out, so that all layers are of the same kind.
 
     Raises:
       UserError: a backbone without such modules.
@@ -32,14 +36,14 @@ def pooled_blocks(backbone: nn.Module, variables: PyTree, image: Float[Array, "b
     found = state.get("intermediates", {})
     if not found:
         raise UserError(f"backbone {type(backbone).__name__} has no blocks to look at")
-    return {name: _pooled(outputs["__call__"][0]) for name, outputs in sorted(found.items(), key=_order)}
+    outputs = {name: found[name]["__call__"][0] for name in sorted(found, key=_order)}
+    return {name: x[:, 1:] if x.ndim == 3 else x for name, x in outputs.items()}  # tokens: the class token is first
 
 
-def _order(item: tuple[str, Any]) -> tuple[int, ...]:
-    return tuple(int(n) for n in re.findall(r"\d+", item[0]))
-
-
-def _pooled(x: Any) -> Float[Array, "b d"]:
-    if x.ndim == 3:  # tokens, the class token first
-        x = x[:, 1:]
+def pooled(x: Float[Array, "b ... d"]) -> Float[Array, "b d"]:
+    """Returns the means over pixels or patches, in float32."""
     return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32)
+
+
+def _order(name: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", name))

@@ -58,8 +58,8 @@ class Objective(Protocol):
         loop makes them, and refuses at start-up what a dataset can't give.
       heads: regex of parameter and state names (full match) that are new in each run; the rest can come from
         `init_from`.
-      weight: what a part of a batch weighs in the loss of the whole (the number of terms of its mean); None where the
-        loss needs the whole batch at once, as contrastive ones do.
+      weight: what a part of a batch weighs in the loss of the whole (the number of terms of its mean), with the `rng`
+        that the part's loss was given; None where the loss needs the whole batch at once, as contrastive ones do.
       phases: work between steps.
       kept: whose backbone the run leaves behind, for other runs to start from and for nearest neighbours to judge:
         that of the "online" network, or of the "target".
@@ -69,7 +69,7 @@ class Objective(Protocol):
     requires: frozenset[str]
     heads: str
     judged: str
-    weight: Callable[[Batch], Float[Array, ""]] | None
+    weight: Callable[[Batch, Array], Float[Array, ""]] | None
     phases: tuple[Phase, ...]
     kept: str
 
@@ -113,7 +113,7 @@ class Objective(Protocol):
 class Defaults:
     """For objectives whose loss needs the whole batch, with no phase and nothing to do after the update."""
 
-    weight: Callable[[Batch], Float[Array, ""]] | None = None
+    weight: Callable[[Batch, Array], Float[Array, ""]] | None = None
     phases: tuple[Phase, ...] = ()
     kept: str = "online"
     judged: str = "labels"

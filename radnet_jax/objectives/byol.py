@@ -56,7 +56,7 @@ class BYOL(PredictingTarget):
             embedding=online["projector"],
         )
 
-    def weight(self, batch: Batch) -> Float[Array, ""]:
+    def weight(self, batch: Batch, rng: Array) -> Float[Array, ""]:
         return jnp.float32(len(batch["views"]))
 
 

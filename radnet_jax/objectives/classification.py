@@ -78,9 +78,7 @@ class Classification(Defaults):
             target: Array = labels
             counting: Array | None = mask
             if self.uncertain:
-                low, high = self.uncertain
-                drawn = jax.random.uniform(rng, labels.shape, minval=low, maxval=high)
-                target, counting = jnp.where(mask > 0, labels, drawn), None
+                target, counting = self._drawn(batch, rng), None
             outcomes = jnp.asarray(self.outcome_weights) if self.outcome_weights else None
             loss = sigmoid_cross_entropy(
                 shifted, target, label_mask=counting, class_weights=weights, outcome_weights=outcomes
@@ -96,11 +94,17 @@ class Classification(Defaults):
         metrics = {"train_accuracy": accuracy}
         return loss, LossAux({"batch_stats": new_stats}, state.objective_state, metrics, features=features)
 
-    def weight(self, batch: Batch) -> Float[Array, ""]:
+    def _drawn(self, batch: Batch, rng: Array) -> Float[Array, "b k"]:
+        """The labels, and soft ones where they are not known."""
+        low, high = self.uncertain
+        drawn = jax.random.uniform(rng, batch["labels"].shape, minval=low, maxval=high)
+        return jnp.where(batch["label_mask"] > 0, batch["labels"], drawn)
+
+    def weight(self, batch: Batch, rng: Array) -> Float[Array, ""]:
         """Sum of the weights that the mean of the loss is divided by."""
         mask, labels = batch["label_mask"].astype(jnp.float32), batch["labels"].astype(jnp.float32)
         if self.uncertain:
-            mask = jnp.ones_like(mask)  # what is not known counts too, as a soft label
+            mask, labels = jnp.ones_like(mask), self._drawn(batch, rng)  # what is not known counts too
         if self.task == "single_label":
             known = mask.min(axis=-1)
             return (known * (labels @ jnp.asarray(self.class_weights))).sum() if self.class_weights else known.sum()
@@ -108,7 +112,7 @@ class Classification(Defaults):
             mask = mask * jnp.asarray(self.class_weights)
         if self.outcome_weights:
             absent, present = jnp.asarray(self.outcome_weights)
-            mask = mask * jnp.where(labels > 0, present, absent)
+            mask = mask * (absent + labels * (present - absent))
         return mask.sum()
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:

@@ -102,7 +102,7 @@ class DeepCluster(Chain):
         remembered = {**remembered, "bank": {**remembered["bank"], "embeddings": banks}}
         return loss, LossAux({"batch_stats": stats}, remembered, metrics, features=features, embedding=z)
 
-    def weight(self, batch: Batch) -> Float[Array, ""]:
+    def weight(self, batch: Batch, rng: Array) -> Float[Array, ""]:
         """The examples: after the first pass each of them has a cluster."""
         return jnp.float32(len(batch["index"]))
 

@@ -27,8 +27,6 @@ class DINO(RisingTarget):
     Departures from the paper:
       While the last layer is frozen, in the first epochs, its gradient is zero. The authors' code leaves it out of the
         optimizer: here AdamW shrinks its rows meanwhile, which changes nothing of their directions.
-      The projector sees the views of one size at a time, in the authors' code all of them: with BatchNorm in it, its
-        statistics differ.
       The last layer's norm is 1, always; the authors let it be trained for some of their ViTs.
       The teacher's temperature rises with each step, in the authors' code with each epoch.
 
@@ -86,21 +84,16 @@ class DINO(RisingTarget):
         views = batch["views"]
         target, centre = state.objective_state["target"], state.objective_state["centre"]
         params = {**params, "last_layer": _held(params["last_layer"], state.step < self.frozen_steps)}
-        # As the authors' code: all views of one size in a pass.
         stats = state.model_state["batch_stats"]
-        student, stats = networks.apply(self.modules, params, stats, networks.fold(views), train=True)
-        seen_by_student = [networks.unfold(student["last_layer"], views.shape[1])]
-        if self.local_views:
-            local_views = networks.fold(batch["local_views"])
-            local, stats = networks.apply(self.modules, params, stats, local_views, train=True)
-            seen_by_student.append(networks.unfold(local["last_layer"], self.local_views))
+        features, z, stats = multicrop.apply(self.modules, params, stats, batch)
+        last_layer = {"last_layer": self.last_layer}
+        student, _ = networks.apply(last_layer, params, stats, networks.fold(z), train=True)
         teacher, target_stats = networks.apply(
             self.modules, target["params"], target["batch_stats"], networks.fold(views), train=True
         )
-        features, z = (networks.unfold(student[name], views.shape[1]) for name in ("backbone", "projector"))
         seen = networks.unfold(teacher["last_layer"], views.shape[1])
         loss, metrics = losses.dino(
-            jnp.concatenate(seen_by_student, axis=1),
+            networks.unfold(student["last_layer"], z.shape[1]),
             seen,
             centre,
             student_temperature=self.student_temperature,

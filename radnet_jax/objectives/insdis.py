@@ -69,7 +69,7 @@ class InsDis(Chain):
         features, z = outputs["backbone"][:, None], z[:, None]
         return loss, LossAux({"batch_stats": stats}, remembered, metrics, features=features, embedding=z)
 
-    def weight(self, batch: Batch) -> Float[Array, ""]:
+    def weight(self, batch: Batch, rng: Array) -> Float[Array, ""]:
         return jnp.float32(len(batch["index"]))
 
 

@@ -74,7 +74,7 @@ class MAE(Defaults):
         features = encoded[:, 0] if self.backbone.pool == "cls" else encoded[:, 1:].mean(axis=1)
         return loss, LossAux(state.model_state, state.objective_state, {}, features=features[:, None])
 
-    def weight(self, batch: Batch) -> Float[Array, ""]:
+    def weight(self, batch: Batch, rng: Array) -> Float[Array, ""]:
         return jnp.float32(len(batch["image"]))  # each example has as many masked patches
 
     def predict(self, params: PyTree, model_state: PyTree, batch: Batch) -> dict[str, Array]:

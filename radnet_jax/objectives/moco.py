@@ -77,7 +77,7 @@ class MoCo(Chain):
         features = outputs["backbone"][:, None]
         return loss, LossAux({"batch_stats": stats}, remembered, metrics, features=features, embedding=compared)
 
-    def weight(self, batch: Batch) -> Float[Array, ""]:
+    def weight(self, batch: Batch, rng: Array) -> Float[Array, ""]:
         """Examples. A part of a batch finds the keys of the parts before it in the queue."""
         return jnp.float32(len(batch["views"]))
 

@@ -112,13 +112,13 @@ class Segmentation(Defaults):
         return run("decoder", train, maps, size), maps, new
 
     @property
-    def weight(self) -> Callable[[Batch], Float[Array, ""]] | None:  # type: ignore[override]
+    def weight(self) -> Callable[[Batch, Array], Float[Array, ""]] | None:  # type: ignore[override]
         """The known pixels and their weights, where the loss is a mean over them; else the whole batch is needed."""
         if self.groups > 1 or self.loss_name in ("soft_dice", "dice_cross_entropy"):
             return None
         return self._pixels
 
-    def _pixels(self, batch: Batch) -> Float[Array, ""]:
+    def _pixels(self, batch: Batch, rng: Array) -> Float[Array, ""]:
         target = batch["segmentation"]
         counts = (target != UNKNOWN_MASK).astype(jnp.float32)
         if self.class_weights and self.loss_name == "cross_entropy" and self.activation == losses.SOFTMAX:

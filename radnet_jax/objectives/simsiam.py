@@ -46,7 +46,7 @@ class SimSiam(Predicting):
             embedding=outputs["projector"],
         )
 
-    def weight(self, batch: Batch) -> Float[Array, ""]:
+    def weight(self, batch: Batch, rng: Array) -> Float[Array, ""]:
         return jnp.float32(len(batch["views"]))
 
 

@@ -21,6 +21,7 @@ from radnet_jax.study.expand import Run, Validation, dataset_dir, pretraining_jo
 from radnet_jax.study.spec import Study
 
 REPORT = "report"
+ANALYSIS = "analysis"  # folder of `configs/analyze.py --config.study`, where that was asked for
 _OF_FILE = "of.json"  # what a report is made of, so that it is written again only when that has changed
 
 
@@ -44,7 +45,7 @@ class Report:
         config = self._study.config
         times = {run.id: (run.place / ledger.RUN_FILE).stat().st_mtime_ns for run in self._runs}
         what = [config.name, list(config.notes), plain(config.compare), plain(config.report)]
-        what += [times, ledger.code_version()["source"]]
+        what += [times, ledger.code_version()["source"], _analysis(self._workdir)]
         return json.dumps(hashlib.sha256(canonical_json(what).encode()).hexdigest())
 
     def run(self, folder: Path) -> str:
@@ -79,7 +80,14 @@ def write(study: Study, workdir: Path, jobs: Sequence[Run | Validation], folder:
         examples=shown,
         pixels=functools.partial(examples.of_cases, _tasks(study, workdir)) if config.report.images else None,
         warnings=warnings,
+        analysis=_analysis(workdir),
     )
+
+
+def _analysis(workdir: Path) -> str:
+    """Returns where the page of the study's feature space is, seen from the report, or ""."""
+    page = Path(ANALYSIS, "report", report.REPORT_FILE)
+    return f"../{page.as_posix()}" if (workdir / page).is_file() else ""
 
 
 def _tasks(study: Study, workdir: Path) -> dict[str, tuple[str, ModelInput]]:

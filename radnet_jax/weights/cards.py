@@ -15,6 +15,7 @@ from radnet_jax.preprocessing import ModelInput
 from radnet_jax.weights import names
 
 FOLDER = Path(__file__).parent / "sources"
+FIXED_EPSILON = {"vit": 1e-6, "convnext": 1e-6, "swin": 1e-5}  # of the families that take none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +40,10 @@ class SourceCard:
       ignored: regexes of what else may be there and is left out, heads and projectors; full match.
       backbones: backbones and arguments that the source comes in.
       padding: "torch", "same" or "fixed", of a ResNet.
-      norm_epsilon: added to the variance by the source's normalisations; None where any is meant.
+      norm_epsilon: added to the variance by the source's normalisations; None for what the backbone usually has.
       input: what the weights expect to see.
-      top1: published accuracy in per cent on ImageNet-1k, by backbone.
-      top1_of: what that is of: "linear probe" or "itself".
+      top1: published accuracy in per cent, by backbone; on ImageNet-1k unless `top1_of` says otherwise.
+      top1_of: what that is of: "linear probe", "itself", or "itself, on DATA".
       note: what is easily overlooked.
     """
 
@@ -78,7 +79,8 @@ class SourceCard:
           arguments: of the file at hand, where it differs from the card's.
 
         Raises:
-          UserError: a backbone that the source does not come in, or none where it comes in several.
+          UserError: a backbone that the source does not come in, or none where it comes in several; an epsilon that
+            the backbone can't have.
         """
         known = list(self.backbones)
         if not backbone and len(known) > 1:
@@ -92,7 +94,16 @@ class SourceCard:
                 f"source {self.name} does not come as {backbone!r}{nearest(backbone, known)}",
                 expected=f"one of {', '.join(known)}",
             )
-        own = {"padding": self.padding} if names.family_of(backbone) == "resnet" else {}
+        family = names.family_of(backbone)
+        own: dict[str, Any] = {"padding": self.padding} if family == "resnet" else {}
+        if self.norm_epsilon is not None:
+            if family not in FIXED_EPSILON:
+                own["norm_epsilon"] = self.norm_epsilon
+            elif self.norm_epsilon != FIXED_EPSILON[family]:
+                raise UserError(
+                    f"{backbone} has another epsilon than card {self.name}", got=self.norm_epsilon,
+                    expected=FIXED_EPSILON[family],
+                )  # fmt: skip
         return without_defaults({"name": backbone, **own, **self.backbones[backbone], **arguments})
 
 

@@ -40,12 +40,12 @@ _PACKAGES = {"onnx": "onnx", "stablehlo": "flatbuffers"}  # jax.export writes wi
 _INSTALL = "pip install -e '.[export]'"
 # Layouts that others' code loads by strict names; the first is the usual one. The authors' own are read only.
 EXPORTED = {
-    "resnet": ("torchvision", "hugging_face"),
+    "resnet": ("torchvision", "timm", "hugging_face"),
     "vit": ("timm", "timm_mean", "hugging_face"),
     "convnext": ("torchvision", "timm", "hugging_face"),
     "swin": ("torchvision", "timm", "hugging_face"),
     "mobilenet": ("torchvision",),
-    "densenet": ("torchvision",),
+    "densenet": ("torchvision", "timm"),
 }
 
 
@@ -106,8 +106,10 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
 
 def _layout(layout: str, section: Mapping[str, Any]) -> str:
     known = EXPORTED[names.family_of(section["name"])]
+    if "timm_mean" in known:  # the others' networks take the class token, and load the weights all the same
+        known = ("timm_mean",) if section.get("pool") == "mean" else tuple(k for k in known if k != "timm_mean")
     if not layout:
-        return "timm_mean" if section.get("pool") == "mean" else known[0]
+        return known[0]
     if layout not in known:
         raise UserError(
             f"config.layout: no names of {layout!r} for {section['name']}{nearest(layout, known)}",

@@ -101,7 +101,8 @@ def read(
       input: a model input in place of the card's.
 
     Raises:
-      UserError: no file, a damaged or foreign one, names or shapes that do not fit, values that are not finite.
+      UserError: no file, a damaged or foreign one, names or shapes that do not fit, values that are not finite, a model
+        input that is not whole or not of three channels.
     """
     if stem not in STEMS:
         raise UserError(f"unknown config.stem {stem!r}{nearest(stem, STEMS)}", expected=" or ".join(STEMS))
@@ -109,6 +110,11 @@ def read(
     section = card.section(backbone, arguments or {})
     _check_arguments(section)
     model_input = ModelInput.from_json(input) if input else card.input
+    if model_input.channels != 3:
+        raise UserError(
+            "config.input is not of the file's network", got=f"{model_input.channels} channel(s)", expected="3",
+            fix="say what three channels see; --config.stem=sum makes one of them",
+        )  # fmt: skip
     contents = containers.read(file)
     found = matching.match(matching.select(contents.tree, card, name), card, section, name)
     arrays, file_facts = found.arrays, {"name": name, "kind": contents.kind, "bytes": contents.size}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import difflib
 import functools
+import itertools
 import re
 from typing import Any
 
@@ -19,6 +20,7 @@ from radnet_jax.weights import layouts, names
 from radnet_jax.weights.cards import SourceCard
 from radnet_jax.weights.layouts import Entry
 
+_MOST_NAMES = 100_000  # dicts in dicts that are the same ones can stand for any number
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -43,7 +45,8 @@ def select(tree: Any, card: SourceCard, file: str) -> dict[str, Any]:
     """Returns the flat names and values of the part of a file that the card says.
 
     Raises:
-      UserError: none of its places is there; the names that are there stand in the message.
+      UserError: none of its places is there; the names that are there stand in the message. More names than any network
+        has.
     """
     found = [part for path in card.select if isinstance(part := _at(tree, path), Mapping)]
     if not found or (card.join and len(found) < len(card.select)):
@@ -53,7 +56,11 @@ def select(tree: Any, card: SourceCard, file: str) -> dict[str, Any]:
             f"{file} is not laid out as source {card.name} is", got=got, expected=places,
             fix="choose another source: --config.source",
         )  # fmt: skip
-    return {name: value for part in (found if card.join else found[:1]) for name, value in _flat(part)}
+    flat = itertools.chain.from_iterable(_flat(part) for part in (found if card.join else found[:1]))
+    state = dict(itertools.islice(flat, _MOST_NAMES))
+    if next(flat, None) is not None:
+        raise UserError(f"{file} is refused: it holds more than {_MOST_NAMES:,} names", fix="check where it is from")
+    return state
 
 
 def _at(tree: Any, path: Sequence[str | int]) -> Any:

@@ -9,11 +9,14 @@ from typing import Any
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.ledger import Run
+from radnet_jax.models import MODELS
+from radnet_jax.models.resnet import BLOCKS
 from radnet_jax.preprocessing import ModelInput
 from radnet_jax.starts import Start
 from radnet_jax.weights import names
 
 _TORCHVISION = {"swin_tiny": "swin_t", "swin_small": "swin_s", "swin_base": "swin_b"}
+_FIRSTS = {"resnet": "conv1", "densenet": "features.conv0"}  # their first layers; of the others features[0][0]
 _HEADS = {
     "resnet": "fc",
     "swin": "head",
@@ -192,40 +195,68 @@ def snippet(section: Mapping[str, Any], layout: str, channels: int) -> list[str]
     """Returns the lines of Python with which somebody without this package loads model.safetensors, strictly."""
     name, family = section["name"], names.family_of(section["name"])
     load = ['net.load_state_dict(load_file("model.safetensors"), strict=True)', "net.eval()"]
+    if layout == "hugging_face":
+        return [*_hugging_face({**MODELS.defaults(name), **section}, family, channels), *load]
     if set(section) - _IN_SNIPPETS:
         return ["from safetensors.torch import load_file", "net = ...  # a network of these sizes", *load]
     if layout == "torchvision":
-        head = _HEADS[family]
+        made = f"{_TORCHVISION.get(name, name)}()"
+        if name == "resnet10":  # which has no constructor
+            made = "ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])"
         lines = [
             "import torch, torchvision",
             "from safetensors.torch import load_file",
-            f"net = torchvision.models.{_TORCHVISION.get(name, name)}()",
-            f"net.{head} = torch.nn.Identity()",
+            f"net = torchvision.models.{made}",
+            f"net.{_HEADS[family]} = torch.nn.Identity()",
         ]
-        if channels == 1 and family == "resnet":
-            lines.append("net.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)")
+        if channels == 1:
+            first = f"net.{_FIRSTS.get(family, 'features[0][0]')}"
+            lines += [
+                f"c = {first}",
+                f"{first} = torch.nn.Conv2d(1, c.out_channels, c.kernel_size, c.stride, c.padding, "
+                "bias=c.bias is not None)",
+            ]
         return [*lines, *load]
-    if layout in ("timm", "timm_mean"):
-        patch, side = section.get("patch", 16), section.get("image_size", 224)
-        kwargs = f"num_classes=0, in_chans={channels}"
-        if family == "vit":
-            pool = ', global_pool="avg"' if layout == "timm_mean" else ""
-            made = f'"{name}_patch16_224", {kwargs}, patch_size={patch}, img_size={side}{pool}'
-        else:
-            made = f'"{name}{"_patch4_window7_224" if family == "swin" else ""}", {kwargs}'
-        return [
-            "import timm",
-            "from safetensors.torch import load_file",
-            f"net = timm.create_model({made})",
-            *load,
-        ]
+    patch, side = section.get("patch", 16), section.get("image_size", 224)
+    kwargs = f"num_classes=0, in_chans={channels}"
+    if family == "vit":
+        pool = ', global_pool="avg"' if layout == "timm_mean" else ""
+        made = f'"{name}_patch16_224", {kwargs}, patch_size={patch}, img_size={side}{pool}'
+    else:
+        made = f'"{name}{"_patch4_window7_224" if family == "swin" else ""}", {kwargs}'
+    call = f"create_model({made})"
+    if name == "resnet10":
+        call = f"models.resnet.ResNet(timm.models.resnet.BasicBlock, (1, 1, 1, 1), {kwargs})"
+    return ["import timm", "from safetensors.torch import load_file", f"net = timm.{call}", *load]
+
+
+def _hugging_face(section: Mapping[str, Any], family: str, channels: int) -> list[str]:
+    """The lines that make transformers' network of a backbone's sizes; `section` has all arguments."""
+    made: dict[str, Any] = {"num_channels": channels}
+    if family == "resnet":
+        depth, width = int(section["name"].removeprefix("resnet")), section["base_width"]
+        kind, expansion = ("bottleneck", 4) if depth >= 50 else ("basic", 1)
+        made |= dict(embedding_size=width, hidden_sizes=[width * 2**i * expansion for i in range(4)])
+        made |= dict(depths=list(BLOCKS[depth]), layer_type=kind)
+    elif family == "vit":
+        made |= dict(hidden_size=section["width"], num_hidden_layers=section["depth"])
+        made |= dict(num_attention_heads=section["heads"], intermediate_size=4 * section["width"])
+        made |= dict(image_size=section["image_size"], patch_size=section["patch"], layer_norm_eps=1e-6)
+    elif family == "convnext":
+        made |= dict(depths=list(section["depths"]), hidden_sizes=list(section["widths"]), layer_norm_eps=1e-6)
+    else:
+        width, window = section["base_width"], section["window"]
+        heads = [width * 2**i // section["head_width"] for i in range(4)]
+        made |= dict(embed_dim=width, depths=list(section["depths"]), num_heads=heads, window_size=window)
+        made |= dict(layer_norm_eps=1e-5)
     kind = _HUGGING_FACE[family]
-    pooling = ", add_pooling_layer=False" if family in ("vit", "swin") else ""
+    pooling = ", add_pooling_layer=False" if family == "vit" else ""
+    features = "last_hidden_state[:, 0]" if family == "vit" else "pooler_output.flatten(1)"
     return [
         "import transformers",
         "from safetensors.torch import load_file",
-        f"net = transformers.{kind}Model(transformers.{kind}Config(...){pooling})  # of these sizes",
-        *load,
+        f"config = transformers.{kind}Config({', '.join(f'{k}={v!r}' for k, v in made.items())})",
+        f"net = transformers.{kind}Model(config{pooling})  # its features: net(image).{features}",
     ]
 
 
@@ -276,6 +307,9 @@ def _limits(section: Mapping[str, Any], layout: str, start: Start, rows: Sequenc
             f"It was trained with the padding `{section['padding']}`: {layout}'s network pads otherwise and gives "
             "other features; model.onnx and radnet_jax keep it."
         )
+    usual = MODELS.defaults(section["name"]).get("norm_epsilon")
+    if section.get("norm_epsilon", usual) != usual:
+        found.append(f"Its BatchNorms add {section['norm_epsilon']:g} to the variance, those of other code {usual:g}.")
     if start.model_input.windows:
         found.append("Values are Hounsfield units: images that were windowed or scaled before are not what it expects.")
     generated = [run for run in (own, *rows) if run is not None and run.dataset.get("generated")]

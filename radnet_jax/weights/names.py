@@ -209,13 +209,16 @@ def _densenet(part: str) -> Callable[..., Sequence[Rule]]:
     )
 
 
+_TORCHVISION_RESNET = Layout(_resnet(("conv1", "bn1"), "layer{0}.{2}", _RESNET_PARTS))
+_TORCHVISION_DENSENET = Layout(_densenet("{}{}"))
 _TIMM_TOKENS = {"cls_token": "cls_token", "pos_embed": "pos_embed"}
 _TIMM_VIT = _vit("patch_embed.proj", "blocks.{}", _VIT_PARTS, "norm")
 _GAMMA = {**TORCH_LEAVES, "layer_scale/scale": ".gamma"}
 
 LAYOUTS: dict[str, dict[str, Layout]] = {
     "resnet": {
-        "torchvision": Layout(_resnet(("conv1", "bn1"), "layer{0}.{2}", _RESNET_PARTS)),  # timm's too
+        "torchvision": _TORCHVISION_RESNET,
+        "timm": _TORCHVISION_RESNET,
         "children": Layout(_fixed(("stem_conv", "0"), ("stem_norm", "1"), (_BLOCK, _children))),
         "hugging_face": Layout(
             _resnet(
@@ -353,7 +356,8 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     },
     "mobilenet": {"torchvision": Layout(_mobilenet)},
     "densenet": {
-        "torchvision": Layout(_densenet("{}{}")),
+        "torchvision": _TORCHVISION_DENSENET,
+        "timm": _TORCHVISION_DENSENET,
         "torchvision_file": Layout(_densenet("{}.{}")),  # the public file's, which torchvision renames
     },
 }

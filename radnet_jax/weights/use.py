@@ -111,7 +111,11 @@ class Backbone:
 
 
 def _as_batch(images: Any) -> Num[np.ndarray, "n h w c"]:
-    batch = np.asarray(images)
+    try:
+        batch = np.asarray(images)
+    except ValueError as error:
+        raise UserError("images of several sizes in one call", fix="call once for each size") from error
+    batch = batch.astype(batch.dtype.newbyteorder("="), copy=False)  # DICOM and NIfTI have both orders
     if batch.dtype not in (np.int16, np.uint8):
         raise UserError(
             "images of a type that does not say what the values are",

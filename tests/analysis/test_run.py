@@ -13,6 +13,8 @@ from radnet_jax.analysis import networks, run, similarity, weights, who_knows
 from radnet_jax.data.dataset import open_split
 from radnet_jax.errors import UserError
 from radnet_jax.main import load_config
+from tests.evaluation import browser as chromium
+from tests.evaluation.test_browser import OPEN, STICK_OUT
 from tests.tiny import ROOT, TAGS, config
 from tests.weights.starts import PHOTO, start
 
@@ -44,10 +46,10 @@ def analysis(fine_tuned, ct_dataset):
 def test_the_map_is_that_of_the_features(analysis, fine_tuned, ct_dataset):
     mesh, split = sharding.make_mesh(), open_split(ct_dataset, "train")
     after = networks.load(str(fine_tuned), split, None, mesh)
-    before = networks.initial(str(fine_tuned), after, mesh)
+    before = networks.with_own_statistics(networks.initial(str(fine_tuned), after, mesh), split, 16, mesh)
     sample = networks.Sample(np.arange(len(split)), 2)
-    for features, _, numbers in networks.stream([before, after], split, 16, mesh):
-        sample.add(features, numbers)
+    for batch in networks.stream([before, after], split, 16, mesh):
+        sample.add(batch.features, batch.numbers)
     a, b = sample.features(0), sample.features(1)
     assert len(a[0]) == len(split)
     _, found = analysis
@@ -89,7 +91,10 @@ def test_pairs_and_baselines(analysis):
     random = found["pairs"][3]["layers"]
     assert all(v["cka"] < 0.999 for v in random.values())
     assert set(found["weights"][0]["blocks"]) == {"stem_conv", *BLOCKS}
-    assert [found["seeds"][b]["n"] for b in BLOCKS] == [2] * 4
+    over = found["over_seeds"]
+    assert (over["n"], over["starts"]) == (2, 1)
+    assert list(over["layers"]) == list(over["units"]) == BLOCKS
+    assert set(over["read"]) == set(over["responds"]) == set(found["read"]["properties"])
     reuse = found["published"]["reuse"]["stem_conv/kernel"]
     assert len(reuse) == 2
     assert 0 < reuse[0] <= 1
@@ -125,11 +130,105 @@ def test_the_page_is_whole_and_works_offline(analysis):
     page = (out / "report" / "index.html").read_text()
     for text in (*BLOCKS, "Every block against every block", "Feature reuse", "generated", found["b"]["id"]):
         assert text in page
-    assert "<script" not in page
+    assert "<script src" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
-    assert len(list((out / "report" / "figures").glob("*.svg"))) == 8
+    assert len(list((out / "report" / "figures").glob("*.svg"))) == 9
     assert "of 4 blocks the two networks are more alike" in page
+
+
+def test_what_units_see(analysis, ct_dataset):
+    """Of a run that began at random a unit's number means the same in both; its classes have maps too."""
+    out, found = analysis
+    seen = found["seen"]
+    assert seen["same_units"]
+    assert {u["of"] for u in seen["units"]} == {"a", "b"}
+    followed = [u for u in seen["units"] if u["follows"]]
+    assert followed
+    for unit in followed:
+        strongest = found["read"]["networks"][unit["of"]][BLOCKS[-1]]["units"][unit["follows"]]
+        assert strongest["unit"] == unit["unit"]
+        assert unit["r"][unit["of"]] == pytest.approx(strongest["strongest"])
+    assert seen["classes"] == list(open_split(ct_dataset, "train").card.labels)
+    assert all(-1 <= v < 0.99 for maps in seen["maps_like_random"].values() for v in maps.values())  # another seed
+    page = (out / "report" / "index.html").read_text()
+    units = len(seen["units"])
+    assert page.count("<img") == units * (2 + 3 * 4) + len(seen["classes"]) * 2 * 4
+    assert "Images are left out" not in page
+
+
+def test_neither_case_nor_patient_is_in_page_or_record(analysis, ct_dataset):
+    out, _ = analysis
+    manifest = open_split(ct_dataset, "train").manifest()
+    text = (out / "report" / "index.html").read_text() + (out / "analysis.json").read_text()
+    for name in ("case_id", "patient", "series"):
+        assert not [v for v in set(manifest[name].to_pylist()) if v and len(v) > 3 and v in text], name
+
+
+@pytest.fixture(scope="module")
+def shown(analysis, tmp_path_factory):
+    if chromium.find() is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    browser = chromium.Browser(tmp_path_factory.mktemp("profile"))
+    yield browser, analysis[0] / "report" / "index.html"
+    browser.close()
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_sticks_out_of_the_page(shown, width):
+    browser, path = shown
+    browser.problems.clear()
+    browser.requests.clear()
+    browser.size(width, mobile=width < 500)
+    browser.open(path)
+    browser.run(OPEN)
+    assert browser.problems == []
+    assert [r for r in browser.requests if not r.startswith(("file:", "data:"))] == []
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run(STICK_OUT) == []
+    assert browser.run("[...document.images].filter(i => !i.alt || !i.naturalWidth).length") == 0
+
+
+TOLD = "document.getElementById('asked-told').textContent"
+
+
+def test_maps_can_be_asked(shown, analysis):
+    """By mouse, by touch and by keyboard; an image is ringed in both maps, and its label told."""
+    browser, path = shown
+    maps = analysis[1]["maps"]
+    browser.size(1280)
+    browser.open(path)
+    assert browser.run("document.querySelectorAll('svg.points path').length") == 2 * len(maps["groups"])
+    assert not browser.run("document.getElementById('static-maps').checkVisibility()")
+    browser.run("document.querySelector('svg.points').focus()")
+    for key, row in (("ArrowRight", "argmin"), ("ArrowLeft", "argmax")):  # the first from the left; the last
+        browser.run(f"document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}'}}))")
+        expected = maps["groups"][getattr(np.array(maps["networks"]["a"]["points"])[:, 0], row)()]
+        assert browser.run(TOLD).startswith(f"label: {expected} · ")
+    assert browser.run("document.querySelectorAll('svg.points circle').length") == 2
+    for kind, event in (("mouse", "pointermove"), ("touch", "pointerdown")):
+        browser.run(f"""(() => {{
+          const panel = document.querySelectorAll('svg.points')[1], box = panel.getBoundingClientRect();
+          const p = JSON.parse(document.getElementById('asked-data').textContent).methods[0].places.b[5];
+          const [x, y] = p.map(v => (8 + v * 304) / 320 * box.width);
+          panel.dispatchEvent(new PointerEvent('{event}',
+            {{pointerType: '{kind}', clientX: box.left + x, clientY: box.top + y}}));
+        }})()""")
+        assert f"label: {maps['groups'][5]}" in browser.run(TOLD)
+    browser.run("""(() => { const s = document.getElementById('asked-colour');
+      s.value = [...s.options].findIndex(o => o.text === 'mean'); s.dispatchEvent(new Event('change')); })()""")
+    assert browser.run(TOLD).startswith("mean: ")
+    assert browser.run("document.querySelectorAll('#asked-legend .ramp').length") == 1
+
+
+def test_in_print_the_map_is_there_and_its_controls_are_not(shown):
+    browser, path = shown
+    browser.size(794)
+    browser.open(path)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert not browser.run("document.querySelector('.controls').checkVisibility()")
+    assert browser.run("document.querySelector('svg.points path').checkVisibility()")
+    assert browser.run(STICK_OUT.replace("e.closest('.scroll') || ", "")) == []
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +246,13 @@ def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch
     table = tmp_path / "mixture.csv"
     table.write_text(f"dataset,weight\n{ct_dataset},1\n{tmp_path / 'leaves'},1\n")
     build("mixture", table, tmp_path / "mixture", size=24, windows="40:400", modality="photo")
-    kappa = dict(a="ct", b="leaves", across=0.2, within=0.5, difference=-0.3, low=-0.4, high=-0.2)
+    kappa = dict(a="ct", b="leaves", across=0.2, within=0.5, difference=-0.3, low=-0.4, high=-0.2, p_holm=0.012)
     pattern = dict(right=["ct"], cases=7, expected=5.5)
-    told = dict(task="body_region", setting="fine_tune", runs={}, patterns=[pattern], agreement=[kappa])
+    told = dict(task="body_region", setting="fine_tune", label="nodule", runs={}, patterns=[pattern], agreement=[kappa])
     monkeypatch.setattr(who_knows, "of_runs", lambda root, seed: [told])
     chosen = dict(a=photo["eighteen"], b=photo["ten"])
-    run.run(settings(tmp_path / "mixture", runs="runs", **chosen), tmp_path / "out")
+    without = dict(report=dict(images=False))
+    run.run(settings(tmp_path / "mixture", runs="runs", **without, **chosen), tmp_path / "out")
     found = json.loads((tmp_path / "out" / "analysis.json").read_text())
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert np.shape(found["map"]["debiased"]) == (8, 4)
@@ -164,9 +264,17 @@ def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch
         assert layer["radnet and image_folder"]["mmd"] > 0.1  # CT in a window and coloured leaves
     assert set(found["maps"]["groups"]) == {"radnet", "image_folder"}
     assert "How far apart domains lie" in page
-    assert "−0.30" in page  # who knows what
+    assert "body_region, nodule, fine_tune" in page  # who knows what
+    assert "−0.30" in page
+    assert "0.012" in page
+    assert "<img" not in page  # images=False: no patient's pixel
+    assert "Images are left out" in page
+    assert not found["seen"]["same_units"]
+    assert {u["of"] for u in found["seen"]["units"]} == {"a", "b"}
     with pytest.raises(UserError, match="radnet_published"):
         run.run(settings(tmp_path / "mixture", protocol="radnet_published", **chosen), tmp_path / "refused")
+    with pytest.raises(UserError, match="one architecture"):
+        run.run(settings(tmp_path / "mixture", repeats=(tuple(photo.values()),), **chosen), tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
 
 
@@ -178,6 +286,7 @@ def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch
         (dict(protocol="radnet_publishd"), "did you mean"),
         (dict(repeats=("x",)), "pairs"),
         (dict(sample=3), "config.sample"),
+        (dict(maps="umap"), "config.maps"),
         (dict(b="nowhere"), "no weights 'nowhere'"),
         (dict(eval_batch_size=3), "eval_batch_size"),
         (dict(), "undeclared crossing"),

@@ -9,6 +9,7 @@ from scipy.spatial import distance
 from scipy.spatial import procrustes as scipy_procrustes
 from scipy.stats import spearmanr
 from sklearn.cross_decomposition import CCA
+from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.neighbors import NearestNeighbors
 
@@ -200,6 +201,15 @@ def test_directions():
     x = np.linalg.qr(x - x.mean(axis=0))[0] * np.sqrt([50, 30, 15, 5])
     assert [similarity.directions(x, share=s) for s in (0.5, 0.6, 0.8, 0.9, 1.0)] == [1, 2, 2, 3, 4]
     assert similarity.directions(np.ones((5, 3))) == 0
+
+
+def test_spectrum_of_scikit_learn():
+    for x in (pair()[0], np.random.default_rng(0).standard_normal((20, 60))):  # both forms
+        expected = PCA().fit(x).explained_variance_ratio_
+        found = similarity.spectrum(x)
+        assert found == pytest.approx(expected[: len(found)], rel=1e-6)
+        assert expected[len(found) :].sum() < 1e-12
+    assert len(similarity.spectrum(np.ones((5, 3)))) == 0
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n != "neighbours"])

@@ -34,6 +34,58 @@ def test_right_is_the_highest_score_of_known_cases():
     assert patients.tolist() == ["p000", "p000", "p001"]
 
 
+def findings(start, scores, labels, mask, *, seed=0, judged=("test", "val")):
+    """A run with two findings; the same cases in both splits, those of "val" one patient each."""
+    n = len(labels)
+    split = np.repeat(judged, n)
+    patient = [f"{s}{i // 2 if s == 'test' else i:03d}" for s in judged for i in range(n)]
+    parts = [np.concatenate([np.asarray(m, float)] * len(judged)) for m in (scores, labels, mask)]
+    predictions = Predictions(split, [f"c{i:04d}" for i in range(len(split))], patient, *parts)
+    record = {"task_kind": "multi_label"}
+    return types.SimpleNamespace(
+        start=start, task="chest", protocol="fine_tune", fraction=1.0, seed=seed, name=start, variant="", record=record,
+        predictions=predictions, label_names=["nodule", "mass"], judged=True, task_kind="multi_label",
+    )  # fmt: skip
+
+
+def test_findings_are_right_at_their_threshold():
+    scores = [0.1, 0.2, 0.3, 0.4, 0.15]
+    labels = [0, 0, 1, 1, 1]
+    assert who_knows.threshold(np.array(scores), np.array(labels, bool)) == 0.3  # 2 of 3, and no false call
+    both = np.stack([scores, scores[::-1]], axis=1), np.stack([labels, labels], axis=1)
+    mask = np.array([[1, 1]] * 4 + [[0, 1]])
+    found = who_knows.right_labels([findings("a", *both, mask), findings("b", 1 - both[0], both[1], mask)])
+    right, patients = found["nodule"]
+    assert right["a"].tolist() == [[True] * 4]  # the fifth is not known
+    assert right["b"].tolist() == [[False, False, True, True]]  # its best threshold calls all
+    assert patients.tolist() == ["test000", "test000", "test001", "test001"]
+    assert right["a"].shape[1] + 1 == found["mass"][0]["a"].shape[1]
+    one_class = np.stack([labels, np.ones(5)], axis=1)
+    assert list(who_knows.right_labels([findings("a", both[0], one_class, mask)])) == ["nodule"]
+
+
+def test_findings_of_runs_are_corrected_together(monkeypatch):
+    draws = np.random.default_rng(0)
+    labels = draws.integers(0, 2, (80, 2))
+    runs = [
+        findings(s, labels + draws.standard_normal((80, 2)), labels, np.ones((80, 2)), seed=i)
+        for s in "ab"
+        for i in (0, 1)
+    ]
+    monkeypatch.setattr(who_knows.ledger, "read_runs", lambda root: runs)
+    found = who_knows.of_runs("runs")
+    assert [part["label"] for part in found] == ["nodule", "mass"]
+    alone = sorted(part["agreement"][0]["p"] for part in found)
+    corrected = sorted(part["agreement"][0]["p_holm"] for part in found)
+    assert corrected == pytest.approx([min(2 * alone[0], 1), min(max(2 * alone[0], alone[1]), 1)])
+
+
+def test_p_is_small_where_the_interval_is_far_from_0():
+    (different,) = who_knows.agreement(*drawn(0.6))
+    (same,) = who_knows.agreement(*drawn(0.0))
+    assert different["p"] < 0.001 < 0.05 < same["p"]
+
+
 def test_patterns_by_hand():
     right = {
         "a": np.array([[1, 1, 1, 0, 0, 1, 1, 1]], bool),
@@ -90,12 +142,20 @@ def test_what_is_refused():
     ours = run("a", scores, labels)
     for other, said in [
         (run("b", scores, labels, task="other"), "one task"),
-        (run("b", scores, labels, kind="multi_label"), "one class a case"),
+        (run("b", scores, labels, kind="multi_label"), "another kind; got regions: multi_label"),
         (run("b", scores, labels, case="d"), "other cases"),
         (run("b", np.full_like(scores, np.nan), labels), "neither right nor wrong; got"),
     ]:
         with pytest.raises(UserError, match=said):
             who_knows.right_cases([ours, other])
     right, patients = who_knows.right_cases([ours, run("b", scores, labels)])
+    scores, labels, mask = np.zeros((4, 2)), np.eye(4)[:, :2], np.ones((4, 2))
+    for changed, said in [
+        (findings("a", scores, labels, mask, judged=("test",)), "not judged on val"),
+        (findings("a", scores + np.nan, labels, mask), "neither right nor wrong"),
+        (findings("a", scores, 0 * labels, mask), "no label of chest"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            who_knows.right_labels([changed])
     with pytest.raises(UserError, match="fewer patients"):
         who_knows.agreement(right, patients)

@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -162,6 +164,14 @@ def test_latex_shows_any_name_as_it_is(tmp_path):
     body = [line for line in text.splitlines() if line.endswith("\\\\")]
     assert {line.replace(r"\&", "").count("&") for line in body} == {7}
     assert export.latex("a~b^c") == r"a\textasciitilde{}b\textasciicircum{}c"
+    if not shutil.which("pdflatex"):
+        pytest.skip("pdflatex is absent: the table was not typeset")
+    paper = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\noindent\input{comparisons}"
+    (tmp_path / "out" / "paper.tex").write_text(paper + r"\end{document}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
 
 
 def test_the_page_for_users_says_what_its_table_gives(tmp_path, capsys):

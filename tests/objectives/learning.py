@@ -8,8 +8,11 @@ steps: without negatives features are slow to come. What an objective needs beyo
 
 import sys
 
+from ml_collections import ConfigDict
+
+from configs import common
 from configs.studies import objectives_mini
-from radnet_jax import train
+from radnet_jax import probe, train
 from tests import every_objective, tiny
 
 STEPS = 360
@@ -26,6 +29,10 @@ NEEDS = {
     # 16; frozen for a tenth of the run, prototypes do not run together before the embeddings are apart.
     "swav": dict(objective=dict(epsilon=0.03, freeze_steps=36)),
 }
+
+# Judged by a linear probe too, weakly penalised: as scikit-learn is by default, a strength of 1 / n.
+PROBED = ("mae",)
+STRENGTH = 1 / 600
 
 
 def config(name, dataset):
@@ -50,5 +57,21 @@ def config(name, dataset):
     return tiny.change(template, **changes)
 
 
+def probe_config(run, workdir):
+    """The linear probe of what a run left behind."""
+    backbone = ConfigDict(run.backbone.to_dict())
+    settings = common.probe()
+    data = settings.data.to_dict() | {"dir": run.data.dir, "judge": ("val",)}
+    strengths = settings.probe.to_dict() | {"strengths": (STRENGTH,)}
+    return tiny.change(settings, backbone=backbone, init_from=str(workdir), data=data, probe=strengths)
+
+
+def main(name, dataset, workdir):
+    run = config(name, dataset)
+    train.run(run, workdir)
+    if name.partition(":")[0] in PROBED:
+        probe.run(probe_config(run, workdir), f"{workdir}-probe")
+
+
 if __name__ == "__main__":
-    train.run(config(sys.argv[1], sys.argv[2]), sys.argv[3])
+    main(*sys.argv[1:])

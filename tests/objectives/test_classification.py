@@ -51,7 +51,7 @@ def test_weights_and_logit_adjustment_are_of_the_counts():
     classes = batch()["labels"].argmax(1)
     want = -(weights[classes] * log_p[range(4), classes]).sum() / weights[classes].sum()
     assert loss == pytest.approx(want, abs=1e-5)
-    assert float(objective.weight(batch())) == pytest.approx(weights[classes].sum(), abs=1e-5)
+    assert float(objective.weight(batch(), KEY)) == pytest.approx(weights[classes].sum(), abs=1e-5)
 
 
 def test_balanced_findings_count_alike_with_and_without():
@@ -70,10 +70,22 @@ def test_uncertain_findings_are_drawn_anew_in_each_step():
     ends = [np.logaddexp(0, logits) - target * logits for target in (0.55, 0.85)]  # linear in the target
     for loss, _ in losses:
         assert np.minimum(*ends).mean() < loss < np.maximum(*ends).mean()
-    assert float(objective.weight(examples)) == 12  # parts of a batch are weighed by what their means are over
+    assert float(objective.weight(examples, KEY)) == 12  # parts of a batch are weighed by what their means are over
     left_out = dataclasses.replace(objective, uncertain=())
     assert loss_and_logits(left_out, examples)[0] == 0
-    assert float(left_out.weight(examples)) == 0
+    assert float(left_out.weight(examples, KEY)) == 0
+
+
+def test_parts_of_a_batch_come_to_the_loss_of_the_whole_also_with_soft_labels():
+    objective = make("multi_label", (1, 5, 8), (10, 10, 9), uncertain=(0.7, 0.7), class_weights="balanced")
+    vit = MODELS.build("vit_tiny", dict(width=8, depth=4, heads=2, patch=16, image_size=16))
+    objective = dataclasses.replace(objective, backbone=vit)  # no statistics of a batch in it
+    examples = batch()
+    examples["label_mask"][:2, 1:] = 0  # the first half knows less than the second
+    halves = [{k: v[i : i + 2] for k, v in examples.items()} for i in (0, 2)]
+    (whole, _), *each = [loss_and_logits(objective, part) for part in (examples, *halves)]
+    weights = [objective.weight(half, KEY) for half in halves]
+    np.testing.assert_allclose(whole, np.average([loss for loss, _ in each], weights=weights), rtol=1e-5)
 
 
 def test_a_head_without_bias():

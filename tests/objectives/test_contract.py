@@ -42,6 +42,7 @@ class Case:
         wanted = {"image"} | (self.objective.requires - MADE)
         prepare = compiled_prepare(self.objective.requires, self.parts.adapter, self.recipe, self.parts.mesh)
         self.step = compiled_step(self.objective, self.tx, self.parts.mesh)
+        self.compiled = jax.jit(self.objective.loss)
         state = start
         self.states, self.batches = [], []
         for number in range(steps + 1):
@@ -53,10 +54,10 @@ class Case:
             state, _ = self.step(state, self.batches[-1], 0, number)
         batches.close()
 
-    def loss(self, number):
-        return jax.jit(self.objective.loss)(
-            self.states[number].params, self.states[number], self.batches[number], jax.random.key(number)
-        )
+    def loss(self, number, **changes):
+        """Of a state, with fields of it changed."""
+        state = self.states[number].replace(**changes)
+        return self.compiled(state.params, state, self.batches[number], jax.random.key(number))
 
     @property
     def written_out(self):
@@ -85,7 +86,7 @@ def test_each_registered_objective_has_a_config_and_a_reference():
         assert callable(module.chance)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", CONFIGS, scope="class")  # all tests of a config, then the next: it is compiled once
 class TestOneState:
     def test_the_loss_is_that_of_the_formula(self, case, name):
         case = case(name)
@@ -108,11 +109,24 @@ class TestOneState:
             queue, dict
         ):  # of random directions at first: a network that learns nothing fills it with its keys
             keys = jnp.tile(aux.embedding[:, 1], (len(queue["keys"]) // BATCH, 1))
-            remembered = case.states[0].objective_state | {"queue": queue | {"keys": keys}}
-            state = case.states[0].replace(objective_state=remembered)
-            loss, aux = jax.jit(case.objective.loss)(state.params, state, case.batches[0], jax.random.key(0))
-        # Embeddings of a random network say little, but not nothing: 16 images at low temperatures spread the loss.
+            loss, aux = case.loss(0, objective_state=case.states[0].objective_state | {"queue": queue | {"keys": keys}})
+        # Embeddings of a random network say little, but not nothing: 16 images at low temperatures spread the loss. The
+        # next test has those that say nothing.
         assert chance * 0.5 < float(loss) < chance * 1.6
+        if "loss_at_chance" in aux.metrics:
+            np.testing.assert_allclose(float(aux.metrics["loss_at_chance"]), chance, rtol=1e-5)
+
+    def test_networks_that_say_nothing_are_at_chance(self, case, name):
+        """Embeddings, logits and keys that are 0, whatever the image: only what the loss counts is left."""
+        case = case(name)
+        chance = case.written_out.chance(case.objective, BATCH)
+        if chance is None:
+            pytest.skip(f"{name} has no loss at chance")
+        start = case.states[0]
+        zeros = {k: jax.tree.map(lambda x: 0 * x, v) for k, v in start.objective_state.items() if k == "target"}
+        params = jax.tree.map(lambda x: 0 * x, start.params)
+        loss, aux = case.loss(0, params=params, objective_state=start.objective_state | zeros)
+        np.testing.assert_allclose(float(loss), chance, rtol=1e-5)
         if "loss_at_chance" in aux.metrics:
             np.testing.assert_allclose(float(aux.metrics["loss_at_chance"]), chance, rtol=1e-5)
 

@@ -37,6 +37,11 @@ def test_loss_is_the_papers(objective, state, batch, step):
     small.assert_equals_reference("dino", objective, step(step(state, batch)[0], batch)[0], batch, rtol=3e-5)
 
 
+def test_the_projectors_norm_is_of_all_views_as_in_the_authors_code(batch):
+    normed = small.make("dino", **OPTIONS | {"norm": True})
+    small.assert_equals_reference("dino", normed, small.state_of(normed, batch), batch)
+
+
 def test_the_last_layer_is_frozen_for_an_epoch(state, batch, step):
     first, _ = step(state, batch)
     np.testing.assert_array_equal(first.params["last_layer"]["kernel"], state.params["last_layer"]["kernel"])
@@ -95,10 +100,10 @@ def test_outputs_are_cosines_of_unit_rows(objective):
     np.testing.assert_allclose(objective.last_layer.apply(longer, x), want, atol=1e-6)
 
 
-def test_features_and_embedding_are_of_the_global_views(objective, state, batch):
+def test_features_and_embedding_are_of_all_views(objective, state, batch):
     _, aux = small.loss_of(objective, state, batch)
-    assert aux.features.shape == (8, 2, 32)
-    assert aux.embedding.shape == (8, 2, 8)
+    assert aux.features.shape == (8, 4, 32)
+    assert aux.embedding.shape == (8, 4, 8)
 
 
 @pytest.mark.parametrize(("name", "value"), [("student_temperature", 0.0), ("centre_momentum", 1.5)])

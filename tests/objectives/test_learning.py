@@ -22,9 +22,10 @@ from tests.objectives import learning
 ACCURACY = 0.38
 ABOVE_RANDOM = 0.04  # the best of three random networks
 RANK = 3.0
-# MAE does not reach the floor: after 1,000 steps its neighbours have .26 to .30, those of random ViTs .24 to .32. It is
-# judged by the pixels that it predicts in new views: zeros have a loss of .97 (see `losses.masked_pixels`), the mean
-# patch of each position, for which no encoder is needed, .834, and 720 steps came to .774.
+# MAE's features are no better at neighbours than those of random ViTs, whichever tokens are compared, also when they
+# are standardised or whitened: .17 to .36 against .18 to .36. It is judged by a linear probe (three seeds: .41 to .43
+# against .34 to .36), and by the pixels that it predicts in new views: zeros have a loss of .97 (see
+# `losses.masked_pixels`), the mean patch of each position, for which no encoder is needed, .834, and 720 steps .78.
 LOSS = {"mae": 0.8}
 UNLABELLED = [name for name in every_objective.NAMES if name not in ("supervised", "classification")]
 
@@ -38,24 +39,28 @@ def phantoms(tmp_path_factory):
 
 
 def last_row(name, dataset, workdir):
-    """Of a run in a process of its own, which computes faster than the tests, who compile faster."""
+    """Of a run in a process of its own, which computes faster than the tests, who compile faster; and its accuracy."""
     env = {k: v for k, v in os.environ.items() if k != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
     command = [sys.executable, "-m", "tests.objectives.learning", name, str(dataset), str(workdir)]
     subprocess.run(command, cwd=tiny.ROOT, env=env | {"JAX_NUM_CPU_DEVICES": "1"}, check=True, timeout=900)
-    return ledger.read_run(workdir).curves[-1]
+    row = ledger.read_run(workdir).curves[-1]
+    if name.partition(":")[0] not in learning.PROBED:
+        return row | {"accuracy": row["knn_accuracy"]}
+    probed = ledger.read_run(f"{workdir}-probe").metrics["val"]["accuracy"]["value"]
+    return row | {"accuracy": probed}
 
 
 @pytest.fixture(scope="module")
 def random_accuracy(phantoms, tmp_path_factory):
-    """Nearest neighbours of the best of three networks that do not learn, whose BatchNorm has seen the data."""
+    """Of the best of three networks that do not learn, whose BatchNorm has seen the data."""
     known = {}
 
     def of(name):
-        key = str(learning.config(name, phantoms).backbone)
+        key = (str(learning.config(name, phantoms).backbone), name in learning.PROBED)
         if key not in known:
             folder = tmp_path_factory.mktemp("random")
             rows = [last_row(f"{name}:{seed}", phantoms, folder / str(seed)) for seed in range(3)]
-            known[key] = max(row["knn_accuracy"] for row in rows)
+            known[key] = max(row["accuracy"] for row in rows)
         return known[key]
 
     return of
@@ -65,11 +70,9 @@ def random_accuracy(phantoms, tmp_path_factory):
 @pytest.mark.parametrize("name", UNLABELLED)
 def test_learns_from_generated_data(phantoms, random_accuracy, tmp_path, name):
     row = last_row(name, phantoms, tmp_path / "run")
-    if name in LOSS:
-        assert row["loss"] < LOSS[name]
-        return
-    accuracy, rank, best = row["knn_accuracy"], row.get("effective_rank"), random_accuracy(name)
-    print(f"{name}: neighbours {accuracy:.3f}, random {best:.3f}, rank {rank}")
+    assert row["loss"] < LOSS.get(name, np.inf)
+    accuracy, rank, best = row["accuracy"], row.get("effective_rank"), random_accuracy(name)
+    print(f"{name}: accuracy {accuracy:.3f}, random {best:.3f}, rank {rank}")
     assert accuracy > max(ACCURACY, best + ABOVE_RANDOM)
     assert rank is None or rank > RANK
 

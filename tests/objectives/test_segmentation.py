@@ -145,7 +145,7 @@ def test_parts_of_a_batch_add_up_where_the_loss_is_a_mean_over_pixels(batch):
     logits = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
     whole = objective._loss(logits, uneven["segmentation"])
     each = [objective._loss(logits[i : i + 2], halves[i // 2]["segmentation"]) for i in (0, 2)]
-    weights = [objective.weight(half) for half in halves]
+    weights = [objective.weight(half, jax.random.key(0)) for half in halves]
     np.testing.assert_allclose(whole, np.average(each, weights=weights), rtol=1e-5)
     for name in LOSSES:
         sigmoid = SIGMOID if name == "binary_cross_entropy" else {}

@@ -1,5 +1,6 @@
 """A whole study, as small as it gets: it ends in a report, and goes on where it was stopped."""
 
+import html
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from ml_collections import ConfigDict
 import pytest
 
+from radnet_jax.analysis import command
 from radnet_jax.data.card import read_card
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
@@ -119,6 +121,34 @@ def test_only_the_runs_of_this_study_are_compared(finished, tmp_path):
     comparisons = json.loads((path.parent / "comparisons.json").read_text())
     assert {r["n_a"] for r in comparisons["rows"]} == {1}
     assert "are not of this study" in path.read_text()
+
+
+def test_its_features_are_analysed_and_its_report_says_where(finished, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(finished[0], folder)
+    settings = load_config(ROOT / "configs" / "analyze.py").to_dict() | dict(study=str(folder), eval_batch_size=16)
+    command.run(ConfigDict(settings).lock(), folder / "analysis")
+    told = json.loads((folder / "analysis" / "analyses.json").read_text())
+    (task,) = told["tasks"]
+    assert [(r["start"], r["domain"], r["n"]) for r in task["rows"]] == [
+        ("ct", "own", 2), ("natural", "other", 2), ("scratch", "none", 2),
+    ]  # fmt: skip
+    assert [(c["a"], c["b"], c["measure"]) for c in told["comparisons"]] == [
+        ("ct", "natural", "cka"), ("ct", "natural", "units"),
+    ]  # fmt: skip
+    page = (folder / "analysis" / "report" / "index.html").read_text()
+    for row in task["rows"]:
+        analysis = folder / "analysis" / row["place"]
+        assert f'href="../{row["place"]}/report/index.html"' in page
+        assert row["found"][0] in html.unescape(page)
+        names = [pair["what"] for pair in json.loads((analysis / "analysis.json").read_text())["pairs"]]
+        assert names == ["before and after"] * 2 + ["two seeds", "two random networks"]
+    made = {p: p.stat().st_mtime_ns for p in (folder / "analysis").glob("*/analysis.json")}
+    command.run(ConfigDict(settings).lock(), folder / "analysis")
+    assert all(p.stat().st_mtime_ns == time for p, time in made.items())
+    report = study.run(tiny_config(), folder)
+    assert 'href="../analysis/report/index.html"' in report.read_text()
+    assert "Feature space" not in finished[1].read_text()
 
 
 def broken(path, value):

@@ -40,6 +40,19 @@ def test_what_was_written_is_read(kind, tmp_path):
         np.testing.assert_array_equal(contents.tree[name], array)
 
 
+def test_a_checkpoint_of_tensorflow_is_named_by_any_of_its_files(tmp_path, monkeypatch):
+    prefix = files.write("tf", tmp_path / "model.ckpt-7", arrays())
+    prefix.with_name("model.ckpt-7.meta").write_bytes(b"graph")
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.ckpt-7", "model.ckpt-7.index", "model.ckpt-7.meta", "model.ckpt-7.data-00000-of-00001", "."):
+        assert set(containers.read(name).tree) == set(arrays())
+    (tmp_path / "model.ckpt-7.index").unlink()
+    with pytest.raises(UserError, match=r"no file model.ckpt-7.index, which belongs to model.ckpt-7.meta"):
+        containers.read("model.ckpt-7.meta")
+    with pytest.raises(UserError, match="folder without a TensorFlow checkpoint"):
+        containers.read(".")
+
+
 @pytest.mark.parametrize("kind", ["torch", "torch_legacy", "safetensors", "tf"])
 def test_half_precision(kind, tmp_path):
     halves = {

@@ -8,6 +8,10 @@ from tests.tiny import ROOT
 PAGE = (ROOT / "docs" / "weights.md").read_text()
 
 
+def test_what_was_not_measured_on_imagenet_says_so():
+    assert cards.load("radimagenet").top1_of == "itself, on RadImageNet"
+
+
 @pytest.mark.parametrize("source", cards.known())
 def test_the_table_has_each_source(source):
     card = cards.load(source)
@@ -19,6 +23,7 @@ def test_the_table_has_each_source(source):
     assert str(card.epochs or "?") in cells
     for value in card.top1.values():
         assert f"{value:g}" in row
+    assert (f"({card.top1_of})" in row) == bool(card.top1 and card.top1_of != "linear probe")
     if any(backbone.startswith("resnet") for backbone in card.backbones):
         assert card.padding in cells
 

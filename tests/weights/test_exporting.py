@@ -15,7 +15,8 @@ from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.main import load_config
 from radnet_jax.models import MODELS
-from radnet_jax.starts import find_start
+from radnet_jax.preprocessing import ModelInput
+from radnet_jax.starts import Start, find_start
 from radnet_jax.weights import containers, exporting, layouts, model_card, names
 from tests.tiny import ROOT
 from tests.weights import miniatures, starts
@@ -195,7 +196,7 @@ HEADS = {
     "resnet": r"fc\..*", "vit": r"head\..*", "convnext": r"(classifier\.2|head\.fc)\..*", "swin": r"head\..*",
     "mobilenet": r"classifier\..*", "densenet": r"classifier\..*",
 }  # fmt: skip
-TIMM = {"vit": "{}_patch16_224", "swin": "{}_patch4_window7_224", "convnext": "{}"}
+TIMM = {"vit": "{}_patch16_224", "swin": "{}_patch4_window7_224"}
 ONE_OF_EACH = ["resnet18", "resnet50", "vit_small", "convnext_tiny", "swin_tiny", "mobilenet_v3_large", "densenet121"]
 
 
@@ -211,7 +212,7 @@ def test_the_names_are_those_that_strict_loading_asks_for(name):
                 net = torchvision.models.get_model(model_card._TORCHVISION.get(name, name))
             elif layout.startswith("timm"):
                 pool = {"global_pool": "avg"} if layout == "timm_mean" else {}
-                net = timm.create_model(TIMM[family].format(name), **pool)
+                net = timm.create_model(TIMM.get(family, "{}").format(name), **pool)
             else:
                 continue
         wanted = {k: tuple(v.shape) for k, v in net.state_dict().items() if not re.fullmatch(HEADS[family], k)}
@@ -242,3 +243,60 @@ def test_a_pytorch_user_loads_it_with_the_cards_own_lines(name, layout, tmp_path
         np.testing.assert_array_equal(back, arrays[entry.ours])
     with torch.no_grad():
         assert scope["net"](torch.zeros(1, 3, 224, 224)).shape == (1, MODELS.build(name).width)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "channels"),
+    [
+        ("resnet10", "torchvision", 1),
+        ("resnet10", "timm", 1),
+        ("mobilenet_v3_small", "torchvision", 1),
+        ("densenet121", "torchvision", 1),
+        pytest.param("swin_tiny", "timm", 1, marks=pytest.mark.slow),
+        pytest.param("resnet18", "hugging_face", 3, marks=pytest.mark.slow),
+        pytest.param("resnet50", "hugging_face", 1, marks=pytest.mark.slow),
+        ("vit_tiny", "hugging_face", 1),
+        pytest.param("convnext_tiny", "hugging_face", 3, marks=pytest.mark.slow),
+        pytest.param("swin_tiny", "hugging_face", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_the_lines_of_the_card_make_the_network(name, layout, channels, tmp_path, monkeypatch):
+    """Of torchvision and timm at full size; of transformers, which takes any sizes, small and with its features."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip({"hugging_face": "transformers"}.get(layout, layout))
+    files = pytest.importorskip("safetensors.torch")
+    small = layout == "hugging_face"
+    section = {"name": name, **(miniatures.SMALL[names.family_of(name)] if small else {})}
+    shapes = layouts.shapes_of(section, channels)
+    zero = {k: np.broadcast_to(np.float32(0), shape) for k, shape in shapes.items()}
+    rng = np.random.default_rng(0)
+    arrays = {k: (0.1 + 0.1 * rng.random(shape)).astype(np.float32) for k, shape in shapes.items()} if small else zero
+    state = {k: torch.from_numpy(np.array(v)) for k, v in exporting.theirs(arrays, section, layout).items()}
+    monkeypatch.setattr(files, "load_file", lambda path: state)
+    scope: dict = {}
+    exec("\n".join(model_card.snippet(section, layout, channels)), scope)
+    if small:
+        side = 128 if name.startswith("swin") else 32  # whose windows shrink with small images
+        image = rng.normal(size=(1, side, side, channels)).astype(np.float32)
+        with torch.no_grad():
+            out = scope["net"](torch.from_numpy(image.transpose(0, 3, 1, 2).copy()))
+        got = (out.last_hidden_state[:, 0] if name.startswith("vit") else out.pooler_output.flatten(1)).numpy()
+        module = MODELS.build(name, {k: v for k, v in section.items() if k != "name"})
+        want = module.apply(trees.nested(arrays), image, train=False)["pooled"]
+        np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+def test_a_mean_of_the_patches_is_not_exported_as_a_class_token():
+    mean, token = ({"name": "vit_tiny", "pool": pool} for pool in ("mean", "cls"))
+    assert exporting._layout("", mean) == "timm_mean"
+    assert exporting._layout("hugging_face", token) == "hugging_face"
+    for layout, section in (("timm", mean), ("hugging_face", mean), ("timm_mean", token)):
+        with pytest.raises(UserError, match=f"no names of '{layout}' for vit_tiny"):
+            exporting._layout(layout, section)
+
+
+def test_an_epsilon_that_others_do_not_have_is_a_limit():
+    start = Start("x@0-0", {"name": "resnet18"}, ModelInput.from_json(starts.PHOTO), None)
+    lines = model_card._limits({"name": "resnet18", "norm_epsilon": 1e-3}, "torchvision", start, [], None)
+    assert "Its BatchNorms add 0.001 to the variance, those of other code 1e-05." in lines
+    assert not [x for x in model_card._limits({"name": "resnet18"}, "torchvision", start, [], None) if "add" in x]

@@ -48,7 +48,7 @@ def test_each_card_is_whole(source):
         module = MODELS.build(section["name"], {k: v for k, v in section.items() if k != "name"})
         names.find(backbone, card.layout)
         family = names.family_of(backbone)
-        epsilon = {"vit": 1e-6, "convnext": 1e-6, "swin": 1e-5}.get(family) or module.norm_epsilon
+        epsilon = cards.FIXED_EPSILON.get(family) or module.norm_epsilon
         assert card.norm_epsilon in (epsilon, None)
         if family == "resnet":
             assert module.padding == card.padding
@@ -58,6 +58,17 @@ def test_each_card_is_whole(source):
     for text in (card.title, card.objective, card.data, card.licence):
         assert text
     assert card.input.channels == 3
+
+
+def test_the_epsilon_of_a_card_is_that_of_the_network():
+    torchvision = cards.load("torchvision_file")
+    other = dataclasses.replace(torchvision, norm_epsilon=1e-3)
+    assert other.section("resnet18", {}) == {"name": "resnet18", "norm_epsilon": 1e-3}
+    assert other.section("mobilenet_v3_small", {}) == {"name": "mobilenet_v3_small"}  # its own
+    assert other.section("resnet18", {"norm_epsilon": 1e-5}) == {"name": "resnet18"}  # as asked for
+    assert torchvision.section("swin_tiny", {}) == {"name": "swin_tiny"}
+    with pytest.raises(UserError, match=r"swin_tiny has another epsilon than card torchvision_file; got 0.001"):
+        other.section("swin_tiny", {})
 
 
 def test_the_sources_of_both_studies_are_there():
@@ -231,6 +242,34 @@ def test_names_are_checked(kwargs, message, tmp_path):
     with pytest.raises(UserError) as caught:
         read(path, cards.load("supervised_resnet"), **kwargs)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(size=None), "a model input is not whole; got modality, channels, windows"),
+        (dict(siz=(32, 32)), "a model input is not whole"),
+        (dict(channels=1, mean=(0.5,), std=(0.5,)), "config.input is not of the file's network; got 1 channel"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_one_line(changes, message, tmp_path):
+    path, *_ = miniatures.write("supervised_resnet", tmp_path, backbone="resnet18")
+    wanted = {k: v for k, v in {**small_starts.PHOTO, **changes}.items() if v is not None}
+    with pytest.raises(UserError) as caught:
+        read(path, cards.load("supervised_resnet"), backbone="resnet18", arguments={"base_width": 4}, input=wanted)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_pickle_of_the_same_parts_over_and_over_ends(kind, tmp_path):
+    """Each holds the one before twice: 2^60 parts, were they not known to be the same."""
+    inner = {"x": np.ones(1, np.float32)}
+    for _ in range(60):
+        inner = [inner, inner] if kind is list else {"a": inner, "b": inner}
+    (tmp_path / "weights.pkl").write_bytes(files.pickled({"conv1.weight": inner}))
+    message = "99 missing" if kind is list else "holds more than 100,000 names"
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "weights.pkl", cards.load("supervised_resnet"), backbone="resnet18")
 
 
 def test_an_unknown_source_gives_the_nearest():

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from radnet_jax import trees
 from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS
 from radnet_jax.trees import nested
@@ -14,6 +15,7 @@ SECTIONS = {
     "basic": dict(name="resnet10", base_width=4),
     "bottleneck": dict(name="resnet50", base_width=4, padding="same"),
     "mobilenet": dict(name="mobilenet_v3_small", multiplier=0.25),
+    "densenet": dict(name="densenet121", depths=(2, 1, 2, 2), growth=4),
 }
 
 
@@ -46,6 +48,7 @@ def start(section, factor):
         ("basic", 16.8),
         pytest.param("bottleneck", 0.5, marks=pytest.mark.slow),
         pytest.param("mobilenet", 0.25, marks=pytest.mark.slow),
+        ("densenet", 16.8),
     ],
 )
 def test_the_function_is_unchanged(kind, factor):
@@ -60,9 +63,10 @@ def test_the_function_is_unchanged(kind, factor):
         assert np.abs(b).max() > 1e-3
         np.testing.assert_allclose(a, b, atol=max(10 * np.abs(c - b).max(), 1e-5 * np.abs(b).max()), rtol=0)
         assert np.abs(c - b).max() < 1e-3 * np.abs(b).max()
+    fan = "fan_in" if kind == "densenet" else "fan_out"
     for name, kernel in rescaled.items():
-        if name.endswith("conv1/kernel") and "squeeze" not in name:
-            assert np.linalg.norm(kernel) == pytest.approx(scale._fresh_norm(kernel), rel=1e-5)
+        if name.endswith("/kernel") and "squeeze" not in name:
+            assert np.linalg.norm(kernel) == pytest.approx(scale.fresh_norm(kernel, fan), rel=1e-5), name
     if kind != "mobilenet":  # whose squeeze and excite is left alone
         ratio = inspecting.norms(arrays)["total"] / inspecting.norms(rescaled)["total"]
         assert ratio == pytest.approx(factor, rel=0.15)
@@ -84,26 +88,68 @@ def test_the_formula_is_exact():
     np.testing.assert_array_equal(scaled["params/conv1/kernel"], 4 * kernel)
 
 
+def test_fresh_norms_are_those_of_fresh_networks():
+    for kind in ("basic", "densenet"):
+        module = build(SECTIONS[kind])
+        params = jax.jit(module.init, static_argnames="train")(jax.random.key(0), np.zeros((1, 32, 32, 3)), train=False)
+        fresh = {k: v for k, v in trees.named_leaves(params) if k.endswith("/kernel") and v.size > 500}
+        fan = scale._PROVABLE["densenet" if kind == "densenet" else "resnet"]
+        for name, kernel in fresh.items():
+            assert np.linalg.norm(kernel) == pytest.approx(scale.fresh_norm(kernel, fan), rel=0.15), name
+
+
 def test_norms_behind_convolutions():
-    assert scale.norm_of("stem_conv") == "stem_norm"
-    assert scale.norm_of("stage1_block2/conv3") == "stage1_block2/norm3"
-    assert scale.norm_of("stage1_block1/down_conv") == "stage1_block1/down_norm"
-    assert scale.norm_of("block03/expand_conv") == "block03/expand_norm"
+    arrays = miniatures.ours(dict(name="resnet50", base_width=4))
+    behind = scale.norms_behind(arrays, dict(name="resnet50"))
+    assert behind["stem_conv"] == [("stem_norm", 0)]
+    assert behind["stage1_block2/conv3"] == [("stage1_block2/norm3", 0)]
+    assert behind["stage1_block1/down_conv"] == [("stage1_block1/down_norm", 0)]
+    mobilenet = dict(name="mobilenet_v3_small", multiplier=0.25)
+    behind = scale.norms_behind(miniatures.ours(mobilenet), mobilenet)
+    assert behind["block03/expand_conv"] == [("block03/expand_norm", 0)]
+    assert not any("squeeze" in conv for conv in behind)
 
 
-@pytest.mark.parametrize("name", ["densenet121", "vit_tiny", "convnext_tiny", "swin_tiny"])
+def test_a_densenets_maps_are_seen_by_the_norms_of_all_later_layers():
+    densenet = dict(name="densenet121", depths=(2, 1, 2, 1), growth=4)
+    behind = scale.norms_behind(miniatures.ours(densenet), densenet)
+    assert behind["stem_conv"] == [("stem_norm", 0)]  # 8 channels
+    assert behind["stage1_layer01/conv1"] == [("stage1_layer01/norm2", 0)]
+    assert behind["stage1_layer01/conv2"] == [("stage1_layer02/norm1", 8), ("stage2_transition/norm", 8)]
+    assert behind["stage1_layer02/conv2"] == [("stage2_transition/norm", 12)]
+    assert behind["stage2_transition/conv"] == [("stage2_layer01/norm1", 0), ("stage3_transition/norm", 0)]
+    assert behind["stage4_layer01/conv2"] == [("final_norm", 7)]  # 8 + 2 x 4, 8 + 4, 6 + 2 x 4, each halved
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "convnext_tiny", "swin_tiny"])
 def test_it_is_refused_where_it_can_not_be_shown(name):
     with pytest.raises(UserError, match=f"would change what {name} computes"):
         scale.rescale({}, {"name": name}, to="initial")
 
 
-def test_a_variance_that_would_be_negative_is_refused():
+def test_a_dead_channel_keeps_what_it_computes():
+    """Public files have some: made smaller, they would need a negative variance."""
+    section = SECTIONS["basic"]
+    module, arrays, image = start(section, 16.8)
+    filters = arrays["params/stem_conv/kernel"].copy()
+    filters[..., 1] = 0
+    var, mean = (arrays[f"batch_stats/stem_norm/{part}"].copy() for part in ("var", "mean"))
+    var[1], mean[1] = 5.6e-45, 1e-3
+    changed = {"params/stem_conv/kernel": filters, "batch_stats/stem_norm/var": var, "batch_stats/stem_norm/mean": mean}
+    arrays = arrays | changed
+    rescaled = scale.rescale(arrays, section, to="initial")
+    assert rescaled["batch_stats/stem_norm/var"].min() >= 0
+    assert np.linalg.norm(rescaled["params/stem_conv/kernel"]) == pytest.approx(
+        scale.fresh_norm(filters, "fan_out"), rel=1e-5
+    )
+    run = jax.jit(lambda v, x: module.apply(v, x, train=False)["stages"][0])
+    before, after = run(nested(arrays), image), run(nested(rescaled), image)
+    np.testing.assert_allclose(after, before, atol=1e-4 * np.abs(before).max(), rtol=0)
+
+
+def test_a_kernel_of_zeros_is_refused():
     section = SECTIONS["basic"]
     arrays = miniatures.ours(section)
-    arrays["params/stem_conv/kernel"] = arrays["params/stem_conv/kernel"] * 1e4
-    arrays["batch_stats/stem_norm/var"] = np.zeros_like(arrays["batch_stats/stem_norm/var"])
-    with pytest.raises(UserError, match="stem_conv can't be rescaled"):
-        scale.rescale(arrays, section, to="initial")
     arrays["params/stem_conv/kernel"] = np.zeros_like(arrays["params/stem_conv/kernel"])
     with pytest.raises(UserError, match="stem_conv can't be rescaled"):
         scale.rescale(arrays, section, to="initial")

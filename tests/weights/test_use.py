@@ -100,11 +100,24 @@ def test_any_number_of_images_and_three_programs(photo):
         (np.zeros((1, 32, 32, 4), np.uint8), "unknown shape"),
         (np.zeros(5, np.uint8), "unknown shape"),
         (np.array(["a"]), "got <U1"),
+        ([np.zeros((3, 3), np.uint8), np.zeros((4, 4), np.uint8)], "images of several sizes in one call"),
     ],
 )
 def test_other_images_are_refused(photo, image, message):
     with pytest.raises(UserError, match=message):
         radnet_jax.load(str(photo[0]))(image)
+
+
+def test_the_order_of_bytes_changes_nothing(ct):
+    backbone = radnet_jax.load(str(ct[0]))
+    hu = np.random.default_rng(0).integers(-1000, 1000, (1, 24, 24)).astype(np.int16)
+    np.testing.assert_array_equal(backbone(hu.astype(">i2")), backbone(hu))
+
+
+@pytest.mark.parametrize("windows", [((40, 0),), ((40, -400),), (40, 400), "lung", ((float("nan"), 400),)])
+def test_what_is_no_window_is_refused(ct, windows):
+    with pytest.raises(UserError, match="not a window; got"):
+        radnet_jax.load(str(ct[0]))(np.zeros((24, 24), np.int16), windows=windows)
 
 
 def test_names_are_looked_up(photo, tmp_path, monkeypatch):

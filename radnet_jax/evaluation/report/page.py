@@ -33,6 +33,7 @@ def write_report(
     examples: Sequence[tuple[str, str | Path]] = (),
     pixels: details.Pixels | None = None,
     warnings: Sequence[str] = (),
+    analysis: str = "",
 ) -> Path:
     """Writes index.html, its figures as figures/*.svg, and comparisons.json into `out_dir`.
 
@@ -47,6 +48,7 @@ def write_report(
         patient's pixels out.
       warnings: sentences for the first screen, above the verdict. That images are generated (`generated` in a run's
         dataset), that patients are few and that a level is out of reach is said without being asked to.
+      analysis: where a page about the networks' features is, to link to.
 
     Returns:
       The path of index.html.
@@ -55,6 +57,7 @@ def write_report(
     environment = pages.environment("radnet_jax.evaluation")
     gallery = Gallery()
     context = _context(out_dir, title, comparisons, runs, examples, pixels, warnings, gallery)
+    context["analysis"] = analysis
     page = environment.get_template("report.html.j2").render(context)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)

@@ -182,22 +182,33 @@ def load(
 def plain(value: Any, resolve: Callable[[Any], Any] = lambda value: value) -> Any:
     """Returns a loaded value with the stand-ins replaced: arrays, dicts (of objects with fields), tuples.
 
+    What stands in several places is replaced once, so that lists of lists of the same lists do not grow without end.
+
     Args:
       value: what `load` returned.
       resolve: replaces further stand-ins, and returns all else as it is.
     """
-    if isinstance(value, Mapping):
-        return {k: plain(v, resolve) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(plain(v, resolve) for v in value)
-    if isinstance(value, Array):
-        return value.value
-    if isinstance(value, Record):
-        if isinstance(value.state, Mapping):
-            return plain(value.state, resolve)
-        only = value.args[0] if len(value.args) == 1 else value.args
-        return plain(only, resolve)
-    return resolve(value)
+    done: dict[int, Any] = {}
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: known(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(known(v) for v in value)
+        if isinstance(value, Array):
+            return value.value
+        if isinstance(value, Record):
+            if isinstance(value.state, Mapping):
+                return known(value.state)
+            return known(value.args[0] if len(value.args) == 1 else value.args)
+        return resolve(value)
+
+    def known(value: Any) -> Any:
+        if id(value) not in done:
+            done[id(value)] = replaced(value)
+        return done[id(value)]
+
+    return known(value)
 
 
 def read(path: Path) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import mmap
 from pathlib import Path
+import re
 import struct
 from typing import Any
 
@@ -37,16 +38,17 @@ _DTYPES = {
 
 
 def find_index(path: Path) -> Path | None:
-    """Returns the .index of a checkpoint that `path` names by its prefix, its index or its folder; else None.
+    """Returns the .index of a checkpoint that `path` names by its prefix, one of its files or its folder; else None.
 
     Raises:
-      UserError: a folder with several checkpoints.
+      UserError: a folder with several checkpoints, a file of one without its index.
     """
-    if path.suffix == ".index" and path.is_file():
-        return path
-    beside = path.with_name(f"{path.name}.index")
-    if beside.is_file():
-        return beside
+    prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name)
+    index = path.parent / f"{prefix}.index"
+    if index.is_file():
+        return index
+    if prefix != path.name and path.is_file():
+        raise UserError(f"no file {index}, which belongs to {path.name}", fix="copy all files of the checkpoint")
     found = sorted(path.glob("*.index")) if path.is_dir() else []
     if len(found) > 1:
         names = ", ".join(p.stem for p in found[:5])

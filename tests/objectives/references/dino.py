@@ -12,16 +12,22 @@ def _log_softmax(x):
 
 def reference(objective, state, batch, key):
     del key
-    views = batch["views"]
     stats, target = state.model_state["batch_stats"], state.objective_state["target"]
+    heads = {name: module for name, module in objective.modules.items() if name != "backbone"}
 
-    def outputs(views, params, stats):
-        out, _ = networks.apply(objective.modules, params, stats, networks.fold(views), train=True)
-        return np.float64(networks.unfold(out["last_layer"], views.shape[1]))
+    def outputs(params, stats, *names):
+        """The backbone sees the views of one size at a time, the rest all of them."""
+        features = []
+        for views in (batch[name] for name in names if name in batch):
+            backbone = {"backbone": objective.backbone}
+            out, _ = networks.apply(backbone, params, stats, networks.fold(views), train=True)
+            features.append(networks.unfold(out["backbone"], views.shape[1]))
+        joined = np.concatenate(features, axis=1)
+        out, _ = networks.apply(heads, params, stats, networks.fold(joined), train=True)
+        return np.float64(networks.unfold(out["last_layer"], joined.shape[1]))
 
-    kinds = [batch[name] for name in ("views", "local_views") if name in batch]
-    student = np.concatenate([outputs(kind, state.params, stats) for kind in kinds], axis=1)
-    teacher = outputs(views, target["params"], target["batch_stats"]) - np.float64(state.objective_state["centre"])
+    student = outputs(state.params, stats, "views", "local_views")
+    teacher = outputs(target["params"], target["batch_stats"], "views") - np.float64(state.objective_state["centre"])
     share = min(1.0, int(state.step) / objective.temperature_steps) if objective.temperature_steps else 1.0
     first, last = objective.temperature_first, objective.temperature_last
     temperature = first + (last - first) * share
