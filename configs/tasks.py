@@ -14,6 +14,7 @@ Every task config takes the same variants:
 from __future__ import annotations
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -234,9 +235,14 @@ def benchmark(config: ConfigDict, variant: ConfigDict, *, images: int, **objecti
     if variant.smoke:
         return
     config.batch_size = 32
-    steps_per_epoch = max(int(images * variant.fraction) // 32, 1)
+    steps_per_epoch = batches(images, variant.fraction, 32)
     config.total_steps = 1000 * steps_per_epoch
     config.select.every = steps_per_epoch
+
+
+def batches(images: int, fraction: float, size: int) -> int:
+    """Returns the updates of an epoch whose last batch may be smaller, as the transfer benchmark had them."""
+    return max(math.ceil(int(images * fraction) / size), 1)
 
 
 def by_fraction(variant: ConfigDict, table: Mapping[float, Mapping[str, Any]]) -> Mapping[str, Any]:
