@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config.b = ""
     config.repeats = ()  # further (a, b) that differ by the seed only, for intervals over seeds
     config.data = ConfigDict(dict(dir="", split="test"))
+    config.before_statistics = "images"  # BatchNorm's of what `b` began with: of these images, or "stored"
     config.adapter = placeholder(ConfigDict)  # windows, channels: how a network of another modality sees the images
     config.protocol = "default"  # radnet_published: adds feature reuse and uniqueness as the first study had them
     config.runs = ""  # folder of finished runs of several starts: adds whether they get the same cases right

@@ -177,6 +177,12 @@ def make_adapter(stored: StoredPixels, model_input: ModelInput, declared: Mappin
             f"preprocessing contract: undeclared crossing, {sides}",
             fix="declare it (config.adapter with windows and channels), or use a dataset of the model's modality",
         )
+    if declared is not None and set(declared) != {"windows", "channels"}:
+        raise UserError(
+            "config.adapter has two fields, windows and channels",
+            got=", ".join(sorted(declared)) or "none",
+            expected="windows=((centre, width), ...) for HU and () for others; channels='keep', 'repeat' or 'mean'",
+        )
     windows = model_input.windows if declared is None else tuple(_tuples(declared["windows"]))
     _check_windows(windows)
     by_image = not windows and model_input.value_range == IMAGE

@@ -55,6 +55,7 @@ def test_a_declared_crossing_is_recorded():
         (CT, PHOTO_INPUT, {"windows": (), "channels": "repeat"}, "HU values need a window"),
         (PHOTO, CT_INPUT, {"windows": ((0, 1),), "channels": "mean"}, "needs HU values"),
         (CT, PHOTO_INPUT, {"windows": ((0, 1),), "channels": "keep"}, "channels do not fit"),
+        (CT, PHOTO_INPUT, {"channels": "repeat"}, "two fields, windows and channels; got channels"),
         (PHOTO, dataclasses.replace(PHOTO_INPUT, size=(16, 16)), None, "smaller than the model's input"),
         (dataclasses.replace(PHOTO, value_range=(0.0, 1.0)), PHOTO_INPUT, None, "another value range"),
     ],

@@ -54,13 +54,13 @@ def decodability(
 
 
 def unit_correlations(
-    x: Float[np.ndarray, "m d"], targets: Mapping[str, Float[np.ndarray, " m"]], patients: int
+    x: Float[np.ndarray, "m d"], targets: Mapping[str, Float[np.ndarray, " m"]], patients: np.ndarray
 ) -> dict[str, dict[str, float]]:
     """Spearman's rank correlation of every unit with every property, multiplicity handled.
 
-    p is that of Student's t with as many images as there are patients: images of one patient are not independent, and
-    counting them as such would make everything significant. Benjamini and Hochberg's procedure then runs over all
-    units x properties.
+    p is that of Student's t with as many images as there are patients of whom the property is known: images of one
+    patient are not independent, and counting them as such would make everything significant. Benjamini and Hochberg's
+    procedure then runs over all units x properties.
 
     Returns:
       For each property: "strongest", the correlation of the unit that follows it most; "unit", its number; "share", of
@@ -68,10 +68,11 @@ def unit_correlations(
     """
     names = list(targets)
     r = np.full((x.shape[1], len(names)), np.nan)
+    free = np.ones(len(names))
     for j, name in enumerate(names):
         known = np.isfinite(targets[name])
         r[:, j] = correlations(rankdata(x[known], axis=0), rankdata(targets[name][known]))
-    free = max(patients - 2, 1)
+        free[j] = max(len(np.unique(patients[known])) - 2, 1)
     t = np.abs(r) * np.sqrt(free / np.maximum(1 - r**2, 1e-12))
     corrected = correct((2 * stats.t.sf(t, free)).ravel(), "benjamini_hochberg").reshape(r.shape)
     out = {}

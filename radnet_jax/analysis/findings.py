@@ -126,7 +126,8 @@ def of_properties(result: Mapping[str, Any]) -> list[str]:
         random = list(networks["random"].values())[-1]["read"]
         names = [k for k in b if b[k]["low"] > random[k]["high"]]
         told = ", ".join(names) or "none of the properties"
-        said.append(f"Read better from the last block after than from that of a random network: {told}.")
+        of = "Of the first pair: read" if over_seeds else "Read"
+        said.append(f"{of} better from the last block after than from that of a random network: {told}.")
     if not over_seeds and len(said) < 2:
         said.insert(0, "No property is read better or worse from the last block after than before, beyond doubt.")
     return said

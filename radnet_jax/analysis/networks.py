@@ -28,6 +28,8 @@ from radnet_jax.preprocessing import Adapter, ModelInput, make_adapter
 from radnet_jax.registry import named
 from radnet_jax.weights import use
 
+STATISTICS = {"stored": "those of its checkpoint", "images": "those of these images"}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
@@ -41,6 +43,7 @@ class Network:
       params: of the backbone.
       batch_stats: of the backbone, {} where it has no BatchNorm.
       adapter: from the dataset's pixels to its input.
+      statistics: what its BatchNorm statistics are of: key of STATISTICS.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Network:
     params: PyTree
     batch_stats: PyTree
     adapter: Adapter
+    statistics: str = "stored"
 
     @functools.cached_property
     def layers(self) -> dict[str, int]:
@@ -73,6 +77,7 @@ class Network:
             "backbone": dict(self.backbone),
             "layers": self.layers,
             "adapter": self.adapter.to_json(),
+            "statistics": self.statistics,
         }
 
     @property
@@ -138,7 +143,13 @@ def initial(path: str, like: Network, mesh: Mesh) -> Network:
 
 
 def with_own_statistics(network: Network, split: Split, batch_size: int, mesh: Mesh) -> Network:
-    """Returns a random network with BatchNorm statistics of these images: its own are mean 0 and variance 1."""
+    """Returns a network with BatchNorm statistics of these images.
+
+    Those of a random one are mean 0 and variance 1. Those of a pretraining are of its own images, which other images
+    need not be like; training never uses them, since it normalises by its batches from its first update on.
+    """
+    if not jax.tree.leaves(network.batch_stats):
+        return network
     stats = evaluators.reestimate_batch_stats(
         network.module,
         network.params,
@@ -148,7 +159,14 @@ def with_own_statistics(network: Network, split: Split, batch_size: int, mesh: M
         batch_size=batch_size,
         mesh=mesh,
     )
-    return dataclasses.replace(network, batch_stats=stats)
+    return dataclasses.replace(network, batch_stats=stats, statistics="images")
+
+
+def began_with(run: str, path: str) -> bool:
+    """Whether a run began with the very weights that `load` finds there."""
+    folder = starts.find_start(str(use.find(run))).folder
+    assert folder is not None
+    return bool(load_meta(folder).get("checkpoint") == starts.find_start(str(use.find(path))).id)
 
 
 def same_architecture(a: Network, b: Network) -> bool:

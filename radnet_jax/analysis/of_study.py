@@ -104,6 +104,7 @@ def _analysed(config: ConfigDict, question: Question, workdir: Path) -> dict[str
         "domain": question.domain,
         "place": question.id,
         "generated": result["dataset"]["generated"],
+        "statistics": result["a"]["statistics"],
         "over_seeds": _numbers(result["over_seeds"]),
     }
 

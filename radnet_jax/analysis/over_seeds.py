@@ -7,6 +7,7 @@ unit before and the unit of the same number after can be held against each other
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import itertools
 import math
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from scipy import stats
 from scipy.stats import rankdata
 
-from radnet_jax.analysis import decoding
+from radnet_jax.analysis import decoding, similarity
 from radnet_jax.evaluation.statistics.correction import correct
 from radnet_jax.evaluation.statistics.seeds import t_interval
 
@@ -118,28 +119,40 @@ def _responds(
 
 
 def of_layers(
-    changes: Sequence[Mapping[str, Any]], seeds: Sequence[Mapping[str, Any]], random: Mapping[str, Any]
+    changes: Sequence[Mapping[str, Any]], seeds: Sequence[float], random: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Each layer's CKA over seeds, and what it is held against.
 
     Args:
       changes: of each pair before and after, the measures by layer.
-      seeds: of each pair of two seeds, after.
+      seeds: of each layer, `most_alike`.
       random: of two random networks.
 
     Returns:
-      By layer "cka" and "maps" (of flattened maps), as `summarised` gives figures; "two_seeds", the largest of the
-      pairs of two seeds, NaN without; "random".
+      By layer "cka" and "maps" (of flattened maps), as `summarised` gives figures; "two_seeds", that of
+      the two seeds that are most alike; "random".
     """
     return {
         layer: {
             "cka": _over([c[layer]["cka"] for c in changes]),
             "maps": _over([c[layer]["maps_cka_all"] for c in changes]),
-            "two_seeds": max((s[layer]["cka"] for s in seeds), default=math.nan),
+            "two_seeds": most,
             "random": random[layer]["cka"],
         }
-        for layer in changes[0]
+        for layer, most in zip(changes[0], seeds, strict=True)
     }
+
+
+def most_alike(networks: Sequence[Layers]) -> list[float]:
+    """Returns, of each layer, the debiased linear CKA of the two networks that are most alike there, of all pairs; NaN
+    of a single network, and where none is defined.
+    """
+    out = []
+    for layers in zip(*networks, strict=True):
+        grams = [similarity.linear_gram(x) for x in layers]
+        found = [similarity.cka(*pair) for pair in itertools.combinations(grams, 2)]
+        out.append(max((v for v in found if not math.isnan(v)), default=math.nan))
+    return out
 
 
 def _over(values: Sequence[float] | Float[np.ndarray, " n"]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from radnet_jax import pages
 from radnet_jax.analysis import figures, findings, scatter, seen
+from radnet_jax.analysis.networks import STATISTICS
 from radnet_jax.analysis.over_seeds import KEPT
 from radnet_jax.evaluation.report.style import Gallery
 
@@ -67,6 +68,7 @@ def write(
             kept=KEPT,
             tables=list({pair["what"]: pair for pair in reversed(result["pairs"])}.values())[::-1],
             roles=ROLES,
+            statistics=STATISTICS,
             pictures=None if pictures is None else {"strips": _base64(pictures.strips), "maps": _base64(pictures.maps)},
             scatter=scatter.script_data(result),
             scatter_script=Markup(own.joinpath("scatter.js").read_text("utf-8")),

@@ -128,11 +128,9 @@ def _check(config: ConfigDict) -> None:
             )
     if config.b == INITIAL:
         raise UserError('config.b can\'t be "initial"', fix='give the run as b, and "initial" as a')
-    if config.protocol not in PROTOCOLS:
-        raise UserError(
-            f"unknown config.protocol {config.protocol!r}{nearest(config.protocol, PROTOCOLS)}",
-            expected=" or ".join(PROTOCOLS),
-        )
+    for name, choices in (("protocol", PROTOCOLS), ("before_statistics", tuple(networks.STATISTICS))):
+        if (value := config[name]) not in choices:
+            raise UserError(f"unknown config.{name} {value!r}{nearest(value, choices)}", expected=" or ".join(choices))
     if any(isinstance(pair, str) or len(pair) != 2 for pair in config.repeats):
         raise UserError("config.repeats", got=tuple(config.repeats), expected="pairs (a, b)")
     if config.sample < LEAST_IMAGES or config.sample > similarity.GRAM_LIMIT:
@@ -148,12 +146,12 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
     """Returns the networks, a and b first, and the pairs of the same architecture, whose layers are compared."""
     declared = plain(config.adapter) if config.adapter else None
     found: list[Network] = []
-    places: dict[tuple[str, str], int] = {}  # a start that several runs began with passes the images once
+    places: dict[tuple[Any, ...], int] = {}  # a start that several runs began with passes the images once
 
     def own_statistics(network: Network) -> Network:
         return networks.with_own_statistics(network, split, config.eval_batch_size, mesh)
 
-    def place(key: tuple[str, str], make: Callable[[], Network]) -> int:
+    def place(key: tuple[Any, ...], make: Callable[[], Network]) -> int:
         if key not in places:
             network = make()
             places[key] = len(found)
@@ -165,7 +163,13 @@ def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network
         if a == INITIAL:
             before = place((INITIAL, b), lambda: own_statistics(networks.initial(b, after, mesh)))
         else:
-            before = place(("before", a), lambda: networks.load(a, split, declared, mesh))
+            started = config.before_statistics == "images" and networks.began_with(b, a)
+
+            def load() -> Network:
+                network = networks.load(a, split, declared, mesh)
+                return own_statistics(network) if started else network
+
+            before = place(("before", a, started), load)
         return before, place(("after", b), lambda: after)
 
     main = pair(config.a, config.b)
@@ -248,7 +252,7 @@ def _read(
         layers = {}
         for layer, x in zip(nets[place].layers, sample.features(place), strict=True):
             read = decoding.decodability(x, known, groups)
-            units = decoding.unit_correlations(x, known, len(np.unique(patients)))
+            units = decoding.unit_correlations(x, known, patients)
             layers[layer] = {
                 "effective_rank": similarity.effective_rank(x),
                 "directions": similarity.directions(x),
@@ -321,7 +325,7 @@ def _seen(
         _last(sample),
         known,
         {name: list(read["networks"][name].values())[-1]["units"] for name in both},
-        same_units=bool(pairs) and (config.a == INITIAL or seen.began_with(config.b, nets[0])),
+        same_units=bool(pairs) and (config.a == INITIAL or networks.began_with(config.b, config.a)),
         run=config.b,
         mesh=mesh,
         images=config.report.images,
@@ -357,10 +361,11 @@ def _over_seeds(
     """What the pairs before and after have in common; None where layer by layer nothing is defined."""
     if not pairs:
         return None
-    change, seeds = ([c["layers"] for c in compared if c["what"] == kind] for kind in (findings.CHANGE, findings.SEEDS))
+    change = [c["layers"] for c in compared if c["what"] == findings.CHANGE]
     changes = [(sample.features(i), sample.features(j)) for what, i, j in pairs if what == findings.CHANGE]
     random = [sample.features(i) for i in pairs[-1][1:]]
     found = over_seeds.summarised(changes, list(nets[0].layers), random, known, groups)
+    seeds = over_seeds.most_alike([after for _, after in changes])
     layers = over_seeds.of_layers(change, seeds, compared[-1]["layers"])
     return found | {"layers": layers, "starts": len({i for what, i, _ in pairs if what == findings.CHANGE})}
 

@@ -14,11 +14,10 @@ from jaxtyping import Array, Float, Int, PyTree
 import numpy as np
 from scipy.stats import spearmanr
 
-from radnet_jax import starts, trained
+from radnet_jax import trained
 from radnet_jax.analysis import attribution, networks, pictures
 from radnet_jax.analysis.networks import Network
 from radnet_jax.augment.views import center
-from radnet_jax.checkpoint import load_meta
 from radnet_jax.data.dataset import Split
 from radnet_jax.evaluation import ledger
 from radnet_jax.models.blocks import pooled_blocks
@@ -99,13 +98,6 @@ def extremes(values: Float[np.ndarray, " m"], patients: np.ndarray, count: int) 
         return list(rows.values())
 
     return first(np.argsort(-values, kind="stable")), first(np.argsort(values, kind="stable"))
-
-
-def began_with(run: str, a: Network) -> bool:
-    """Whether a run began with the very weights of `a`."""
-    folder = starts.find_start(str(use.find(run))).folder
-    assert folder is not None
-    return bool(load_meta(folder).get("checkpoint") == a.id)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,6 +96,8 @@ def _sentences(rows: Sequence[Mapping[str, Any]], compared: Sequence[Mapping[str
         f"The last block changed most from {least['start']} (CKA before and after {told(least['last']['cka'])})"
         + (f", least from {most['start']} ({told(most['last']['cka'])})." if most is not least else ".")
     ]
+    above = [r["start"] for r in known if _least(r["last"]["cka"]) > r["last"]["random"]]
+    out.append(f"There it is more alike before and after than two random networks of {_listed(above)}.")
     for measure, what in MEASURES.items():
         of_this = [c for c in compared if c["measure"] == measure]
         sure = [c for c in of_this if c["p_holm"] < ALPHA]
@@ -112,8 +114,23 @@ def _sentences(rows: Sequence[Mapping[str, Any]], compared: Sequence[Mapping[str
         elif of_this:
             out.append(f"In-domain starts against others, {what}: it can't be told which keep more ({pairs}).")
     if compared:
-        out.append(f"Welch's tests over seeds, p corrected for the {family} comparisons of this page.")
+        out.append(f"Welch's tests over seeds, on these images; p corrected for the {family} comparisons of this page.")
+        names = {c[side] for c in compared for side in ("a", "b")}
+        once = [r["start"] for r in rows if r["start"] in names and r["n"] > 1 and r["over_seeds"]["starts"] == 1]
+        if once:
+            out.append(
+                f"Of {_listed(once)} all seeds began with one checkpoint: what another pretraining on the same images "
+                "would keep is not known."
+            )
     return out
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names) or "no start"
+
+
+def _least(v: Mapping[str, Any]) -> float:
+    return float(v["mean"] if math.isnan(v["low"]) else v["low"])
 
 
 def told(v: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import itertools
+import math
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -23,8 +24,8 @@ LEAST_PATIENTS = 10
 
 def of_runs(root: str, *, seed: int = 0) -> list[dict[str, Any]]:
     """Returns patterns and agreement of each task and protocol that two or more starts were judged on, from the run
-    folders below `root`: of a task with many labels, one part for each label. p is corrected by Holm's procedure over
-    all labels and pairs of starts of a task and protocol.
+    folders below `root`: of a task with many labels, one part for each label. Both p are corrected by Holm's procedure
+    over all labels and pairs of starts of a task and protocol.
 
     Raises:
       UserError: no such runs, or fewer than 10 patients.
@@ -46,8 +47,9 @@ def of_runs(root: str, *, seed: int = 0) -> list[dict[str, Any]]:
             part: dict[str, Any] = {"task": task, "setting": setting, "label": label, "runs": runs_of}
             parts.append(part | {"patterns": told, "agreement": agreement(right, patients, seed=seed)})
         pairs = [pair for part in parts for pair in part["agreement"]]
-        for pair, p in zip(pairs, correct(np.array([pair["p"] for pair in pairs])), strict=True):
-            pair["p_holm"] = float(p)
+        for name in ("p", "p_across"):
+            for pair, p in zip(pairs, correct(np.array([pair[name] for pair in pairs])), strict=True):
+                pair[f"{name}_holm"] = float(p)
         out += parts
     if not out:
         raise UserError(f"no two starts in {root} were judged on one task with labels")
@@ -171,10 +173,11 @@ def agreement(
 
     Cohen's kappa of being right: 0 where two runs agree as often as their accuracies alone explain, 1 where they are
     right and wrong on the same cases. "across" is its mean over pairs of a run of one and a run of the other start;
-    "within" over pairs of runs of the same start; "difference" is across less within, with its 95 % interval from a
-    bootstrap over patients: below 0, the two starts know different cases, beyond what another seed changes. "p" is that
-    of the difference by its standard error over the resamples, taken as normal: resampling alone can't give one that is
-    small enough to be corrected for many labels and pairs.
+    "within" over pairs of runs of the same start; "difference" is across less within: below 0, the two starts know
+    different cases, beyond what another seed changes, or are of very different accuracy, which bounds kappa. Intervals
+    ("across_low", "across_high"; "low", "high", of the difference) are from a bootstrap over patients. "p_across" is
+    that of independence, "p" that of no difference, both by the standard error over the resamples, taken as normal:
+    resampling alone can't give one that is small enough to be corrected for many labels and pairs.
 
     Raises:
       UserError: fewer than 10 patients.
@@ -202,14 +205,23 @@ def agreement(
     for a, b in itertools.combinations(right, 2):
         across = np.mean([kappa(*pair) for pair in itertools.product(runs[a], runs[b])], axis=0)
         own = [*within[a], *within[b]]
-        told = {"a": a, "b": b, "across": float(across[0]), "within": float("nan")}
-        told |= dict.fromkeys(("difference", "low", "high", "p"), float("nan"))
+        told = {"a": a, "b": b, "within": float("nan")} | dict.fromkeys(
+            ("difference", "low", "high", "p"), float("nan")
+        )
+        told |= dict(zip(("across", "across_low", "across_high", "p_across"), _over_patients(across)))
         if within[a] and within[b]:
             difference = across - np.mean(own, axis=0)
-            low, high = np.nanpercentile(difference[1:], [2.5, 97.5])
-            told |= {"within": float(np.mean([k[0] for k in own])), "difference": float(difference[0])}
-            error = float(np.nanstd(difference[1:], ddof=1))
-            p = float(2 * stats.norm.sf(abs(difference[0]) / error)) if error > 0 else float("nan")
-            told |= {"low": float(low), "high": float(high), "p": p}
+            told |= dict(zip(("difference", "low", "high", "p"), _over_patients(difference)))
+            told |= {"within": float(np.mean([k[0] for k in own]))}
         out.append(told)
     return out
+
+
+def _over_patients(values: Float[np.ndarray, " b"]) -> tuple[float, float, float, float]:
+    """The value itself, its interval over the resamples, and p of its being 0; NaN where it is not defined."""
+    value, drawn = float(values[0]), values[1:][np.isfinite(values[1:])]
+    if math.isnan(value) or len(drawn) < 2:
+        return value, math.nan, math.nan, math.nan
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    error = float(np.std(drawn, ddof=1))
+    return value, float(low), float(high), float(2 * stats.norm.sf(abs(value) / error)) if error > 0 else math.nan

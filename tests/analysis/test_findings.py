@@ -105,4 +105,6 @@ def test_properties_that_changed():
     assert found[0].startswith("No property is read better or worse")
     assert found[1].endswith("random network: same.")
     found = findings.of_properties(dict(read=dict(networks=networks), over_seeds=dict(n=2)))
-    assert found == ["Read better from the last block after than from that of a random network: same."]
+    assert found == [
+        "Of the first pair: read better from the last block after than from that of a random network: same."
+    ]

@@ -134,13 +134,26 @@ def test_in_domain_against_other_starts():
     assert found["tasks"][0]["found"] == [
         "The last block changed most from natural (CKA before and after 0.51 (0.41 to 0.61)), "
         "least from xray (0.81 (0.71 to 0.91)).",
+        "There it is more alike before and after than two random networks of xray, natural and scratch.",
         "In-domain starts against others, CKA of the last block: xray more than natural (0.81 against 0.51).",
         "In-domain starts against others, units kept, mean over blocks: it can't be told which keep more (1 pair).",
-        "Welch's tests over seeds, p corrected for the 2 comparisons of this page.",
+        "Welch's tests over seeds, on these images; p corrected for the 2 comparisons of this page.",
     ]
     assert found["tasks"][1]["found"] == [
-        "The last block changed most from xray (CKA before and after 0.51 (0.41 to 0.61))."
+        "The last block changed most from xray (CKA before and after 0.51 (0.41 to 0.61)).",
+        "There it is more alike before and after than two random networks of xray.",
     ]
+
+
+def test_seeds_that_share_a_pretraining_do_not_speak_for_another():
+    starts = [
+        start("xray", "own", (0.80, 0.81, 0.82), (0.3,) * 3),
+        start("ct", "other", (0.25, 0.26, 0.27), (0.1,) * 3),
+    ]
+    starts[1]["over_seeds"]["starts"] = 1
+    (task,) = study_findings.summarised(starts)["tasks"]
+    assert task["found"][1].endswith("two random networks of xray.")  # 0.26, from 0.16 on: not of ct
+    assert task["found"][-1].startswith("Of ct all seeds began with one checkpoint")
 
 
 def test_without_a_defined_block_nothing_is_claimed():

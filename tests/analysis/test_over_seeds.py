@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from radnet_jax.analysis import decoding, over_seeds
+from radnet_jax.analysis import decoding, over_seeds, similarity
 
 M, D = 90, 8
 
@@ -89,8 +89,19 @@ def test_of_layers():
     def pair(cka):
         return {"last": dict(cka=cka, maps_cka_all=cka / 2)}
 
-    found = over_seeds.of_layers([pair(0.5), pair(0.7)], [pair(0.3), pair(0.4)], pair(0.2))["last"]
+    found = over_seeds.of_layers([pair(0.5), pair(0.7)], [0.4], pair(0.2))["last"]
     assert (found["two_seeds"], found["random"], found["cka"]["values"]) == (0.4, 0.2, [0.5, 0.7])
     assert found["cka"]["mean"] == pytest.approx(0.6)
     assert found["maps"]["mean"] == pytest.approx(0.3)
-    assert math.isnan(over_seeds.of_layers([pair(0.5)], [], pair(0.2))["last"]["two_seeds"])
+
+
+def test_the_two_seeds_that_are_most_alike_of_all_pairs():
+    x, y = networks(10)[0], networks(11)[0]
+    near = x + 0.1 * y  # of the first, and no neighbour of it
+    assert over_seeds.most_alike([[x], [y], [near]]) == [similarity.linear_cka(x, near)]
+    assert similarity.linear_cka(x, near) > 0.9 > similarity.linear_cka(y, near)
+    assert over_seeds.most_alike([[x, 0 * x], [y, x]]) == [
+        similarity.linear_cka(x, y),
+        pytest.approx(math.nan, nan_ok=True),
+    ]
+    assert math.isnan(over_seeds.most_alike([[x]])[0])

@@ -141,7 +141,7 @@ def test_units_and_multiplicity():
     x = draws.standard_normal((300, 50))
     x[:, 7] = -np.exp(x[:, 7])
     targets = {"followed": -x[:, 7] + 0.1 * draws.standard_normal(300), "noise": draws.standard_normal(300)}
-    found = decoding.unit_correlations(x, targets, 300)
+    found = decoding.unit_correlations(x, targets, np.arange(300))
     assert found["followed"]["unit"] == 7
     assert found["followed"]["strongest"] == pytest.approx(spearmanr(x[:, 7], targets["followed"]).statistic)
     assert found["followed"]["share"] == pytest.approx(1 / 50)
@@ -149,8 +149,12 @@ def test_units_and_multiplicity():
     p = np.array([[spearmanr(x[:, j], y).pvalue for y in targets.values()] for j in range(50)])
     adjusted = false_discovery_control(p, method="bh", axis=None).reshape(p.shape)
     assert [found[name]["share"] for name in targets] == (adjusted < 0.05).mean(axis=0).tolist()
-    few = decoding.unit_correlations(x, {"noise": 0.4 * x[:, 3] + targets["noise"]}, 10)
+    few = decoding.unit_correlations(x, {"noise": 0.4 * x[:, 3] + targets["noise"]}, np.arange(300) % 10)
     assert few["noise"]["share"] == 0  # ten patients, whatever the images
+    seldom = {"noise": np.where(np.arange(300) < 12, targets["noise"], np.nan)}  # known of twelve patients only
+    p = [spearmanr(x[:12, j], targets["noise"][:12]).pvalue for j in range(50)]
+    expected = np.mean(false_discovery_control(p, method="bh") < 0.05)
+    assert decoding.unit_correlations(x, seldom, np.arange(300))["noise"]["share"] == expected == 0
 
 
 def test_of_noise_hardly_any_unit_follows():
@@ -159,6 +163,6 @@ def test_of_noise_hardly_any_unit_follows():
     some = 0
     for _ in range(20):
         x, noise = draws.standard_normal((60, 40)), draws.standard_normal((40, 60))
-        found = decoding.unit_correlations(x, {str(i): y for i, y in enumerate(noise)}, 60)
+        found = decoding.unit_correlations(x, {str(i): y for i, y in enumerate(noise)}, np.arange(60))
         some += any(v["share"] > 0 for v in found.values())
     assert some <= 4  # of 20 runs one is expected; more than 4 once in 400

@@ -247,6 +247,7 @@ def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch
     table.write_text(f"dataset,weight\n{ct_dataset},1\n{tmp_path / 'leaves'},1\n")
     build("mixture", table, tmp_path / "mixture", size=24, windows="40:400", modality="photo")
     kappa = dict(a="ct", b="leaves", across=0.2, within=0.5, difference=-0.3, low=-0.4, high=-0.2, p_holm=0.012)
+    kappa |= dict(across_low=0.11, across_high=0.29, p_across_holm=0.034)
     pattern = dict(right=["ct"], cases=7, expected=5.5)
     told = dict(task="body_region", setting="fine_tune", label="nodule", runs={}, patterns=[pattern], agreement=[kappa])
     monkeypatch.setattr(who_knows, "of_runs", lambda root, seed: [told])
@@ -267,6 +268,8 @@ def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch
     assert "body_region, nodule, fine_tune" in page  # who knows what
     assert "−0.30" in page
     assert "0.012" in page
+    assert "0.11 to 0.29" in page
+    assert "0.034" in page
     assert "<img" not in page  # images=False: no patient's pixel
     assert "Images are left out" in page
     assert not found["seen"]["same_units"]
@@ -278,6 +281,26 @@ def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.parametrize(("began", "setting", "expected"), [
+    (True, "images", "images"), (True, "stored", "stored"), (False, "images", "stored"),
+])  # fmt: skip
+def test_what_a_run_began_with_has_statistics_of_the_images(photo, ct_dataset, monkeypatch, began, setting, expected):
+    """As training normalises by its batches: statistics of a pretraining's other images were never used there."""
+    monkeypatch.setattr(networks, "began_with", lambda run, path: began)
+    mesh, split = sharding.make_mesh(), open_split(ct_dataset, "train")
+    adapter = dict(windows=((40.0, 400.0),), channels="repeat")
+    chosen = settings(ct_dataset, a=photo["ten"], b=photo["ten"], adapter=adapter, before_statistics=setting)
+    nets, pairs = run._networks(chosen, split, mesh)
+    a, b = nets[0], nets[1]
+    assert pairs[0][1:] == (0, 1)
+    assert (a.statistics, b.statistics) == (expected, "stored")
+    wanted = networks.with_own_statistics(b, split, 16, mesh) if expected == "images" else b
+    assert a.described["statistics"] == expected
+    mean, own = (n.batch_stats["stage4_block1"]["norm1"]["mean"] for n in (a, wanted))
+    assert np.array_equal(mean, own)
+    assert np.array_equal(mean, b.batch_stats["stage4_block1"]["norm1"]["mean"]) == (expected == "stored")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -286,6 +309,7 @@ def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch
         (dict(protocol="radnet_publishd"), "did you mean"),
         (dict(repeats=("x",)), "pairs"),
         (dict(sample=3), "config.sample"),
+        (dict(before_statistics="image"), "did you mean"),
         (dict(maps="umap"), "config.maps"),
         (dict(b="nowhere"), "no weights 'nowhere'"),
         (dict(eval_batch_size=3), "eval_batch_size"),

@@ -122,6 +122,21 @@ def test_kappa_is_that_of_scikit_learn():
     assert found["difference"] == pytest.approx(np.mean(across) - np.mean(within))
 
 
+def test_agreement_against_independence():
+    """Cases that are hard for all make runs agree; runs that are right at random agree as chance has it."""
+    right, patients = drawn(0.5)
+    (found,) = who_knows.agreement(right, patients)
+    assert found["across_low"] < found["across"] < found["across_high"]
+    assert found["across_low"] > 0
+    assert found["p_across"] < 1e-6
+    draws, small = np.random.default_rng(0), []
+    for _ in range(40):
+        alone = {s: draws.random((1, 200)) < 0.7 for s in "ab"}
+        (found,) = who_knows.agreement(alone, np.arange(200), n_resamples=400)
+        small.append(found["p_across"] < 0.05)
+    assert sum(small) <= 6  # 2 expected; more than 6 once in 200
+
+
 def test_starts_that_know_different_cases_and_starts_that_do_not():
     (different,) = who_knows.agreement(*drawn(0.6))
     assert different["high"] < 0
