@@ -1,6 +1,7 @@
 """The `analyze` run: what it computes against the features themselves, its page, and what it refuses."""
 
 import json
+from types import SimpleNamespace
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -299,6 +300,22 @@ def test_what_a_run_began_with_has_statistics_of_the_images(photo, ct_dataset, m
     mean, own = (n.batch_stats["stage4_block1"]["norm1"]["mean"] for n in (a, wanted))
     assert np.array_equal(mean, own)
     assert np.array_equal(mean, b.batch_stats["stage4_block1"]["norm1"]["mean"]) == (expected == "stored")
+
+
+def test_blocks_that_give_the_same_for_all_images(caplog):
+    nets = [SimpleNamespace(name=name, layers=dict(early=2, late=2)) for name in ("one", "other")]
+    with pytest.raises(UserError, match="every block of other gives the same for all images"):
+        run._tell_constant(SimpleNamespace(constant=lambda: ([], [0, 1])), nets)
+    run._tell_constant(SimpleNamespace(constant=lambda: ([1], [])), nets)
+    assert "one: the same for all images in late: undefined there" in caplog.text
+
+
+def test_fewer_images_than_needed(photo, ct_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "LEAST_IMAGES", 10_000)
+    monkeypatch.setattr(run, "_check", lambda config: None)
+    few = dict(a=photo["ten"], b=photo["ten"])
+    with pytest.raises(UserError, match="fewer images than needed"):
+        run.run(settings(ct_dataset, **few), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,9 @@ def test_pwcca_weighs_by_what_the_variates_account_for():
     x = q[:, :2] * [10.0, 1.0]
     y = np.stack([0.9 * q[:, 0] + (1 - 0.81) ** 0.5 * q[:, 2], 0.2 * q[:, 1] + (1 - 0.04) ** 0.5 * q[:, 3]], axis=1)
     assert similarity.pwcca(x, y) == pytest.approx((10 * 0.9 + 1 * 0.2) / 11, rel=1e-9)
+    turned = x @ np.linalg.qr(np.random.default_rng(0).standard_normal((2, 2)))[0]
+    assert similarity.pwcca(turned, y, share=0.999) == pytest.approx(similarity.pwcca(x, y, share=0.999))
+    assert similarity.pwcca(x * [0.1, 1], y, share=0.999) != pytest.approx(similarity.pwcca(x, y), rel=0.1)
 
 
 def test_procrustes_of_scipy():
