@@ -7,11 +7,13 @@ import shutil
 
 import cv2
 from ml_collections import ConfigDict
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 
 from data_prep.build import build
+from data_prep.ingest.image import unfit_mask
 from data_prep.miniatures import write_miniature
 from data_prep.phantom import write_ct
 from radnet_jax import external, predict, records, train
@@ -19,6 +21,7 @@ from radnet_jax.data.card import read_card
 from radnet_jax.data.labels import Counts
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger, segmentation
+from radnet_jax.evaluation.compare import compare
 from radnet_jax.main import load_config
 from radnet_jax.parts import assemble
 from tests import tiny
@@ -50,9 +53,7 @@ def trained_run(lits, tmp_path_factory):
 
 
 def settings(**changes):
-    out = load_config(tiny.ROOT / "configs" / "predict.py").to_dict() | dict(
-        batch_size=8, names="paths"
-    )  # as the run was judged
+    out = load_config(tiny.ROOT / "configs" / "predict.py").to_dict() | dict(batch_size=16, names="paths")
     changes["external"] = out["external"] | changes.get("external", {})
     return ConfigDict(out | changes).lock()
 
@@ -60,6 +61,30 @@ def settings(**changes):
 def counted(out):
     with (out / "predictions.csv").open() as file:
         return {(row["image"], int(row["frame"])): row for row in csv.DictReader(file)}
+
+
+def test_new_volumes_get_the_masks_that_the_run_was_judged_with(trained_run, lits, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (lits.parent / "source").rglob("volume-*.nii*"):
+        shutil.copy(path, images)
+    predict.run(settings(of=str(trained_run), images=str(images)), tmp_path / "out")
+    rows, volumes = counted(tmp_path / "out"), {}
+    for path in sorted((tmp_path / "out" / "masks").iterdir()):
+        source = nibabel.load(next(images.glob(path.name.partition(".")[0] + ".nii*")))
+        mask = nibabel.load(path)
+        assert mask.shape == source.shape
+        np.testing.assert_allclose(mask.affine, source.affine)
+        volumes[path.name.partition(".")[0]] = values = np.asarray(mask.dataobj)
+        of_file = [row for (name, _), row in rows.items() if name.partition(".")[0] == path.name.partition(".")[0]]
+        for k, name in enumerate(("liver", "tumour"), start=1):
+            assert sum(int(row[f"pixels_{name}"]) for row in of_file) == (values == k).sum()
+    assert any(values.any() for values in volumes.values())
+    test = ledger.read_run(trained_run).predictions.of("test")
+    known, card = test.masks.mask(0), read_card(lits)
+    shape = next(iter(volumes.values())).shape[1::-1]  # NIfTI has x first
+    wanted = sorted(unfit_mask(plane, shape, card.stored.resize).sum() for plane in known)
+    assert wanted in [sorted(plane.sum() for plane in np.moveaxis(v, -1, 0)) for v in volumes.values()]
 
 
 def test_series_get_images_or_dicom_segmentations(trained_run, tmp_path):
@@ -104,6 +129,27 @@ def elsewhere(trained_run, lits, workdir, labels, site="elsewhere"):
     where = dict(dir=str(lits), site=site, labels=labels)
     predict.run(settings(of=str(trained_run), external=where), workdir)
     return ledger.read_run(workdir)
+
+
+def test_masks_are_judged_at_another_site(trained_run, lits, tmp_path):
+    own = ledger.read_run(trained_run)
+    there = elsewhere(trained_run, lits, tmp_path / "both", (("liver", "liver"), ("tumour", "tumour")))
+    assert (there.task, there.task_kind, there.primary_metric) == (
+        "lits at elsewhere",
+        "segmentation",
+        "dice_per_volume",
+    )
+    assert set(there.predictions.split) == {"test"}
+    assert len(there.predictions) > len(own.predictions)  # train too
+    rows = [list(there.predictions.case_id).index(case) for case in own.predictions.case_id]
+    np.testing.assert_allclose(there.predictions.scores[rows], own.predictions.scores)
+    found, wanted = there.predictions.masks.take(rows), own.predictions.masks
+    for i in range(len(rows)):
+        np.testing.assert_array_equal(found.mask(i), wanted.mask(i))
+    assert there.metrics["test"].keys() == own.metrics["test"].keys()
+    shutil.copytree(trained_run, tmp_path / "own")
+    tasks = {g.task for g in compare(ledger.read_runs(tmp_path), n_resamples=100).groups}
+    assert tasks == {"lits", "lits at elsewhere"}
 
 
 def test_a_region_that_the_other_site_has_not_drawn_is_unknown(trained_run, lits, tmp_path):
