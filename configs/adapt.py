@@ -40,6 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
     source = common.choice("source", variant.source, IMAGES)
     variant.crossing = not variant.scratch
     published = variant.protocol == "published"
+    views = " --views=all" if published and source == "chexpert" else ""
     config = tasks.task(
         variant,
         name=source,
@@ -48,11 +49,12 @@ def get_config(arg: str = "") -> ConfigDict:
         images=IMAGES[source],
         epochs=EPOCHS[source],
         batch_size=64,
-        command=f"--dataset={source} --size=256",
+        command=f"--dataset={source} --size=256{views}",
     )
     if published:
         uncertain = dict(uncertain=(0.55, 0.85)) if source == "chexpert" else {}
-        tasks.benchmark(config, variant, images=IMAGES[source], **uncertain)
+        images = chexpert.PUBLISHED_IMAGES if source == "chexpert" else IMAGES[source]
+        tasks.benchmark(config, variant, images=images, **uncertain)
         config.data.judge = ("val",)
     else:
         tasks.no_sweep(config)

@@ -122,12 +122,11 @@ def corrected(
         )
     )
     config.backbone = ConfigDict(dict(name=got.backbone))
-    decoder = got.decoder or ("upernet" if got.backbone.startswith(("vit", "swin", "convnext")) else "unet")
     config.augment = ConfigDict(dict(name="finetune_segmentation"))
     if got.windows:
         config.augment.update(_window_crop(side, got.stored or size))
     config.objective = ConfigDict(
-        dict(name="segmentation", decoder=dict(name=decoder), loss="dice_cross_entropy", frozen=got.frozen)
+        dict(name="segmentation", decoder=dict(name=_decoder(got)), loss="dice_cross_entropy", frozen=got.frozen)
     )
     config.optimizer = ConfigDict(dict(name="adamw", weight_decay=1e-2, grad_clip=1.0))
     if got.frozen:
@@ -141,6 +140,10 @@ def corrected(
     config.judged_weights = "best"
     config.average = 0.99
     return config
+
+
+def _decoder(got: ConfigDict) -> str:
+    return got.decoder or ("upernet" if got.backbone.startswith(("vit", "swin", "convnext")) else "unet")
 
 
 def _window_crop(side: int, stored: int) -> dict[str, Any]:
@@ -167,9 +170,11 @@ def radnet(
     What defines its figures is kept: BatchNorm statistics and the weighted mean of the loss by eighths of the batch
     (one device each), weight decay on every parameter, the weights of the last step. `frozen` is its "linear
     evaluation": convolutions stay, but the scales and offsets of the backbone's BatchNorm are trained, in train mode.
-    From scratch each slice is scaled from its own minimum to its maximum. Not kept: float16, and images that are
-    replaced by others where they can't be read.
+    From scratch each slice is scaled from its own minimum to its maximum. Not kept: float16, images that are replaced
+    by others where they can't be read, and images stretched to a square without a filter.
     """
+    if _decoder(got) != "unet":
+        raise UserError("the RadNet study had U-Nets on ResNets", got=f"{_decoder(got)} on {got.backbone}")
     epochs, steps_per_epoch = 50, max(int(steps_per_epoch * got.fraction), 1)
     config.batch_size, config.total_steps = 128, epochs * steps_per_epoch
     if got.scratch:
@@ -201,16 +206,20 @@ def btl(
     batch_size: int = 32,
     loss: str = "soft_dice",
     augmented: bool = True,
+    imagenet: bool | None = None,
 ) -> ConfigDict:
     """The published transfer benchmark (Hosseinzadeh Taher et al.), on top of a corrected config.
 
-    Version 1 (2021): Adam at 1e-3, a cosine to 0 over 200 epochs, whose first two have the full rate; inputs in [0, 1].
-    Version 2 (2025): AdamW at 2e-4 with a decay of 0.01 on every parameter, 20 epochs of a linear warm-up times a
-    cosine over 500 (its epoch at a rate of 0 is left out). Dice of a sigmoid, summed over the batch; U-Net with `btl`
-    blocks. Weights are those of the best epoch on val, and a run ends with the 21st (51st) epoch without a better one.
+    Version 1 (2021): Adam at 1e-3, a cosine to 0 over 200 epochs; inputs in [0, 1]. Version 2 (2025): AdamW at 2e-4
+    with a decay of 0.01 on every parameter, 20 epochs of a linear warm-up, then a cosine to epoch 500 (its epoch at a
+    rate of 0 is left out); inputs standardised as ImageNet's. Dice of a sigmoid, summed over the batch; U-Net with
+    `btl` blocks, for ConvNeXt and Swin a UPerNet. Weights are those of the best epoch on val, and a run ends with the
+    21st (51st) epoch without a better one.
+
     Not kept: its val was augmented at random, and what counted there was the loss, here the metric; distortions of 3 in
-    10 images (elastic, grid, optical); nearest-neighbour resizing of the images to 224 px; drawn exclusively,
-    brightness or gamma.
+    10 images (elastic, grid, optical); nearest-neighbour resizing of the images to a square of 224 px; drawn
+    exclusively, brightness or gamma. Its rates changed by epoch, one epoch late in version 1, here they do by step. Its
+    UPerNet shared one smoothing convolution, had no cumulative sums from level to level, and saw Swin from stride 8.
 
     Args:
       got: the variant.
@@ -222,12 +231,17 @@ def btl(
       batch_size: of the study.
       loss: of the task.
       augmented: whether images are augmented during training.
+      imagenet: whether a network from scratch sees images standardised as ImageNet's, else in [0, 1]; by default
+        version 2 does.
     """
     epochs = {1: 200, 2: 500}[version]
-    per_epoch = max(int(images * got.fraction) // batch_size, 1)
+    per_epoch = tasks.batches(images, got.fraction, batch_size)
     side = got.size or (32 if got.smoke else size)
     if got.scratch:
-        config.input = model_input(modality, side, unscaled=version == 1)
+        config.input = model_input(modality, side, unscaled=True)
+        if version == 2 if imagenet is None else imagenet:
+            photo = common.photo_input(side)
+            config.input.update(mean=photo.mean, std=photo.std)
     config.batch_size, config.total_steps = batch_size, epochs * per_epoch
     # Odds of 0.3 for brightness and contrast or gamma, 0.25 for a crop of a side of 156 to 224 of 224 pixels.
     recipe: dict[str, Any] = dict(name="none")
@@ -238,7 +252,7 @@ def btl(
     config.objective = ConfigDict(
         dict(
             name="segmentation",
-            decoder=dict(name="unet", kind="btl"),
+            decoder=dict(name="unet", kind="btl") if _decoder(got) == "unet" else dict(name="upernet"),
             loss=loss,
             activation="sigmoid",
             frozen=got.frozen,

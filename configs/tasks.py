@@ -14,6 +14,7 @@ Every task config takes the same variants:
 from __future__ import annotations
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -180,7 +181,8 @@ def radnet(
     scales and offsets of the encoder's BatchNorm layers trained too.
 
     Each image is scaled from its own minimum to its maximum, from scratch and where the start's input says so
-    (`common.each_image_input`). Not reproduced: float16, and images that can't be read replaced by others.
+    (`common.each_image_input`). Not reproduced: float16, images that can't be read replaced by others, and images
+    stretched to a square without a filter (here: stored with their aspect ratio, padded, averaged over areas).
     """
     no_sweep(config)
     config.name = f"{config.tags.task} {variant.protocol}"
@@ -215,7 +217,8 @@ def benchmark(config: ConfigDict, variant: ConfigDict, *, images: int, **objecti
     run ended by the eleventh epoch without one, the weights of the lowest; batch 32; random crops of 224 px (area 8 to
     100 %), mirror images, rotation by 7 degrees; val on the central crop of 256 px, the test on ten crops.
 
-    Not reproduced: the rotation is made before the crop and not after it.
+    Not reproduced: the rotation is made before the crop and not after it; crops are of the stored image, which has kept
+    its aspect ratio (padded), not of the original, and not of one stretched to a square.
     """
     no_sweep(config)
     config.name = f"{config.tags.task} {variant.protocol}"
@@ -234,9 +237,14 @@ def benchmark(config: ConfigDict, variant: ConfigDict, *, images: int, **objecti
     if variant.smoke:
         return
     config.batch_size = 32
-    steps_per_epoch = max(int(images * variant.fraction) // 32, 1)
+    steps_per_epoch = batches(images, variant.fraction, 32)
     config.total_steps = 1000 * steps_per_epoch
     config.select.every = steps_per_epoch
+
+
+def batches(images: int, fraction: float, size: int) -> int:
+    """Returns the updates of an epoch whose last batch may be smaller, as the transfer benchmark had them."""
+    return max(math.ceil(int(images * fraction) / size), 1)
 
 
 def by_fraction(variant: ConfigDict, table: Mapping[float, Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def run(config: ConfigDict, parts: Parts, workdir: Path) -> dict[str, Any] | Non
         made = {"what": what, "found": {"clean": clean, "sources": found}}
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(made, indent=1))
+            temporary = path.with_name(f".{AUDIT_FILE}.{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(made, indent=1))
+            os.replace(temporary, path)  # whole or not at all: the next attempt reads it
     _tell(config, parts, made["found"])
     found = made["found"]
     return dict(found)

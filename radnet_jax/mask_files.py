@@ -5,12 +5,15 @@ NIfTI for volumes, DICOM Segmentation for series where it is asked for, PNG for 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 import importlib
 import itertools
 from pathlib import Path
+import re
 from typing import Any
 
+from absl import logging
 import cv2
 from jaxtyping import UInt8
 import nibabel
@@ -26,6 +29,7 @@ from radnet_jax.errors import UserError
 from radnet_jax.new_images import NewImages
 
 FORMATS = ("images", "dicom_seg")
+_SUFFIX = re.compile(r"\.(nii(\.gz)?|dcm|dicom|png|jpe?g|tiff?|bmp|npy)$", re.IGNORECASE)
 Mask = UInt8[np.ndarray, "h w"]
 
 
@@ -40,6 +44,18 @@ def check(form: str) -> None:
             ) from error
 
 
+def stems(names: Sequence[str]) -> list[str]:
+    """Returns names of files without the suffix of an image; whole where two files would have one name.
+
+    What follows the last point of a DICOM file's name may be a part of its identifier: only known suffixes go.
+    """
+    short = [_SUFFIX.sub("", name) for name in names]
+    of: dict[str, set[str]] = {}
+    for name, stem in zip(names, short, strict=True):
+        of.setdefault(stem, set()).add(name)
+    return [stem if len(of[stem]) == 1 else name for name, stem in zip(names, short, strict=True)]
+
+
 def write(
     images: NewImages, masks: Iterable[Mask], names: Sequence[str], folder: Path, form: str
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -50,7 +66,8 @@ def write(
       masks: of each row, of the stored size; values 0 to the number of classes.
       names: of the files to write, by row, without a suffix.
       folder: made if need be.
-      form: "dicom_seg" writes one DICOM Segmentation for each DICOM series, named as its first image; or "images".
+      form: "dicom_seg" writes a DICOM Segmentation for each DICOM series (`stacks`), named as its first image; or
+        "images".
     """
     series: dict[str, list[tuple[Row, Mask, str]]] = {}
     rows = zip(itertools.count(), images.rows, masks, names)
@@ -73,7 +90,7 @@ def write(
             for row, own, name in of_file:
                 _write_png(folder / (f"{name}.png" if len(of_file) == 1 else f"{name}_{row.frame}.png"), own)
     for slices in series.values():
-        _write_seg(images, slices, folder / f"{slices[0][2]}.dcm")
+        _write_series(images, slices, folder)
 
 
 def _size(images: NewImages, row: Row) -> tuple[int, int]:
@@ -100,8 +117,43 @@ def _write_volume(source: Path, slices: Sequence[tuple[Row, Mask, str]], path: P
     nibabel.save(nibabel.Nifti1Image(volume, image.affine), path)
 
 
-def _write_seg(images: NewImages, slices: Sequence[tuple[Row, Mask, str]], path: Path) -> None:
-    """A DICOM Segmentation of one series; like any DICOM object it carries the patient of its images."""
+def _write_series(images: NewImages, slices: Sequence[tuple[Row, Mask, str]], folder: Path) -> None:
+    """DICOM Segmentations of one series, each named as its first image; PNGs of images that can't have one."""
+    files = list(dict.fromkeys(row.path for row, _, _ in slices))
+    if len(files) < len(slices):
+        raise UserError("DICOM Segmentation of files with several frames", fix="set config.masks=images")
+    sources: list[Any] = [tags.read(images.folder / name, header_only=False) for name in files]
+    for members in stacks(sources):
+        name = slices[members[0]][2]
+        try:
+            _write_seg(images, [sources[i] for i in members], [slices[i][1] for i in members], folder / f"{name}.dcm")
+        except (ValueError, AttributeError, TypeError) as error:  # whose words may hold values of the file
+            logging.warning("%s: no DICOM Segmentation can be made of it (%s)", name, type(error).__name__)
+            for i in members:
+                _write_png(folder / f"{slices[i][2]}.png", slices[i][1])
+
+
+def stacks(sources: Sequence[Any]) -> list[list[int]]:
+    """Returns the numbers of the images of a series that one DICOM Segmentation can be of, in their order.
+
+    Its images are of one size and orientation, each at a place of its own; an image without a place stands alone.
+    """
+    found: dict[Any, list[int]] = {}
+    seen: Counter[Any] = Counter()
+    for i, source in enumerate(sources):
+        turn, place = (source.get(f"Image{name}Patient") for name in ("Orientation", "Position"))
+        key: Any = i
+        if turn and place and source.get("FrameOfReferenceUID"):
+            plane = (source.FrameOfReferenceUID, source.Rows, source.Columns, *(round(float(v), 4) for v in turn))
+            at = (plane, *(round(float(v), 3) for v in place))
+            key = (plane, seen[at])  # the second image of a place is of the second stack
+            seen[at] += 1
+        found.setdefault(key, []).append(i)
+    return list(found.values())
+
+
+def _write_seg(images: NewImages, sources: Sequence[Any], masks: Sequence[Mask], path: Path) -> None:
+    """A DICOM Segmentation of images; like any DICOM object it carries their patient."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
@@ -118,13 +170,9 @@ def _write_seg(images: NewImages, slices: Sequence[tuple[Row, Mask, str]], path:
         )
         for k, name in enumerate(images.card.segmentation, start=1)
     ]
-    files = list(dict.fromkeys(row.path for row, _, _ in slices))
-    if len(files) < len(slices):
-        raise UserError("DICOM Segmentation of files with several frames", fix="set config.masks=images")
-    sources: list[Any] = [tags.read(images.folder / name, header_only=False) for name in files]
     segmentation = hd.seg.Segmentation(
         source_images=sources,
-        pixel_array=np.stack([mask for _, mask, _ in slices]),
+        pixel_array=np.stack(masks),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=described,
         series_instance_uid=hd.UID(),

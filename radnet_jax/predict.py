@@ -8,7 +8,6 @@ import csv
 import json
 import os
 from pathlib import Path
-import re
 from typing import Any
 
 from absl import logging
@@ -62,7 +61,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     options: dict[str, Any] = dict(batch_size=config.batch_size, mesh=mesh)
     if model.rules is not None:
         masks = model.masks(images, adapter, **options)
-        names = [re.sub(r"(\.nii)?\.\w+$", "", name) for name in images.names(config.names)]
+        names = mask_files.stems(images.names(config.names))
         counts = np.zeros((len(images), len(model.card.segmentation)), np.int64)
         for row, pixels in mask_files.write(images, masks, names, workdir / "masks", config.masks):
             counts[row] = pixels

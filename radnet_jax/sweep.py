@@ -36,6 +36,8 @@ def check(config: ConfigDict, check_run: Callable[[ConfigDict], Any]) -> None:
     values = tuple(sweep.candidates)
     if len(set(values)) < 2 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         raise UserError("config.sweep.candidates", got=values, expected="two or more different numbers")
+    if config.select.split == "test":
+        raise UserError("config.sweep would choose on the test split", fix="set config.select.split=val")
     if config.select.split not in config.data.judge:
         raise UserError(
             "config.sweep chooses on the split that selects, which must be judged",

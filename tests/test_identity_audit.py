@@ -73,6 +73,21 @@ def test_a_clean_source_is_looked_at_once(ct_dataset, others, tmp_path, monkeypa
     assert identity_audit.run(config(ct_dataset), parts, tmp_path / "none") is None
 
 
+def test_a_kill_leaves_no_half_of_what_was_found(ct_dataset, others, tmp_path, monkeypatch):
+    asked = config(ct_dataset, audit=dict(sources=(str(others),), on_leak="refuse"))
+    parts = assemble(asked)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(identity_audit.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            identity_audit.run(asked, parts, tmp_path)
+    assert not (tmp_path / "audit.json").exists()
+    assert identity_audit.run(asked, parts, tmp_path)["clean"]
+
+
 def test_the_own_training_split_is_a_source_too(ct_dataset, tmp_path):
     asked = config(ct_dataset, audit=dict(sources=(str(ct_dataset),), on_leak="refuse"))
     assert identity_audit.run(asked, assemble(asked), tmp_path)["clean"]

@@ -122,6 +122,45 @@ def test_a_series_has_a_dicom_segmentation_where_asked(series, tmp_path):
         np.testing.assert_array_equal(frame, levels(hu, -300, 200) == number)
 
 
+def slice_at(place, turn=(1, 0, 0, 0, 1, 0), rows=SIZE, frame="1.2"):
+    dataset = pydicom.Dataset()
+    dataset.Rows, dataset.Columns = rows, SIZE
+    dataset.ImageOrientationPatient, dataset.ImagePositionPatient = list(turn), list(place)
+    dataset.FrameOfReferenceUID = frame
+    return dataset
+
+
+def test_one_segmentation_is_of_one_stack_of_slices():
+    tilted = (1, 0, 0, 0, 0.9553, 0.2955)
+    plain = [slice_at((0, 0, z), tilted) for z in (10, 0, 5)]
+    assert mask_files.stacks(plain) == [[0, 1, 2]]
+    localiser = slice_at((0, 0, 0), (1, 0, 0, 0, 0, -1))
+    again, larger = [slice_at((0, 0, z), tilted) for z in (0, 5)], slice_at((0, 0, 20), tilted, rows=64)
+    assert mask_files.stacks([localiser, *plain, *again, larger]) == [[0], [1, 2, 3], [4, 5], [6]]
+    assert mask_files.stacks([pydicom.Dataset(), pydicom.Dataset()]) == [[0], [1]]  # X-rays: no place in the patient
+    nowhere = slice_at((0, 0, 0))
+    nowhere.FrameOfReferenceUID = ""
+    assert mask_files.stacks([nowhere, nowhere]) == [[0], [1]]
+
+
+@pytest.mark.parametrize("odd", ["localiser", "no frame of reference"])
+def test_odd_series_have_what_can_be_made_of_them(series, tmp_path, odd):
+    pytest.importorskip("highdicom")
+    paths = sorted(series.rglob("*.dcm"))
+    first = pydicom.dcmread(paths[0])
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        if odd == "localiser" and path == paths[0]:
+            dataset.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+        if odd != "localiser" and dataset.SeriesInstanceUID == first.SeriesInstanceUID:
+            del dataset.FrameOfReferenceUID
+        dataset.save_as(path)
+    images = new_images.find(series, card())
+    write(images, tmp_path / "out", -300, 200, form="dicom_seg")
+    found = [len(list((tmp_path / "out").rglob(kind))) for kind in ("*.dcm", "*.png")]
+    assert found == ([7, 0] if odd == "localiser" else [5, 3])
+
+
 def test_dicom_segmentation_needs_its_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "highdicom", None)
     with pytest.raises(UserError, match=r"needs highdicom.*pip install"):
@@ -134,3 +173,10 @@ def test_what_can_not_be_read_has_no_mask(series, tmp_path):
     counts = write(images, tmp_path / "out", -300, 200)
     assert len(counts) == len(images) - 1
     assert len(images.rejected) == 1
+
+
+def test_no_two_files_share_the_name_of_a_mask():
+    assert mask_files.stems(["a/1.nii.gz", "b.PNG", "c.dcm", "c.dcm", "0011aabb"]) == ["a/1", "b", "c", "c", "0011aabb"]
+    by_identifier = ["1.2.840.1", "1.2.840.2"]  # DICOM files without a suffix
+    assert mask_files.stems(by_identifier) == by_identifier
+    assert mask_files.stems(["a.png", "a.dcm", "b.png"]) == ["a.png", "a.dcm", "b"]

@@ -35,6 +35,7 @@ def fine_tuned(ct_dataset, tmp_path_factory):
 
 def settings(**changes):
     out = load_config(ROOT / "configs" / "predict.py").to_dict() | dict(batch_size=16)
+    changes["external"] = out["external"] | changes.get("external", {})
     return ConfigDict(out | changes).lock()
 
 
@@ -212,7 +213,7 @@ def test_what_a_probe_can_not_be_judged_with_is_refused(probed, fine_tuned, ct_d
     (tmp_path / "other" / "run.json").write_text(json.dumps(record))
     for run, start, message in (
         (probed["linear"], "", "needs its start"),
-        (probed["knn"], fine_tuned, "expected a fine-tuning, or a linear probe"),
+        (probed["knn"], fine_tuned, "got knn; expected a fine-tuning"),
         (tmp_path / "other", fine_tuned, "is not the start of probe.*expected another@4"),
     ):
         with pytest.raises(UserError, match=message):

@@ -185,9 +185,22 @@ def test_published_numbers():
     assert (siim["objective"]["loss"], siim["objective"]["activation"]) == ("soft_dice", "sigmoid")
     assert (siim["input"]["mean"], siim["input"]["std"]) == ([0.0] * 3, [1.0] * 3)
     assert (heart["schedule"]["base_lr"], heart["optimizer"]["weight_decay"]) == (2e-4, 0.01)
-    assert heart["schedule"]["warmup_steps"] == 20 * (124 // 32)
+    assert (heart["schedule"]["warmup_steps"], heart["total_steps"]) == (20 * 4, 500 * 4)  # 124 images, the last 28
+    photographs = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    for images in (heart, drive, of("busi")):  # version 2, and DRIVE in both
+        assert (images["input"]["mean"], images["input"]["std"]) == photographs
     assert (drive["batch_size"], drive["objective"]["loss"]) == (16, "binary_cross_entropy")
     assert drive["input"]["size"] == [512, 512]
+
+
+def test_published_decoders_follow_the_backbone():
+    def of(task, variant):
+        return load_config(tiny.ROOT / f"configs/finetune/{task}.py", f"protocol=published,{variant}").objective.decoder
+
+    assert of("busi", "scratch").to_dict() == dict(name="unet", kind="btl")
+    assert of("busi", "backbone=convnext_base").name == of("siim_acr", "decoder=upernet").name == "upernet"
+    with pytest.raises(UserError, match="U-Nets on ResNets; got upernet on swin_tiny"):
+        of("lits", "backbone=swin_tiny")
 
 
 def test_what_a_config_needs_is_said(lits):

@@ -92,6 +92,7 @@ def test_no_value_that_works_is_told(ct_dataset, tmp_path):
         (dict(sweep=SWEEP | dict(field="backbone.name")), "config.sweep.field"),
         (dict(sweep=SWEEP | dict(total_steps=5)), "1 to config.total_steps=4"),
         (dict(select=dict(every=0, split="train")), "which must be judged"),
+        (dict(select=dict(every=0, split="test"), judged_weights="last"), "would choose on the test split"),
     ],
 )
 def test_a_sweep_that_can_not_be_run_is_refused(ct_dataset, changes, message):

@@ -72,6 +72,13 @@ def test_published_benchmark_follows_the_loss_of_val():
     assert config.input.mean == (0.485, 0.456, 0.406)
 
 
+def test_a_published_chain_goes_through_all_views_of_chexpert():
+    adapted = load_config(tiny.ROOT / "configs" / "adapt.py", "source=chexpert,protocol=published")
+    assert adapted.dataset_command == load("chexpert", "protocol=published").dataset_command
+    assert adapted.select.every == load("chexpert", "protocol=published").select.every
+    assert load("shenzhen", "protocol=published").select.every == 15  # 463 images by 32: the last batch has 15
+
+
 @pytest.mark.parametrize(
     ("task", "variant", "message"),
     [

@@ -67,6 +67,7 @@ def configured(build_for, task, variant, **changes):
     return tiny.change(loaded, **small | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_protocol_fits_the_dataset_of_its_task(build_for, task):
     for protocol in ("corrected", *TASKS[task]):

@@ -10,7 +10,8 @@ Variants: see configs/tasks.py; and `protocol=published_linear`.
 batch 256 for 1 and 0.1 %), decayed by 0.97 after each of 100 epochs. The rate is so low that convolutions hardly
 move. Accuracy of its runs, in percent, mean and standard deviation of four: scratch 90.46 +- 3.01, ImageNet SimCLR
 93.54 +- 0.95, CT SimCLR 93.66 +- 0.55; `published_linear` 93.12 +- 0.42 and 95.11 +- 0.50. Its 1 % was a faulty
-subset (62 % whatever the start) and can't be had again. Labels are of the study's own archive, so yours will differ.
+subset (62 % whatever the start) and can't be had again; its 10 and 0.1 % had 5 and 10 % more images than that says.
+Labels are of the study's own archive, so yours will differ.
 
 Cost: 1.23 million slices; corrected 10 epochs and a sweep of 3 x 1 epoch, 16 million images; published 123 million.
 """

@@ -48,6 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
             batch_size=16,
             loss="binary_cross_entropy",
             augmented=False,
+            imagenet=True,
         )
         config.augment.update(rotate=180.0, hflip=0.5, vflip=0.5, jitter=0.5, brightness=0.2, contrast=0.2, noise=0.3)
         config.augment.update(noise_std=0.05)

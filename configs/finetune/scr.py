@@ -8,10 +8,10 @@ Variants: `structure=heart | clavicles | lungs`, as the dataset was built, names
 configs/segmentation.py.
 
 `protocol=published` is the transfer benchmark's second version (Hosseinzadeh Taher et al. 2025) at 224 px, batch 32:
-124 images in train, 1,500 steps. Published from ImageNet (ResNet-50, Dice in per cent, read off a plot): heart 93.58,
+124 images in train, 2,000 steps. Published from ImageNet (ResNet-50, Dice in per cent, read off a plot): heart 93.58,
 clavicles 86.91. Lungs were no task of it.
 
-Cost: published 1,500 steps of 32 images of 224 px (ResNet-50); the default 2,000 steps of 16.
+Cost: published 2,000 steps of 32 images of 224 px (ResNet-50); the default 2,000 steps of 16.
 """
 
 from __future__ import annotations

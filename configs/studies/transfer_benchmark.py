@@ -39,11 +39,12 @@ SAME_IMAGES = {
     "chexpert": ("chexpert",),
     "imagenet_chexpert": ("chexpert",),
 }
-TASKS = {  # {task: (config, dataset, options of its build, variant)}
+PUBLISHED = {"chexpert": dict(views="all"), "vindr_cxr": dict(readers="any"), "drive": dict(outside="background")}
+TASKS = {  # {task: (config, dataset, options of its build, to which PUBLISHED adds, variant)}
     "chestxray14": ("chestxray14", "chestxray14", {}, ""),
     "chexpert": ("chexpert", "chexpert", {}, ""),
     "shenzhen": ("shenzhen", "shenzhen", {}, ""),
-    "vindr_cxr": ("vindr_cxr", "vindr_cxr", {}, ""),
+    "vindr_cxr": ("vindr_cxr", "vindr_cxr", dict(findings="6"), ""),
     "rsna_pe": ("rsna_pe", "rsna_pe", {}, ""),
     "siim_acr": ("siim_acr", "siim_acr", {}, ""),
     "montgomery": ("montgomery", "montgomery", {}, ""),
@@ -69,7 +70,8 @@ def get_config(arg: str = "") -> ConfigDict:
             f"--config.file=FILE{several} --workdir=STARTS/{name}, and give --config.weights_root=STARTS",
         )
     for name, (module, dataset, options, more) in TASKS.items():
-        config.datasets[name] = parts.built(name, dataset, **options)
+        own_build = PUBLISHED.get(name, {}) if protocol == "published" else {}
+        config.datasets[name] = parts.built(name, dataset, **options, **own_build)
         own = f"protocol={protocol},backbone={variant.backbone}{more}"
         config.tasks[name] = parts.task(module, name, {"fine_tune": own})
     config.protocols.fine_tune = dict()

@@ -101,8 +101,8 @@ def soft_dice(
 
     Args as of `cross_entropy`.
       activation: "softmax" or "sigmoid", of the probabilities p.
-      per_image: sums over each image, then the mean over images, in which an empty class counts; else sums over the
-        whole batch, in which large masks and the size of the batch count.
+      per_image: sums over each image, then the mean over images, in which an empty class counts, and an image without
+        a known pixel doesn't; else sums over the whole batch, in which large masks and the size of the batch count.
       background: with a softmax, whether the background is one of the classes.
       smooth: s > 0; with 1 the loss of a class that is absent and not predicted is 0.
     """
@@ -118,7 +118,7 @@ def soft_dice(
     loss = jnp.mean(1 - (2 * overlap + smooth) / (both + smooth), axis=-1)
     if not per_image:
         return loss
-    return _mean(loss, jnp.ones(len(loss)) if valid is None else valid.astype(jnp.float32))
+    return _mean(loss, (counts.max(axis=(1, 2)) > 0).astype(jnp.float32))
 
 
 def _known(target: Array, valid: Array | None) -> tuple[Float[Array, "b h w"], Int[Array, "b h w"]]:

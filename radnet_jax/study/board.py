@@ -116,11 +116,11 @@ class Board:
             return State("blocked")
         if needed - {"finished"}:
             return State("waiting")
-        if attempt and attempt.ended == "failed" and self._retry.get(id) != attempt.number:
-            return State("failed", self._claims.reason(id, attempt.number), attempt)
-        if self._jobs[id].is_finished():
+        if self._jobs[id].is_finished():  # whatever is left of its claims, where forgetting them was cut short
             self._finished.add(id)
             return State("finished")
+        if attempt and attempt.ended == "failed" and self._retry.get(id) != attempt.number:
+            return State("failed", self._claims.reason(id, attempt.number), attempt)
         if attempt and self._claims.is_held(id, attempt):
             return State("held", str(self._claims.holder(id, attempt.number).get("host", "?")), attempt)
         return State("open", attempt=attempt)
@@ -203,6 +203,8 @@ class Board:
             if not before.ended:
                 self._say(f"{job.name}: attempt {before.number} was lost with its process, goes on")
             if self._claims.is_gone(job.id, before):
+                if old.is_dir():  # what stands there is of another time: the job was finished, and its result removed
+                    shutil.rmtree(folder, ignore_errors=True)
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(old, folder)
             else:  # perhaps it still writes: nothing is taken from it

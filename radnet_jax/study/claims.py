@@ -6,9 +6,9 @@
 
 The newest attempt holds the job, until it ended or missed its heartbeats; whoever then makes the lease n + 1 holds it.
 A lease is made by a hard link, which only one process can make, on NFS too (whose clients may repeat a request that was
-done: the number of links tells). Nobody removes the lease of another, so that there is no moment between "is it still
-held?" and "it is mine" in which two can win. What an overtaken process still does is harmless: it works in a folder of
-its own, and only the first result of a job counts.
+done, and then hear that the lease is there: the number of links tells whose it is). Nobody removes the lease of
+another, so that there is no moment between "is it still held?" and "it is mine" in which two can win. What an overtaken
+process still does is harmless: it works in a folder of its own, and only the first result of a job counts.
 
 Ages are differences of file times, which the file server sets: clocks of the machines don't matter. The file time of a
 lease is read from an open file, since NFS looks such a one up anew.
@@ -63,22 +63,21 @@ class Claims:
         self._clock = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open as long as the claims)
 
     def newest(self) -> dict[str, Attempt]:
-        """Returns the newest attempt at each job that has one; one listing of the folder."""
+        """Returns the newest attempt at each job that has one; one listing of the folder.
+
+        How an attempt ended counts where its lease is gone too (`forget` was cut short, or overlooked it): else a new
+        lease of that number would have ended before it began.
+        """
         found: dict[str, Attempt] = {}
-        endings: set[tuple[str, int, str]] = set()
         for name in os.listdir(self._folder):
             job, at, rest = name.rpartition("@")
             digits, _, kind = rest.partition(".")
             if not at or not digits.isdigit():
                 continue
-            number = int(digits)
-            if kind in _ENDINGS:
-                endings.add((job, number, kind))
-            elif kind == "lease" and (job not in found or found[job].number < number):
-                found[job] = Attempt(number, "")
-        for job, number, kind in endings:
-            if job in found and found[job].number == number:
-                found[job] = Attempt(number, kind)
+            seen = Attempt(int(digits), kind if kind in _ENDINGS else "")
+            before = found.get(job, Attempt(0, ""))
+            if kind in ("lease", *_ENDINGS) and (seen.number, seen.ended) > (before.number, before.ended):
+                found[job] = seen
         return found
 
     def claim(self, job: str, after: int = 0) -> Lease | None:
@@ -91,8 +90,9 @@ class Claims:
                 file.flush()
                 os.fsync(file.fileno())
             try:
-                with contextlib.suppress(FileExistsError):
-                    os.link(temporary, lease.path)
+                os.link(temporary, lease.path)
+                return lease  # whatever the number of links: some file systems always say 1
+            except FileExistsError:
                 return lease if temporary.stat().st_nlink == 2 else None
             except OSError:  # a file system without hard links
                 with contextlib.suppress(FileExistsError), lease.path.open("x") as file:
@@ -223,10 +223,23 @@ def _status(pid: int) -> tuple[str, str]:
         return "", ""
 
 
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of another user, which /proc may not show (mounted with hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def _is_dead(who: Mapping[str, Any]) -> bool:
     """Whether a process is known to have ended: only of one of this machine can that be known."""
     machine = _machine()
     if not machine or who.get("machine") != machine:
         return False
     state, began = _status(who["pid"])
+    if not began and _is_hidden(who["pid"]):
+        return False
     return began != who["began"] or state in "ZX"  # Z: killed, and not yet waited for by its parent

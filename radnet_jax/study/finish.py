@@ -55,7 +55,9 @@ class Report:
         write(self._study, self._workdir, self._runs, folder)
         (folder / _OF_FILE).write_text(of)
         if self.place.is_dir():  # of fewer runs, or of other settings
-            os.rename(self.place, folder.with_name(f"{folder.name}-before"))
+            before = folder.with_name(f"{folder.name}-before")
+            shutil.rmtree(before, ignore_errors=True)  # of a process that was killed after it had published
+            os.rename(self.place, before)
         return f"report: {self.place / report.REPORT_FILE}"
 
 

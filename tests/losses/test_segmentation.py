@@ -132,6 +132,8 @@ def test_what_is_unknown_or_padding_counts_nowhere(name, options):
     padded, gradient = value(logits, target, valid=np.array([1, 1, 0]))
     np.testing.assert_allclose(padded, loss(logits[:2], target[:2], **options), rtol=1e-5)
     assert np.abs(gradient[2]).max() == 0
+    target[2] = 255  # an image of which nothing is known is as good as none
+    np.testing.assert_allclose(value(logits, target)[0], loss(logits[:2], target[:2], **options), rtol=1e-5)
     nothing, gradient = value(logits, np.full_like(target, 255))
     assert nothing == 0
     assert np.isfinite(gradient).all()

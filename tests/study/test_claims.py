@@ -13,6 +13,7 @@ import time
 import pytest
 
 from radnet_jax.errors import Preempted, UserError
+from radnet_jax.study import finish
 from radnet_jax.study.board import ATTEMPTS, CLAIMS, Board, reason_of
 from tests import study_worker
 from tests.tiny import ROOT
@@ -123,6 +124,25 @@ def test_killed_at_any_moment_every_job_is_done_whole_and_counted_once(tmp_path)
     assert not [p for p in (tmp_path / CLAIMS).iterdir() if "@" in p.name]
 
 
+def test_a_process_that_stood_still_beyond_its_lease_comes_back_and_changes_nothing(tmp_path):
+    slow = start(tmp_path, 2)
+    deadline = time.monotonic() + SECONDS
+    while not list(tmp_path.glob(f"{ATTEMPTS}/*@1/lines")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    slow.send_signal(signal.SIGSTOP)
+    try:
+        ids = ["count-0", "count-1"]
+        states = study_worker.board(tmp_path, 2).work(ids)  # after missed heartbeats
+        assert [states[id].kind for id in ids] == ["finished", "finished"]
+        made = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("lines")}
+    finally:
+        slow.send_signal(signal.SIGCONT)
+    assert slow.wait(timeout=SECONDS) == 0, slow.stderr.read()
+    assert results(tmp_path, 2) == whole(2)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("lines")} == made
+    assert study_worker.board(tmp_path, 2).states()["count-0"].kind == "finished"
+
+
 def test_an_overtaken_process_changes_nothing(tmp_path):
     board = study_worker.board(tmp_path, 1)
     lease = study_worker.claims(tmp_path).claim("count-0")
@@ -185,6 +205,86 @@ def test_it_waits_for_a_job_of_another_process(tmp_path):
         lease.release()
     waiting.join(timeout=SECONDS)
     assert results(tmp_path, 2) == whole(2)
+
+
+def test_a_claim_holds_where_links_are_not_counted(tmp_path, monkeypatch):
+    """As on some file servers, which always tell of one link."""
+    claims, stat = study_worker.claims(tmp_path), os.stat
+
+    def one_link(*args, **kwargs):
+        found = stat(*args, **kwargs)
+        return os.stat_result((*found[:3], 1, *found[4:10]))
+
+    monkeypatch.setattr(os, "stat", one_link)
+    assert claims.claim("x") is not None
+    assert claims.claim("x") is None
+
+
+def test_a_repeated_request_that_was_done_is_a_claim(tmp_path, monkeypatch):
+    """As on NFS: the first request made the link, its answer was lost, and the second hears that it is there."""
+    claims, link = study_worker.claims(tmp_path), os.link
+
+    def twice(old, new):
+        link(old, new)
+        link(old, new)
+
+    monkeypatch.setattr(os, "link", twice)
+    assert claims.claim("x") is not None
+    assert claims.claim("x") is None
+
+
+def test_what_is_left_of_an_earlier_attempt_ends_no_new_one(tmp_path):
+    claims = study_worker.claims(tmp_path)
+    claims.claim("x").fail("because")
+    lease = tmp_path / "claims" / "x@1.lease"
+    lease.unlink()  # `forget` was cut short
+    assert claims.newest()["x"].ended == "failed"
+    again = claims.claim("x", after=claims.newest()["x"].number)
+    assert again.number == 2
+    assert claims.is_held("x", claims.newest()["x"])
+
+
+def test_a_finished_job_has_not_failed_whatever_is_left_of_its_claims(tmp_path):
+    (tmp_path / "fail-0").touch()
+    study_worker.board(tmp_path, 1).work(["count-0"])
+    (tmp_path / "fail-0").unlink()
+    (job,) = study_worker.jobs(tmp_path, 1)
+    job.place.mkdir(parents=True)
+    job.run(job.place)  # the second attempt published, and its process was killed while it removed the claims
+    assert study_worker.board(tmp_path, 1).states()["count-0"].kind == "finished"
+
+
+def test_a_process_of_another_user_that_can_not_be_seen_is_not_dead(tmp_path, monkeypatch):
+    claims = study_worker.claims(tmp_path, heartbeat=1000)
+    claims.claim("x")
+    monkeypatch.setattr("radnet_jax.study.claims._status", lambda pid: ("", ""))  # /proc with hidepid
+    monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError("not yours")))
+    assert claims.is_held("x", claims.newest()["x"])
+    monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(ProcessLookupError("no such process")))
+    assert not claims.is_held("x", claims.newest()["x"])
+
+
+def test_an_attempt_takes_the_place_of_one_of_an_earlier_time(tmp_path):
+    old = tmp_path / ATTEMPTS / "count-0@2"  # the job was finished once, and its result removed
+    old.mkdir(parents=True)
+    (old / "lines").write_text("of another time")
+    (tmp_path / ATTEMPTS / "count-0@1").mkdir()
+    study_worker.claims(tmp_path).claim("count-0").release()
+    assert study_worker.board(tmp_path, 1).work(["count-0"])["count-0"].kind == "finished"
+    assert results(tmp_path, 1) == whole(1)
+
+
+def test_a_report_is_written_anew_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr(finish.Report, "_of", lambda self: "of these runs")
+    monkeypatch.setattr(finish, "write", lambda study, workdir, runs, folder: (folder / "index.html").touch())
+    report = finish.Report(None, tmp_path, ())
+    folder = tmp_path / ATTEMPTS / "report@1"
+    for made in (folder, folder.with_name("report@1-before"), report.place):
+        made.mkdir(parents=True)
+        (made / "index.html").touch()
+    report.run(folder)
+    assert not report.place.exists()
+    assert (folder / "of.json").read_text() == "of these runs"
 
 
 def test_reasons_tell_no_value_of_the_data():

@@ -277,3 +277,16 @@ def test_every_job_of_a_study_is_one_that_can_be_checked(path, tmp_path):
     assert len(runs) > 10
     for job in check._one_of_each([job for job in runs if isinstance(job, expand.Run)]):
         check.check_names(job.config, sharding.make_mesh(1))
+
+
+@pytest.mark.parametrize("study", ["radnet", "transfer_benchmark"])
+@pytest.mark.parametrize("protocol", ["corrected", "published"])
+def test_a_dataset_of_a_study_is_built_as_its_task_asks(study, protocol):
+    config = load_config(STUDIES / f"{study}.py", f"protocol={protocol}")
+    for name, task in config.tasks.items():
+        dataset = config.datasets[task.dataset]
+        have = {f"--dataset={dataset.dataset}", *(f"--{k}={v}" for k, v in dataset.options.items())}
+        for own in task.configs.values():
+            words = own.dataset_command.split() if own.get("dataset_command") else []
+            wanted = {w for w in words if w.startswith("--") and not w.startswith(("--source=", "--out="))}
+            assert wanted <= have, name
