@@ -6,12 +6,18 @@ from collections.abc import Mapping
 import math
 from typing import Any
 
-# What a pair of networks is.
+# What a pair of networks is. The main ones are before and after where b went on from a's very weights.
 CHANGE = "before and after"
+OTHERS = "a and b"
 SEEDS = "two seeds"
 RANDOM = "two random networks"
 TOLD = 3  # properties that a sentence names
 ALPHA = 0.05
+
+
+def sides(continued: bool) -> tuple[str, str]:
+    """Returns how sentences call a and b: as one network before and after only where they are."""
+    return ("before", "after") if continued else ("in a", "in b")
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
@@ -29,31 +35,31 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         out.append(f"The one block, {least}, has CKA {_value(known[least])}.")
     else:
         out.append(f"Least alike is {least}, CKA {_value(known[least])}; most alike {most}, CKA {_value(known[most])}.")
-    out.append(_order(known))
+    out.append(_order(known, result["continued"]))
     return out
 
 
 def of_seeds(result: Mapping[str, Any]) -> list[str]:
     """Returns what the pairs that differ by their seed say: what was kept, and what that responds to."""
-    found = result["over_seeds"]
+    found, continued = result["over_seeds"], result["continued"]
     if found is None:
         return []
     n, out = found["n"], []
+    both, after = ("Before and after", "what was fine-tuned") if continued else ("a and b", "b")
     layers = {k: v for k, v in found["layers"].items() if not math.isnan(v["cka"]["mean"])}
     if n > 1 and layers:
         least = min(layers, key=lambda k: layers[k]["cka"]["mean"])
         random, seeds = ([k for k, v in layers.items() if v["cka"]["low"] > v[w]] for w in ("random", "two_seeds"))
         out.append(
-            f"Over {n} seeds the least alike block is {least}, mean CKA {_mean(layers[least]['cka'])}. Before and "
-            f"after are more alike than {RANDOM} in {len(random)} of {len(layers)} blocks, and than any two seeds of "
-            f"what was fine-tuned in {len(seeds)}."
+            f"Over {n} seeds the least alike block is {least}, mean CKA {_mean(layers[least]['cka'])}. {both} are more "
+            f"alike than {RANDOM} in {len(random)} of {len(layers)} blocks, and than any two seeds of {after} in "
+            f"{len(seeds)}."
         )
-        if found["starts"] == 1:
+        if continued and found["starts"] == 1:
             out.append("All seeds began with one checkpoint: what another pretraining would give is not known.")
     if n == 1:
         out.append("One pair of networks: how much another seed would differ is not known.")
-    units = list(found["units"].values())[-1]
-    if not math.isnan(units["share"]["mean"]):
+    if continued and not math.isnan((units := list(found["units"].values())[-1])["share"]["mean"]):
         out.append(
             f"Of the last block's units {_mean(units['share'])} give the same before and after; of pairs of two "
             f"different units {units['chance']['mean']:.2f} are as alike."
@@ -65,7 +71,7 @@ def of_seeds(result: Mapping[str, Any]) -> list[str]:
         else:
             out.append("No block kept half of its units.")
     if n > 1:
-        out += _read_over_seeds(found["read"], n)
+        out += _read_over_seeds(found["read"], n, *sides(continued))
     return out
 
 
@@ -89,17 +95,17 @@ def _responds(found: Mapping[str, Any]) -> str:
     )
 
 
-def _read_over_seeds(read: Mapping[str, Any], n: int) -> list[str]:
+def _read_over_seeds(read: Mapping[str, Any], n: int, one: str, other: str) -> list[str]:
     said = []
     for word, sign in (("better", 1), ("worse", -1)):
         found = {k: v for k, v in read.items() if v["p_holm"] < ALPHA and sign * v["difference"]["mean"] > 0}
         names = sorted(found, key=lambda k: -abs(found[k]["difference"]["mean"]))
-        told = [f"{k} (R² {read[k]['after']['mean']:.2f}, before {read[k]['before']['mean']:.2f})" for k in names]
+        told = [f"{k} (R² {read[k]['after']['mean']:.2f}, {one} {read[k]['before']['mean']:.2f})" for k in names]
         if told:
             said.append(
-                f"Over {n} seeds these are read {word} from the last block after than before: {', '.join(told)}."
+                f"Over {n} seeds these are read {word} from the last block {other} than {one}: {', '.join(told)}."
             )
-    return said or [f"Over {n} seeds no property is read better or worse from the last block after than before."]
+    return said or [f"Over {n} seeds no property is read better or worse from the last block {other} than {one}."]
 
 
 def _mean(v: Mapping[str, float]) -> str:
@@ -115,21 +121,22 @@ def of_properties(result: Mapping[str, Any]) -> list[str]:
     """Returns what can be read better or worse from the last block of b than of a, with intervals apart."""
     networks = result["read"]["networks"]
     a, b = (list(networks[name].values())[-1]["read"] for name in ("a", "b"))
+    one, other = sides(result["continued"])
     said = []
     over_seeds = (result["over_seeds"] or {"n": 1})["n"] > 1  # `of_seeds` has then said it
     for word, better, worse in () if over_seeds else (("better", b, a), ("worse", a, b)):
         names = [k for k in a if better[k]["low"] > worse[k]["high"]]
         if names:
-            told = ", ".join(f"{k} (R² {b[k]['r2']:.2f}, before {a[k]['r2']:.2f})" for k in names)
-            said.append(f"From the last block these are read {word} after than before: {told}.")
+            told = ", ".join(f"{k} (R² {b[k]['r2']:.2f}, {one} {a[k]['r2']:.2f})" for k in names)
+            said.append(f"From the last block these are read {word} {other} than {one}: {told}.")
     if "random" in networks:
         random = list(networks["random"].values())[-1]["read"]
         names = [k for k in b if b[k]["low"] > random[k]["high"]]
         told = ", ".join(names) or "none of the properties"
         of = "Of the first pair: read" if over_seeds else "Read"
-        said.append(f"{of} better from the last block after than from that of a random network: {told}.")
+        said.append(f"{of} better from the last block {other} than from that of a random network: {told}.")
     if not over_seeds and len(said) < 2:
-        said.insert(0, "No property is read better or worse from the last block after than before, beyond doubt.")
+        said.insert(0, f"No property is read better or worse from the last block {other} than {one}, beyond doubt.")
     return said
 
 
@@ -149,16 +156,17 @@ def _kept(main: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
     return said + (f"; in {unsure} it can't be told." if unsure else ".")
 
 
-def _order(main: Mapping[str, Any]) -> str:
-    """Whether the early or the late half of the blocks is more alike, where their intervals do not overlap."""
+def _order(main: Mapping[str, Any], continued: bool) -> str:
+    """Whether the first or the last block is more alike, where their intervals do not overlap."""
     names = list(main)
     first, last = main[names[0]], main[names[-1]]
     if len(names) < 2 or math.isnan(first["low"]) or math.isnan(last["low"]):
-        return "Whether early or late blocks changed more can't be told."
+        return f"Whether early or late blocks {'changed' if continued else 'differ'} more can't be told."
+    word = "was kept better" if continued else "is more alike"
     if first["low"] > last["high"]:
-        return f"The first block was kept better than the last: {_value(first)} against {_value(last)}."
+        return f"The first block {word} than the last: {_value(first)} against {_value(last)}."
     if last["low"] > first["high"]:
-        return f"The last block was kept better than the first: {_value(last)} against {_value(first)}."
+        return f"The last block {word} than the first: {_value(last)} against {_value(first)}."
     return "First and last block do not differ beyond their intervals."
 
 

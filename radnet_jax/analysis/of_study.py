@@ -15,8 +15,8 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
+from radnet_jax.analysis import pairing, study_findings, study_page, who_knows
 from radnet_jax.analysis import run as one
-from radnet_jax.analysis import study_findings, study_page, who_knows
 from radnet_jax.data.card import CARD_FILE, DatasetCard, read_card
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
@@ -154,7 +154,7 @@ def _where(run: Run) -> tuple[str, str]:
 def _before(run: Run, pretrained: Mapping[str, Run]) -> str:
     """Where the start of a run is."""
     if not run.checkpoint:
-        return one.INITIAL
+        return pairing.INITIAL
     if (own := pretrained.get(run.checkpoint.partition("@")[0])) is not None:
         return str(own.folder)
     name = run.config["init_from"]

@@ -68,28 +68,31 @@ def summarised(
     random: Sequence[Layers],
     targets: Targets,
     groups: Int[np.ndarray, " m"],
+    *,
+    continued: bool,
 ) -> dict[str, Any]:
-    """What pairs before and after that differ by their seed have in common.
+    """What pairs of networks that differ by their seed have in common.
 
     Each figure is {"mean", "low", "high", "values"}: the mean over pairs, Student's 95 % interval of it, and that of
     each pair. Of one pair low, high and p are NaN.
 
     Args:
-      changes: of each pair, the layers before and the layers after, of the same images.
+      changes: of each pair, the layers before and the layers after, of the same images; else those of a and of b.
       names: of the layers.
       random: the layers of random networks.
       targets: properties of the images.
       groups: of patients.
+      continued: the second of each pair went on from the first, so that units can be held against each other.
 
     Returns:
-      "units": of each layer, `kept_units`. "block": the deepest that kept at least HALF of its units, "" where none
-      did. "responds": of each property, `responses` of that block, kept and changed, and "random": that of all units of
-      the random network that follows it most; {} without such a block. "read": of each property, R^2 read from the last
-      layer "before" and "after", and their "difference", a pair with itself; its p is Student's, corrected by Holm's
-      procedure over the properties.
+      "units": of each layer, `kept_units`; {} where no unit is the same in both. "block": the deepest that kept at
+      least HALF of its units, "" where none did. "responds": of each property, `responses` of that block, kept and
+      changed, and "random": that of all units of the random network that follows it most; {} without such a block.
+      "read": of each property, R^2 read from the last layer "before" and "after", and their "difference", a pair with
+      itself; its p is Student's, corrected by Holm's procedure over the properties.
     """
     units: dict[str, Any] = {}
-    for i, name in enumerate(names):
+    for i, name in enumerate(names if continued else ()):
         found = [kept_units(before[i], after[i]) for before, after in changes]
         units[name] = {key: _over([f[key] for f in found]) for key in ("share", "chance")}
     kept = [i for i, v in enumerate(units.values()) if v["share"]["mean"] >= HALF]

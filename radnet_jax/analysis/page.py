@@ -32,9 +32,6 @@ MEASURES = {
 }
 
 
-ROLES = {"a": "before (a)", "b": "after (b)", "random": "a random network"}
-
-
 def environment() -> jinja2.Environment:
     """Returns the templates of analyses, with the filters that numbers go through."""
     made = pages.environment("radnet_jax.analysis")
@@ -56,6 +53,7 @@ def write(
     """
     gallery = Gallery()
     own = resources.files("radnet_jax.analysis").joinpath("templates")
+    roles = _roles(result)
     css = pages.house_style() + own.joinpath("analysis.css").read_text("utf-8")
     page = (
         environment()
@@ -67,18 +65,30 @@ def write(
             measures=MEASURES,
             kept=KEPT,
             tables=list({pair["what"]: pair for pair in reversed(result["pairs"])}.values())[::-1],
-            roles=ROLES,
+            roles=roles,
+            sides=findings.sides(result["continued"]),
             statistics=STATISTICS,
             pictures=None if pictures is None else {"strips": _base64(pictures.strips), "maps": _base64(pictures.maps)},
             scatter=scatter.script_data(result),
             scatter_script=Markup(own.joinpath("scatter.js").read_text("utf-8")),
-            **_figures(result, filters, gallery),
+            **_figures(result, filters, roles, gallery),
         )
     )
     return pages.write(folder, page, gallery.files)
 
 
-def _figures(result: Mapping[str, Any], filters: Mapping[str, np.ndarray | None], gallery: Gallery) -> dict[str, Any]:
+def _roles(result: Mapping[str, Any]) -> dict[str, str]:
+    """What the page calls the networks that it looks at one by one."""
+    both = {"a": "before (a)", "b": "after (b)"} if result["continued"] else {"a": "a", "b": "b"}
+    return {**both, "random": "a random network"}
+
+
+def _figures(
+    result: Mapping[str, Any],
+    filters: Mapping[str, np.ndarray | None],
+    roles: Mapping[str, str],
+    gallery: Gallery,
+) -> dict[str, Any]:
     a, b = result["a"], result["b"]
     drawn: dict[str, Any] = {
         "map": figures.map_figure(
@@ -93,17 +103,18 @@ def _figures(result: Mapping[str, Any], filters: Mapping[str, np.ndarray | None]
         for pair, change in zip(result["pairs"], result["weights"], strict=True):
             found = {k: (v["cka"], v["low"], v["high"]) for k, v in pair["layers"].items()}
             series.setdefault(pair["what"], []).append(found)
-            if pair["what"] == findings.CHANGE:
+            if pair["what"] == result["pairs"][0]["what"]:
                 blocks = {k: (v["relative"], math.nan, math.nan) for k, v in change["blocks"].items()}
                 moved.setdefault(pair["what"], []).append(blocks)
         drawn["same"] = figures.layers_figure(series, "debiased linear CKA")
-        drawn["changes"] = figures.layers_figure(moved, "change of the weights by their size")
-    last = {ROLES[k]: list(layers.values())[-1]["read"] for k, layers in result["read"]["networks"].items()}
+        told = "change" if result["continued"] else "difference"
+        drawn["changes"] = figures.layers_figure(moved, f"{told} of the weights by their size")
+    last = {roles[k]: list(layers.values())[-1]["read"] for k, layers in result["read"]["networks"].items()}
     drawn["read"] = figures.layers_figure(
         {k: [{p: (v["r2"], v["low"], v["high"]) for p, v in found.items()}] for k, found in last.items()},
         "R² of the last block, cross-validated",
     )
-    drawn["spectrum"] = figures.spectrum_figure({ROLES[k]: v for k, v in result["spectra"].items()})
+    drawn["spectrum"] = figures.spectrum_figure({roles[k]: v for k, v in result["spectra"].items()})
     for name in ("a", "b"):
         found = result["maps"]["networks"][name]
         drawn[f"pca_{name}"] = figures.pca_figure(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-import itertools
+from collections.abc import Mapping, Sequence
 import json
 import os
 from pathlib import Path
@@ -28,6 +27,7 @@ from radnet_jax.analysis import (
     networks,
     over_seeds,
     page,
+    pairing,
     properties,
     seen,
     similarity,
@@ -37,20 +37,17 @@ from radnet_jax.analysis import (
 from radnet_jax.analysis.linear_cka import LinearCka
 from radnet_jax.analysis.minibatch import MinibatchCka
 from radnet_jax.analysis.networks import Network, Sample
+from radnet_jax.analysis.pairing import Pair
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.canonical import jsonable
-from radnet_jax.parts import check_workdir, lock, plain
+from radnet_jax.parts import check_workdir, lock
 
 ANALYSIS_FILE = "analysis.json"
 PROTOCOLS = ("default", "radnet_published")
-INITIAL = "initial"
 LEAST_IMAGES = 20
 NEIGHBOURS = 10
-
-Pair = tuple[str, int, int]
-"""What it is, and the places of its two networks."""
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Path:
@@ -66,7 +63,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     split = open_split(config.data.dir, config.data.split)
     if len(split) < LEAST_IMAGES:
         raise UserError("fewer images than needed", got=len(split), expected=f"at least {LEAST_IMAGES}")
-    nets, pairs = _networks(config, split, mesh)
+    nets, pairs = pairing.of_config(config, split, mesh)
     published = _published(nets, pairs) if config.protocol == "radnet_published" else None
     who = who_knows.of_runs(config.runs, seed=config.seed) if config.runs else []
     workdir = check_workdir(workdir, need_bytes=2**24)
@@ -88,6 +85,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             "title": config.name or f"{nets[0].name} and {nets[1].name}",
             "a": nets[0].described,
             "b": nets[1].described,
+            "continued": pairing.continued(pairs),
             "dataset": _dataset(split),
             "images": cka.images,
             "sample": {"images": len(sample.rows), "patients": len(np.unique(patients))},
@@ -98,7 +96,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
                 split, sample.rows, _members(split, sample.rows), known, _last(sample), config.maps, seed=config.seed
             ),
             "spectra": {
-                name: similarity.spectrum(sample.features(place)[-1]).tolist() for name, place in _shown(pairs).items()
+                name: similarity.spectrum(sample.features(place)[-1]).tolist()
+                for name, place in pairing.shown(pairs).items()
             },
             "domains": _domains(split, nets, pairs, sample),
             "read": _read(nets, pairs, sample, patients, groups, known),
@@ -126,7 +125,7 @@ def _check(config: ConfigDict) -> None:
             raise UserError(
                 f"config.{name} is missing", expected="a workdir with a checkpoint, or the name of an import"
             )
-    if config.b == INITIAL:
+    if config.b == pairing.INITIAL:
         raise UserError('config.b can\'t be "initial"', fix='give the run as b, and "initial" as a')
     for name, choices in (("protocol", PROTOCOLS), ("before_statistics", tuple(networks.STATISTICS))):
         if (value := config[name]) not in choices:
@@ -140,56 +139,6 @@ def _check(config: ConfigDict) -> None:
     embedding.check(config.maps)
     if jax.process_count() > 1:
         raise UserError("an analysis runs in one process", got=jax.process_count(), fix="start it on one machine")
-
-
-def _networks(config: ConfigDict, split: Split, mesh: Any) -> tuple[list[Network], list[Pair]]:
-    """Returns the networks, a and b first, and the pairs of the same architecture, whose layers are compared."""
-    declared = plain(config.adapter) if config.adapter else None
-    found: list[Network] = []
-    places: dict[tuple[Any, ...], int] = {}  # a start that several runs began with passes the images once
-
-    def own_statistics(network: Network) -> Network:
-        return networks.with_own_statistics(network, split, config.eval_batch_size, mesh)
-
-    def place(key: tuple[Any, ...], make: Callable[[], Network]) -> int:
-        if key not in places:
-            network = make()
-            places[key] = len(found)
-            found.append(network)
-        return places[key]
-
-    def pair(a: str, b: str) -> tuple[int, int]:
-        after = networks.load(b, split, declared, mesh)
-        if a == INITIAL:
-            before = place((INITIAL, b), lambda: own_statistics(networks.initial(b, after, mesh)))
-        else:
-            started = config.before_statistics == "images" and networks.began_with(b, a)
-
-            def load() -> Network:
-                network = networks.load(a, split, declared, mesh)
-                return own_statistics(network) if started else network
-
-            before = place(("before", a, started), load)
-        return before, place(("after", b), lambda: after)
-
-    main = pair(config.a, config.b)
-    if not networks.same_architecture(*(found[i] for i in main)):
-        if config.repeats:
-            raise UserError("config.repeats needs networks of one architecture, layer by layer")
-        logging.info("networks of two architectures: the map only")
-        return found, []
-    pairs: list[Pair] = [(findings.CHANGE, *main)]
-    for a, b in config.repeats:
-        before, after = pair(a, b)
-        pairs.append((findings.CHANGE, before, after))
-        if not all(networks.same_architecture(found[0], found[i]) for i in (before, after)):
-            raise UserError(f"({a}, {b}) of config.repeats is of another architecture than config.a")
-    for (_, _, one), (_, _, other) in itertools.pairwise(pairs[:]):  # each with the next: as many as there are seeds
-        pairs.append((findings.SEEDS, one, other))
-    for seed in (config.seed, config.seed + 1):
-        found.append(own_statistics(networks.untrained(found[0], seed, mesh)))
-    pairs.append((findings.RANDOM, len(found) - 2, len(found) - 1))
-    return found, pairs
 
 
 def _compared(
@@ -246,7 +195,7 @@ def _read(
     known: Mapping[str, Float[np.ndarray, " m"]],
 ) -> dict[str, Any]:
     """What each layer of a, b and a random network says of the images' properties."""
-    places = _shown(pairs)
+    places = pairing.shown(pairs)
     out: dict[str, Any] = {"properties": list(known), "networks": {}}
     for name, place in places.items():
         layers = {}
@@ -271,11 +220,6 @@ def _patients(split: Split) -> np.ndarray:
     return np.array([name or f"record {i}" for i, name in enumerate(names)])
 
 
-def _shown(pairs: Sequence[Pair]) -> dict[str, int]:
-    """The networks whose features are looked at one by one: a, b, and a random one of the same architecture."""
-    return {"a": 0, "b": 1} | ({"random": pairs[-1][1]} if pairs else {})
-
-
 def _members(split: Split, rows: Int[np.ndarray, " m"]) -> dict[str, Bool[np.ndarray, " m"]]:
     """Which records are of which member of a mixture; {} of any other dataset."""
     names = [m.name for m in split.card.members if m.splits.get(split.name)]
@@ -288,7 +232,7 @@ def _domains(split: Split, nets: Sequence[Network], pairs: Sequence[Pair], sampl
     if len(members) < 2:
         return None
     out = {}
-    for name, place in _shown(pairs).items():
+    for name, place in pairing.shown(pairs).items():
         layers = zip(nets[place].layers, sample.features(place), strict=True)
         out[name] = {layer: domains.distances({n: x[rows] for n, rows in members.items()}) for layer, x in layers}
     return out
@@ -325,7 +269,7 @@ def _seen(
         _last(sample),
         known,
         {name: list(read["networks"][name].values())[-1]["units"] for name in both},
-        same_units=bool(pairs) and (config.a == INITIAL or networks.began_with(config.b, config.a)),
+        continued=pairing.continued(pairs),
         run=config.b,
         mesh=mesh,
         images=config.report.images,
@@ -340,10 +284,9 @@ def _changes(nets: Sequence[Network], pairs: Sequence[Pair]) -> list[dict[str, A
 
 
 def _published(nets: Sequence[Network], pairs: Sequence[Pair]) -> dict[str, Any]:
-    before_and_after = [(i, j) for what, i, j in pairs if what == findings.CHANGE]
-    if not before_and_after:
+    if not pairs:
         raise UserError('protocol "radnet_published" compares weights of one architecture')
-    reuse = [weights.published_reuse(nets[i].params, nets[j].params) for i, j in before_and_after]
+    reuse = [weights.published_reuse(nets[i].params, nets[j].params) for i, j in pairing.main(pairs)]
     return {
         "reuse": {layer: [r[layer] for r in reuse] for layer in reuse[0]},
         "uniqueness": {"a": weights.published_uniqueness(nets[0].params)},
@@ -358,16 +301,17 @@ def _over_seeds(
     known: Mapping[str, Float[np.ndarray, " m"]],
     groups: Int[np.ndarray, " m"],
 ) -> dict[str, Any] | None:
-    """What the pairs before and after have in common; None where layer by layer nothing is defined."""
+    """What the pairs that differ by their seed have in common; None where layer by layer nothing is defined."""
     if not pairs:
         return None
-    change = [c["layers"] for c in compared if c["what"] == findings.CHANGE]
-    changes = [(sample.features(i), sample.features(j)) for what, i, j in pairs if what == findings.CHANGE]
+    main = pairing.main(pairs)
+    changes = [(sample.features(i), sample.features(j)) for i, j in main]
     random = [sample.features(i) for i in pairs[-1][1:]]
-    found = over_seeds.summarised(changes, list(nets[0].layers), random, known, groups)
+    names = list(nets[0].layers)
+    found = over_seeds.summarised(changes, names, random, known, groups, continued=pairing.continued(pairs))
     seeds = over_seeds.most_alike([after for _, after in changes])
-    layers = over_seeds.of_layers(change, seeds, compared[-1]["layers"])
-    return found | {"layers": layers, "starts": len({i for what, i, _ in pairs if what == findings.CHANGE})}
+    layers = over_seeds.of_layers([c["layers"] for c in compared[: len(main)]], seeds, compared[-1]["layers"])
+    return found | {"layers": layers, "starts": len({i for i, _ in main})}
 
 
 def _tell_constant(cka: LinearCka, nets: Sequence[Network]) -> None:

@@ -50,7 +50,7 @@ class Unit:
     follows: str
 
 
-def choose(read: Mapping[str, Mapping[str, Mapping[str, float]]], last: Features, *, same_units: bool) -> list[Unit]:
+def choose(read: Mapping[str, Mapping[str, Mapping[str, float]]], last: Features, *, continued: bool) -> list[Unit]:
     """Returns the units of each network that follow a property most, and those that changed most.
 
     A property counts if any unit follows it at the false discovery rate of `decoding.unit_correlations`; each unit and,
@@ -59,7 +59,7 @@ def choose(read: Mapping[str, Mapping[str, Mapping[str, float]]], last: Features
     Args:
       read: for "a" and "b" what `unit_correlations` gives of the last block.
       last: its features.
-      same_units: b began with a, so that a number names the same unit in both: only then can a unit change.
+      continued: b began with a, so that a number names the same unit in both: only then can a unit change.
     """
     chosen: list[Unit] = []
     taken: set[tuple[str, int]] = set()
@@ -68,18 +68,18 @@ def choose(read: Mapping[str, Mapping[str, Mapping[str, float]]], last: Features
         count = 0
         for p in sorted(kept, key=lambda p: -abs(kept[p]["strongest"])):
             number = int(kept[p]["unit"])
-            if count < FOLLOWING and (key := ("" if same_units else name, number)) not in taken:
+            if count < FOLLOWING and (key := ("" if continued else name, number)) not in taken:
                 taken.add(key)
                 chosen.append(Unit(number, name, p))
                 count += 1
-    if same_units:
-        same = kept_units(last["a"], last["b"])
+    if continued:
+        same = rank_agreement(last["a"], last["b"])
         order = [int(j) for j in np.argsort(same, kind="stable") if np.isfinite(same[j]) and ("", int(j)) not in taken]
         chosen += [Unit(j, "b", "") for j in order[:CHANGED]]
     return chosen
 
 
-def kept_units(x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " d"]:
+def rank_agreement(x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " d"]:
     """Spearman's correlation over images of each unit before and after; NaN where one of them is constant."""
     out = np.full(x.shape[1], np.nan)
     for j in np.flatnonzero((np.ptp(x, axis=0) > 0) & (np.ptp(y, axis=0) > 0)):
@@ -125,7 +125,7 @@ def look(
     properties: Mapping[str, Float[np.ndarray, " m"]],
     read: Mapping[str, Mapping[str, Mapping[str, float]]],
     *,
-    same_units: bool,
+    continued: bool,
     run: str,
     mesh: Mesh,
     images: bool,
@@ -141,19 +141,19 @@ def look(
       last: of the sample.
       properties: of the sample, by name; NaN where unknown.
       read: as of `choose`.
-      same_units: b began with a.
+      continued: b began with a.
       run: the workdir of b.
       mesh: that a finished run is opened on.
       images: False draws none.
     """
-    units = choose(read, last, same_units=same_units)
-    kept = kept_units(last["a"], last["b"]) if same_units else None
+    units = choose(read, last, continued=continued)
+    kept = rank_agreement(last["a"], last["b"]) if continued else None
     looks = {name: _of_units(net) for name, net in nets.items()}
     baseline = {n: _of_units(dataclasses.replace(net, adapter=nets[n].adapter)) for n, net in random.items()}
-    record: dict[str, Any] = {"same_units": same_units, "units": [], "classes": []}
+    record: dict[str, Any] = {"units": [], "classes": []}
     strips, found, drawn = [], [], []
     for unit in units:
-        shown = [name for name in nets if same_units or name == unit.of]
+        shown = [name for name in nets if continued or name == unit.of]
         values = {name: last[name][:, unit.number] for name in shown}
         r = {n: _spearman(v, properties[unit.follows]) for n, v in values.items()} if unit.follows else {}
         same = float("nan") if kept is None else float(kept[unit.number])

@@ -60,7 +60,7 @@ def _row(over_seeds: Mapping[str, Any] | None) -> dict[str, Any]:
         "units": {key: _mean_over_blocks(over_seeds["units"], key) for key in ("share", "chance")},
         "block": over_seeds["block"],
         "follows": followed(over_seeds),
-        "found": of_seeds({"over_seeds": over_seeds}),
+        "found": of_seeds({"over_seeds": over_seeds, "continued": True}),
         "better": [k for k, v in read.items() if v["difference"]["mean"] > 0],
         "worse": [k for k, v in read.items() if v["difference"]["mean"] < 0],
     }

@@ -15,7 +15,7 @@ def result(main, baseline):
         dict(what="before and after", layers=dict(zip(names, main))),
         dict(what=findings.RANDOM, layers=dict(zip(names, baseline))),
     ]
-    return dict(pairs=pairs)
+    return dict(pairs=pairs, continued=True)
 
 
 def test_kept_changed_and_unsure():
@@ -57,7 +57,7 @@ def over_seeds(*, n=3, half=0.05):
 
 
 def test_over_seeds():
-    assert findings.of_seeds(dict(over_seeds=over_seeds())) == [
+    assert findings.of_seeds(dict(over_seeds=over_seeds(), continued=True)) == [
         "Over 3 seeds the least alike block is block2, mean CKA 0.50 (0.45 to 0.55). Before and after are more alike "
         "than two random networks in 1 of 2 blocks, and than any two seeds of what was fine-tuned in 1.",
         "Of the last block's units 0.30 (0.25 to 0.35) give the same before and after; of pairs of two different units "
@@ -68,18 +68,18 @@ def test_over_seeds():
         "Over 3 seeds these are read better from the last block after than before: bone (R² 0.80, before 0.50).",
         "Over 3 seeds these are read worse from the last block after than before: air (R² 0.30, before 0.50).",
     ]
-    one_start = findings.of_seeds(dict(over_seeds=over_seeds() | dict(starts=1)))
+    one_start = findings.of_seeds(dict(over_seeds=over_seeds() | dict(starts=1), continued=True))
     assert "what another pretraining would give is not known" in one_start[1]
 
 
 def test_one_pair_has_no_interval_over_seeds():
-    found = findings.of_seeds(dict(over_seeds=over_seeds(n=1, half=math.nan)))
+    found = findings.of_seeds(dict(over_seeds=over_seeds(n=1, half=math.nan), continued=True))
     assert found[0] == "One pair of networks: how much another seed would differ is not known."
     assert "units 0.30 give the same" in found[1]
     assert len(found) == 4
-    none = findings.of_seeds(dict(over_seeds=over_seeds(n=1) | dict(block="", responds={})))
+    none = findings.of_seeds(dict(over_seeds=over_seeds(n=1) | dict(block="", responds={}), continued=True))
     assert none[2:] == ["No block kept half of its units."]
-    assert findings.of_seeds(dict(over_seeds=None)) == []
+    assert findings.of_seeds(dict(over_seeds=None, continued=True)) == []
 
 
 def test_architectures_that_differ_and_blocks_that_are_constant():
@@ -95,16 +95,37 @@ def test_properties_that_changed():
         return {"last": {"read": {k: dict(r2=v, low=v - 0.1, high=v + 0.1) for k, v in r2.items()}}}
 
     networks = dict(a=read(bone=0.2, mean=0.9, same=0.5), b=read(bone=0.8, mean=0.3, same=0.5))
-    found = findings.of_properties(dict(read=dict(networks=networks), over_seeds=None))
+    found = findings.of_properties(dict(read=dict(networks=networks), continued=True, over_seeds=None))
     assert found == [
         "From the last block these are read better after than before: bone (R² 0.80, before 0.20).",
         "From the last block these are read worse after than before: mean (R² 0.30, before 0.90).",
     ]
     networks = dict(a=read(same=0.5), b=read(same=0.5), random=read(same=0.1))
-    found = findings.of_properties(dict(read=dict(networks=networks), over_seeds=None))
+    found = findings.of_properties(dict(read=dict(networks=networks), continued=True, over_seeds=None))
     assert found[0].startswith("No property is read better or worse")
     assert found[1].endswith("random network: same.")
-    found = findings.of_properties(dict(read=dict(networks=networks), over_seeds=dict(n=2)))
+    found = findings.of_properties(dict(read=dict(networks=networks), continued=True, over_seeds=dict(n=2)))
     assert found == [
         "Of the first pair: read better from the last block after than from that of a random network: same."
+    ]
+
+
+def test_networks_of_which_none_went_on_from_the_other_are_not_before_and_after():
+    def read(**r2):
+        return {"last": {"read": {k: dict(r2=v, low=v - 0.1, high=v + 0.1) for k, v in r2.items()}}}
+
+    apart = dict(continued=False)
+    found = result([block(0.9), block(0.2)], [block(0.6), block(0.6)]) | apart
+    assert findings.sentences(found)[2].startswith("The first block is more alike than the last: 0.90")
+    several = over_seeds() | dict(units={}, block="", responds={}, starts=1)
+    assert findings.of_seeds(apart | dict(over_seeds=several)) == [
+        "Over 3 seeds the least alike block is block2, mean CKA 0.50 (0.45 to 0.55). a and b are more alike than two "
+        "random networks in 1 of 2 blocks, and than any two seeds of b in 1.",
+        "Over 3 seeds these are read better from the last block in b than in a: bone (R² 0.80, in a 0.50).",
+        "Over 3 seeds these are read worse from the last block in b than in a: air (R² 0.30, in a 0.50).",
+    ]
+    networks = dict(a=read(bone=0.2), b=read(bone=0.8), random=read(bone=0.1))
+    assert findings.of_properties(apart | dict(read=dict(networks=networks), over_seeds=None)) == [
+        "From the last block these are read better in b than in a: bone (R² 0.80, in a 0.20).",
+        "Read better from the last block in b than from that of a random network: bone.",
     ]

@@ -47,7 +47,7 @@ def test_summarised():
     draws = np.random.default_rng(5)
     targets = {"it": draws.standard_normal(M), "other": draws.standard_normal(M)}
     groups = np.arange(M) % 10
-    found = over_seeds.summarised(changes, ["last"], [changes[0][0], changes[1][0]], targets, groups)
+    found = over_seeds.summarised(changes, ["last"], [changes[0][0], changes[1][0]], targets, groups, continued=True)
     assert (found["n"], found["block"]) == (3, "last")
     shares = [5 / 8, 6 / 8, 7 / 8]
     half = stats.t.ppf(0.975, 2) * np.std(shares, ddof=1) / 3**0.5
@@ -68,7 +68,7 @@ def test_summarised():
     assert found["read"]["it"]["p"] == pytest.approx(p["it"])
     smaller = min(p, key=p.get)
     assert found["read"][smaller]["p_holm"] == pytest.approx(min(2 * p[smaller], 1))
-    one = over_seeds.summarised(changes[:1], ["last"], [], targets, groups)
+    one = over_seeds.summarised(changes[:1], ["last"], [], targets, groups, continued=True)
     assert math.isnan(one["units"]["last"]["share"]["low"])
     assert math.isnan(one["read"]["it"]["p_holm"])
 
@@ -78,11 +78,15 @@ def test_the_deepest_block_that_kept_half():
     late = networks(8, kept=3)
     targets = {"it": np.random.default_rng(9).standard_normal(M)}
     layers = [early, middle, late[0]], [after, changed, late[1]]
-    found = over_seeds.summarised([layers], ["early", "middle", "late"], [layers[0]], targets, np.arange(M) % 10)
+    groups, names = np.arange(M) % 10, ["early", "middle", "late"]
+    found = over_seeds.summarised([layers], names, [layers[0]], targets, groups, continued=True)
     assert found["block"] == "middle"
     assert found["responds"]["it"]["random"] == pytest.approx(np.mean(over_seeds.following(middle, targets["it"])))
-    none = over_seeds.summarised([([late[0]], [late[1]])], ["late"], [], targets, np.arange(M) % 10)
+    none = over_seeds.summarised([([late[0]], [late[1]])], ["late"], [], targets, groups, continued=True)
     assert (none["block"], none["responds"]) == ("", {})
+    apart = over_seeds.summarised([layers], names, [layers[0]], targets, groups, continued=False)
+    assert (apart["units"], apart["block"], apart["responds"]) == ({}, "", {})
+    assert apart["read"]["it"]["difference"]["mean"] == found["read"]["it"]["difference"]["mean"] != 0
 
 
 def test_of_layers():

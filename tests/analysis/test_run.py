@@ -10,7 +10,7 @@ import pytest
 from data_prep.build import build
 from data_prep.phantom import write_leaves
 from radnet_jax import sharding, train
-from radnet_jax.analysis import networks, run, similarity, weights, who_knows
+from radnet_jax.analysis import networks, pairing, run, similarity, weights, who_knows
 from radnet_jax.data.dataset import open_split
 from radnet_jax.errors import UserError
 from radnet_jax.main import load_config
@@ -142,7 +142,7 @@ def test_what_units_see(analysis, ct_dataset):
     """Of a run that began at random a unit's number means the same in both; its classes have maps too."""
     out, found = analysis
     seen = found["seen"]
-    assert seen["same_units"]
+    assert found["continued"]
     assert {u["of"] for u in seen["units"]} == {"a", "b"}
     followed = [u for u in seen["units"] if u["follows"]]
     assert followed
@@ -273,7 +273,7 @@ def test_two_architectures_on_a_mixture(photo, ct_dataset, tmp_path, monkeypatch
     assert "0.034" in page
     assert "<img" not in page  # images=False: no patient's pixel
     assert "Images are left out" in page
-    assert not found["seen"]["same_units"]
+    assert not found["continued"]
     assert {u["of"] for u in found["seen"]["units"]} == {"a", "b"}
     with pytest.raises(UserError, match="radnet_published"):
         run.run(settings(tmp_path / "mixture", protocol="radnet_published", **chosen), tmp_path / "refused")
@@ -291,9 +291,10 @@ def test_what_a_run_began_with_has_statistics_of_the_images(photo, ct_dataset, m
     mesh, split = sharding.make_mesh(), open_split(ct_dataset, "train")
     adapter = dict(windows=((40.0, 400.0),), channels="repeat")
     chosen = settings(ct_dataset, a=photo["ten"], b=photo["ten"], adapter=adapter, before_statistics=setting)
-    nets, pairs = run._networks(chosen, split, mesh)
+    nets, pairs = pairing.of_config(chosen, split, mesh)
     a, b = nets[0], nets[1]
     assert pairs[0][1:] == (0, 1)
+    assert pairing.continued(pairs) == began
     assert (a.statistics, b.statistics) == (expected, "stored")
     wanted = networks.with_own_statistics(b, split, 16, mesh) if expected == "images" else b
     assert a.described["statistics"] == expected

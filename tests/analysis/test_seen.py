@@ -76,7 +76,7 @@ def looked(images, tmp_path_factory):
         last,
         {"down": down, "noise": np.ones(IMAGES)},
         {"a": read, "b": read},
-        same_units=True,
+        continued=True,
         run=str(folder),
         mesh=sharding.make_mesh(),
         images=True,
@@ -135,9 +135,9 @@ def test_units_of_networks_that_have_nothing_to_do_with_each_other():
     draws = np.random.default_rng(0)
     last = {"a": draws.standard_normal((20, 4)), "b": draws.standard_normal((20, 4))}
     found = {p: {"strongest": s, "unit": u, "share": 0.5} for p, s, u in (("x", 0.5, 1), ("y", -0.9, 1), ("z", 0.1, 3))}
-    chosen = seen.choose({"a": found, "b": found}, last, same_units=False)
+    chosen = seen.choose({"a": found, "b": found}, last, continued=False)
     assert chosen == [seen.Unit(n, of, p) for of in "ab" for n, p in ((1, "y"), (3, "z"))]
-    related = seen.choose({"a": found, "b": found}, last, same_units=True)
+    related = seen.choose({"a": found, "b": found}, last, continued=True)
     kept = [spearmanr(last["a"][:, j], last["b"][:, j]).statistic for j in range(4)]
     rest = sorted((j for j in (0, 2)), key=lambda j: kept[j])
     assert related == [seen.Unit(1, "a", "y"), seen.Unit(3, "a", "z"), *(seen.Unit(j, "b", "") for j in rest)]
