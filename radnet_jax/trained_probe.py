@@ -42,7 +42,6 @@ class TrainedProbe:
     backbone: Any
     variables: tuple[PyTree, PyTree]
     linear: probes.Linear
-    rules = None  # it has no masks
 
     def adapter_for(self, stored: StoredPixels) -> Adapter:
         """Returns the way from other stored pixels to the backbone, see `trained.adapter_for`."""

@@ -19,7 +19,7 @@ from radnet_jax.analysis.minibatch import map_gram
 from radnet_jax.augment.views import center
 from radnet_jax.checkpoint import load_meta
 from radnet_jax.data.dataset import Split
-from radnet_jax.data.pipeline import eval_batches
+from radnet_jax.data.pipeline import Ordered, eval_batches
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import evaluators
 from radnet_jax.models import MODELS
@@ -197,7 +197,7 @@ def stream(networks: Sequence[Network], split: Split, batch_size: int, mesh: Mes
     """
     order = np.random.default_rng(seed).permutation(len(split))
     first = 0
-    for batch in eval_batches(_Ordered(split, order), batch_size=batch_size):
+    for batch in eval_batches(Ordered(split, order), batch_size=batch_size):
         put = sharding.put_batch({"image": batch["image"], "valid": batch["valid"]}, mesh)
         found = [
             _compiled(n.module, n.adapter, mesh)(n.params, n.batch_stats, put["image"], put["valid"]) for n in networks
@@ -206,22 +206,6 @@ def stream(networks: Sequence[Network], split: Split, batch_size: int, mesh: Mes
         numbers[: len(order) - first] = order[first : first + batch_size]
         yield Batch([f for f, _ in found], [g for _, g in found], put["valid"], numbers)
         first += batch_size
-
-
-class _Ordered:
-    """A split whose records stand in another order."""
-
-    def __init__(self, split: Split, order: Int[np.ndarray, " n"]):
-        self._split, self._order = split, order
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def allocate(self, size: int) -> dict[str, np.ndarray]:
-        return self._split.allocate(size)
-
-    def read_into(self, batch: dict[str, np.ndarray], first: int, indices: Sequence[int]) -> None:
-        self._split.read_into(batch, first, self._order[np.asarray(indices)].tolist())
 
 
 class Sample:

@@ -36,6 +36,22 @@ class Source(Protocol):
     def read_into(self, batch: Batch, first: int, indices: Sequence[int]) -> None: ...
 
 
+class Ordered:
+    """A source whose examples stand in another order."""
+
+    def __init__(self, source: Source, order: Int[np.ndarray, " n"]):
+        self._source, self._order = source, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def allocate(self, size: int) -> Batch:
+        return self._source.allocate(size)
+
+    def read_into(self, batch: Batch, first: int, indices: Sequence[int]) -> None:
+        self._source.read_into(batch, first, self._order[np.asarray(indices)].tolist())
+
+
 def steps_per_epoch(num_examples: int, batch_size: int, *, subset: bool = False) -> int:
     """Returns the number of whole batches in an epoch; a dataset smaller than one batch is refused.
 

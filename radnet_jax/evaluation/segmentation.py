@@ -18,7 +18,7 @@ from radnet_jax import sharding
 from radnet_jax.augment.views import center
 from radnet_jax.data.card import DatasetCard
 from radnet_jax.data.dataset import Split
-from radnet_jax.data.pipeline import eval_batches
+from radnet_jax.data.pipeline import Ordered, eval_batches
 from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation.evaluators import NO_FACT, Predict
 from radnet_jax.evaluation.ledger import Predictions
@@ -268,22 +268,6 @@ def _without_mm(rows: tuple[tuple[Lesions, ...], ...] | None) -> tuple[tuple[Les
     return None if rows is None else tuple(tuple(map(one, row)) for row in rows)
 
 
-class _Ordered:
-    """A split whose records stand in another order."""
-
-    def __init__(self, split: Split, order: Int[np.ndarray, " n"]):
-        self._split, self._order = split, order
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def allocate(self, size: int) -> dict[str, np.ndarray]:
-        return self._split.allocate(size)
-
-    def read_into(self, batch: dict[str, np.ndarray], first: int, indices: Sequence[int]) -> None:
-        self._split.read_into(batch, first, [int(self._order[i]) for i in indices])
-
-
 def _predicted(
     predict: Predict,
     params: PyTree,
@@ -304,7 +288,7 @@ def _predicted(
     def fetched(pair: tuple[Array, Array], count: int) -> Iterator[Any]:
         yield from zip(*(np.asarray(x)[:count] for x in pair))
 
-    for batch in eval_batches(_Ordered(split, order), batch_size=batch_size, **processes):
+    for batch in eval_batches(Ordered(split, order), batch_size=batch_size, **processes):
         placed = sharding.put_batch({k: batch[k] for k in ("image", "segmentation")}, mesh)
         dispatched = compiled(params, model_state, placed["image"], placed["segmentation"])
         if waiting is not None:
