@@ -36,7 +36,6 @@ from typing import Any
 
 from absl import app, flags
 from ml_collections import ConfigDict
-import numpy as np
 
 from radnet_jax.evaluation import ledger
 from radnet_jax.main import load_config
@@ -92,7 +91,7 @@ def _timed(workdir: Path, cache: Path, *flags: str) -> tuple[float, float]:
 def _alone(workdir: Path, cache: Path) -> dict[str, Any]:
     """The study in one process, and each of its runs by a command of its own."""
     wall, cpu = _timed(workdir, cache)
-    bare, bare_cpu = np.zeros(2), np.zeros(2)  # trained, probed
+    bare, bare_cpu = dict.fromkeys(("train", "probe"), 0.0), dict.fromkeys(("train", "probe"), 0.0)
     for number, job in enumerate(_jobs(workdir)):
         config = job.config.to_dict()
         if config["run"] == "probe":
@@ -102,17 +101,17 @@ def _alone(workdir: Path, cache: Path) -> dict[str, Any]:
             f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({config!r}).lock()\n"
         )
         took = _timed(workdir.parent / "bare" / str(number), cache, f"--config={file}")
-        bare[config["run"] == "probe"] += took[0]
-        bare_cpu[config["run"] == "probe"] += took[1]
+        bare[config["run"]] += took[0]
+        bare_cpu[config["run"]] += took[1]
     own = sum(run.timings["total_s"] for run in ledger.read_runs(workdir / "runs"))
     return {
         "runs": len(_jobs(workdir)),
         "wall_s": wall,
         "cpu_s": cpu,
-        "commands_wall_s": {"train": bare[0], "probe": bare[1]},
-        "commands_cpu_s": {"train": bare_cpu[0], "probe": bare_cpu[1]},
-        "overhead_wall": wall / bare.sum() - 1,
-        "overhead_cpu": cpu / bare_cpu.sum() - 1,
+        "commands_wall_s": bare,
+        "commands_cpu_s": bare_cpu,
+        "overhead_wall": wall / sum(bare.values()) - 1,
+        "overhead_cpu": cpu / sum(bare_cpu.values()) - 1,
         "runs_own_s": own,
         "between": wall / own - 1,
     }
