@@ -196,8 +196,9 @@ def test_mcnemar_is_statsmodels(cases):
         return
     m, k = got.only_a + got.only_b, min(got.only_a, got.only_b)
     assert got.p == pytest.approx(mcnemar(table, exact=True).pvalue, abs=1e-12)
-    expected = 2 * stats.binom.cdf(k - 1, m, 0.5) + stats.binom.pmf(k, m, 0.5)
-    assert got.p_mid == pytest.approx(min(1, expected), abs=1e-12)
+    law = stats.binom.pmf(np.arange(m + 1), m, 0.5)
+    away, seen = abs(2 * np.arange(m + 1) - m), m - 2 * k
+    assert got.p_mid == pytest.approx(law[away > seen].sum() + law[away == seen].sum() / 2, abs=1e-12)
 
 
 def test_mcnemar_of_the_published_example():

@@ -207,7 +207,8 @@ def mcnemar_test(
     if not m:
         return McNemarTest(len(a), 0, 0, delta, math.nan, math.nan, math.nan, alpha, "", "no_difference")
     tail = float(2 * stats.binom.cdf(k, m, 0.5))
-    p, p_mid = min(1.0, tail), min(1.0, tail - float(stats.binom.pmf(k, m, 0.5)))
+    # What was observed has a mirror image that is as extreme, except where both counts are equal.
+    p, p_mid = min(1.0, tail), tail - float(stats.binom.pmf(k, m, 0.5)) * (1.5 if only_a == only_b else 1)
     least = min(1.0, 2.0 ** (1 - m))
     note = _out_of_reach(least, alpha, f"{m} cases in which one alone is right")
     return McNemarTest(len(a), only_a, only_b, delta, p, p_mid, least, alpha, note)
