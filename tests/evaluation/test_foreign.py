@@ -93,7 +93,9 @@ def test_the_same_command_goes_on_and_another_table_is_refused(tmp_path):
     first = [r.run_id for r in load(tmp_path, rows)]
     assert [r.run_id for r in load(tmp_path, rows)] == first
     rows[0]["score_mass"] = "0.5"
-    with pytest.raises(UserError, match="holds a run of another table; choose another --workdir"):
+    with pytest.raises(
+        UserError, match="holds a run of another table, or by another primary metric; choose another --workdir"
+    ):
         load(tmp_path, rows)
 
 

@@ -137,6 +137,14 @@ def test_signed_ranks_count_all_signs(ab):
         assert got.p == pytest.approx(stats.wilcoxon(d, method="exact").pvalue, abs=1e-12)
 
 
+def test_equal_differences_of_decimals_share_their_rank():
+    a, b = [0.4, 0.5, 0.9], [0.3, 0.6, 0.9]
+    assert abs(a[0] - b[0]) != abs(a[1] - b[1])
+    got = wilcoxon_test(a, b)
+    assert (got.n, got.statistic, got.p) == (2, 1.5, 1.0)
+    assert wilcoxon_test([0.1 + 0.2, 0.5], [0.3, 0.4]).n == 1
+
+
 def test_many_signed_ranks_follow_the_normal_law():
     rng = np.random.default_rng(0)
     a, b = rng.normal(0.1, 1, 300).round(1), np.zeros(300)
