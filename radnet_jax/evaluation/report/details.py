@@ -225,7 +225,8 @@ def other_metrics(members: Sequence[Judged]) -> dict[str, Any]:
     if not members:
         return {}
     found = [[every_metric.of_task(t, m.task_kind, m.regions) for t in m.tests] for m in members]
-    names = [n for n in found[0][0] if n != members[0].group.metric]
+    every = dict.fromkeys(n for of_runs in found for of in of_runs for n in of)
+    names = [n for n in every if n != members[0].group.metric]
     rows, used = [], set()
     for m, of_runs in zip(members, found):
         values = {n: np.array([[of[n].value] for of in of_runs]) for n in names if all(n in of for of in of_runs)}
