@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from radnet_jax.evaluation import ledger
+from radnet_jax.evaluation import ledger, metrics
 from radnet_jax.evaluation.masks import Masks
 from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.metrics.conventions import CONVENTIONS
 from radnet_jax.evaluation.metrics.overlap import Cases
 from radnet_jax.evaluation.report import details, lines, style, words
+from radnet_jax.evaluation.statistics import delong
 from tests.evaluation.simulated import group
 
 
@@ -85,3 +86,20 @@ def test_other_metrics_of_masks_are_all_that_was_measured():
     assert shown["recall by volume"] == ("", "46.2")  # of 4 / 5 and 1 / 8
     assert shown["Dice pooled"] == ("", "50.0")
     assert "Dice by volume" not in shown
+
+
+def test_a_class_without_an_area_says_why():
+    labels = np.array([[1, 0], [0, 0], [1, 0], [0, 0]])
+    test = ledger.Predictions(
+        split=["test"] * 4,
+        case_id=list("abcd"),
+        patient=list("aabc"),
+        scores=np.array([[0.9, 0.1], [0.2, 0.7], [0.6, 0.1], [0.3, 0.5]]),
+        labels=labels,
+        label_mask=np.ones((4, 2)),
+    )
+    found = details.Judged(group("ct", [0.5]), (test,), ("mass", "effusion"), "multi_label")
+    (table,) = details.class_tables([found])
+    perfect, absent = table["rows"][0]["cells"]
+    assert perfect == {"value": "100.0", "more": delong.REASONS["no_variance"], "is_reason": True}
+    assert absent == {"value": "–", "more": metrics.REASONS["one_class"], "is_reason": True}

@@ -19,8 +19,7 @@ from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.metrics.classification import is_correct, known_entries
 from radnet_jax.evaluation.report import lines, words
 from radnet_jax.evaluation.report.style import Gallery, Look, label
-from radnet_jax.evaluation.statistics import bootstrap, diagrams
-from radnet_jax.evaluation.statistics.delong import delong_interval_of_mean
+from radnet_jax.evaluation.statistics import bootstrap, delong, diagrams
 
 Pixels = Callable[..., Sequence[bytes]]
 """(task, case ids of its test split) -> each case as a PNG, as the model sees it; of a segmentation it is given, beside
@@ -133,16 +132,18 @@ def _over_runs(m: Judged, values: np.ndarray, *, factor: float = 100) -> list[di
     ]
 
 
-def _areas(m: Judged) -> list[dict[str, str]]:
+def _areas(m: Judged) -> list[dict[str, Any]]:
     truth, cells = m.tests[0], []
     for j in range(len(m.label_names)):
         mask = truth.label_mask[:, j]
         of = [s[:, j] for s in m.scores]
         if np.isnan([s[mask > 0] for s in of]).any():
-            cells.append({"value": "–", "more": metrics.REASONS["nan_scores"]})
+            cells.append({"value": "–", "more": metrics.REASONS["nan_scores"], "is_reason": True})
             continue
-        i = delong_interval_of_mean(of, truth.labels[:, j], label_mask=mask, groups=truth.patient)
-        cells.append({"value": words.number(i.value), "more": "" if i.reason else words.interval(i.low, i.high)})
+        i = delong.delong_interval_of_mean(of, truth.labels[:, j], label_mask=mask, groups=truth.patient)
+        why = (metrics.REASONS | delong.REASONS).get(i.reason, "")
+        more = why or words.interval(i.low, i.high)
+        cells.append({"value": words.number(i.value), "more": more, "is_reason": bool(why)})
     return cells
 
 
