@@ -187,8 +187,8 @@ def notes(
     for task, first in {g.task: g for g in reversed(groups)}.items():
         if 0 < first.n_patients < MIN_PATIENTS:
             out.append(
-                f"Task {task}: the test split has {first.n_patients} patients whose cases enter the metric; intervals "
-                f"over fewer than {MIN_PATIENTS} are too narrow."
+                f"Task {task}: the test split has {first.n_patients} patient{'s' * (first.n_patients > 1)} whose cases "
+                f"enter the metric; intervals over fewer than {MIN_PATIENTS} are too narrow."
             )
         # Of scores that are no numbers the truth is not to blame: those comparisons are undefined, and say why.
         for label in first.left_out if first.reason in ("", "one_class", "no_cases", "no_positive") else ():
