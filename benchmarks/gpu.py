@@ -57,7 +57,7 @@ class Part(NamedTuple):
 
 _TINY = "--backbone=resnet10 --base_width=8 --stored=36 --size=32 --batch=4 --rounds=1"
 PARTS = {
-    "bootstrap": Part(35, "statistics.py --part=device", "--cases=500 --labels=2 --resamples=200"),
+    "bootstrap": Part(35, "statistics.py --part=device", "--cases=5000 --labels=2 --resamples=200"),
     "views": Part(65, "augment.py --part=share --batch=256", _TINY),
     "end_to_end": Part(
         135,
