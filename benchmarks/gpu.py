@@ -202,11 +202,11 @@ def main(argv: list[str]) -> int:
     try:
         xla_flags.set_flags(os.environ, deterministic=False)  # as a run has them
         told = machine()
+        print(json.dumps(told), flush=True)
         path = file_of(told)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(told), flush=True)
     told.setdefault("parts", {})
     names = [name for name in PARTS if name in _PART.value]
     with tempfile.TemporaryDirectory() as compiled:
