@@ -8,9 +8,9 @@ A part is a script of this folder, in a process of its own with a time limit of 
 goes to those after it. One that fails or hangs leaves what it has printed, and the others go on:
 
 - bootstrap: 10,000 resamples x 14 labels x 25,596 cases on the device (statistics.py);
-- views: two augmented views of each recipe as a share of the ResNet-50 step (augment.py);
 - end_to_end: views a second from records on disk, and of the same loop without input (end_to_end.py);
 - step: the SimCLR step against PyTorch, plain and compiled (train_step.py);
+- views: two augmented views of each recipe as a share of the ResNet-50 step (augment.py);
 - deterministic: the same step with XLA's flags for exact repeats against itself without them;
 - segmentation: the U-Net step against segmentation_models_pytorch, where that is installed (segmentation_step.py);
 - forms, only where it is asked for: the forms of each operation of augmentation (augment.py).
@@ -58,17 +58,17 @@ class Part(NamedTuple):
 _TINY = "--backbone=resnet10 --base_width=8 --stored=36 --size=32 --batch=4 --rounds=1"
 PARTS = {
     "bootstrap": Part(35, "statistics.py --part=device", "--cases=5000 --labels=2 --resamples=200"),
-    "views": Part(65, "augment.py --part=share --batch=256", _TINY),
     "end_to_end": Part(
-        135,
-        "end_to_end.py --preset=gpu --images=6144 --rounds=2 --steps=60",
+        145,
+        "end_to_end.py --preset=gpu --images=3072 --rounds=2 --steps=60",
         "--preset=cpu --images=120 --rounds=1 --steps=8 --batch=16",
     ),
     "step": Part(
-        175,
-        "train_step.py --preset=gpu --rounds=5 --start_limit=90",
+        160,
+        "train_step.py --preset=gpu --rounds=5",
         "--preset=cpu --depth=10 --base_width=8 --size=32 --batch=4 --rounds=1",
     ),
+    "views": Part(65, "augment.py --part=share --batch=256", _TINY),
     "deterministic": Part(
         60,
         "train_step.py --preset=gpu --deterministic --nopeers --rounds=5 --steps=10",
@@ -82,7 +82,7 @@ PARTS = {
 DEFAULT = [name for name in PARTS if name != "forms"]
 LIMIT = 530  # seconds for everything
 LEAST = 15  # a part that has less is not started
-_WITH_PEERS = ("step", "segmentation")
+_WITH_SIDES = ("step", "deterministic", "segmentation")  # that are left out where they start too slowly
 _OURS = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "flax", "optax", "orbax-checkpoint", "array-record")
 _THEIRS = ("torch", "torchvision", "triton", "kornia", "segmentation-models-pytorch")
 
@@ -216,8 +216,8 @@ def main(argv: list[str]) -> int:
             limit = end - time.perf_counter() - sum(PARTS[later].seconds for later in names[number + 1 :])
             words = [*part.command.split(), *(part.smoke.split() if _SMOKE.value else [])]
             shown = {"command": " ".join(words)}
-            if name in _WITH_PEERS:
-                words.append(f"--peer_python={os.path.abspath(_PEER_PYTHON.value)}")
+            if name in _WITH_SIDES:
+                words += [f"--peer_python={os.path.abspath(_PEER_PYTHON.value)}", f"--limit={max(limit - 5, 0):.0f}"]
             if limit < LEAST:
                 told["parts"][name] = shown | {"ended": f"not started: {limit:.0f} s left", "seconds": 0, "records": []}
             else:

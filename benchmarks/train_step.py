@@ -38,9 +38,7 @@ _STEPS = flags.DEFINE_integer("steps", None, "Steps of a round, in place of the 
 _ROUNDS = flags.DEFINE_integer("rounds", None, "Timed rounds of each side, in place of the preset's.")
 _DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Also ours with XLA's flags for exact repeats on a GPU.")
 _PEERS = flags.DEFINE_bool("peers", True, "PyTorch's sides too.")
-_START = flags.DEFINE_integer(
-    "start_limit", 300, "Seconds for a side to compile and warm up; one that is later is left out."
-)
+_LIMIT = flags.DEFINE_integer("limit", 3600, "Seconds for everything; a side that is ready too late is left out.")
 _CORE = flags.DEFINE_integer("core", -1, "Core that each side is pinned to, in processor time; -1: all, wall-clock.")
 _PEER_PYTHON = flags.DEFINE_string("peer_python", sys.executable, "Python of the environment with PyTorch.")
 _OUT = flags.DEFINE_string("out", "", "Folder for a file of the results, named by the device.")
@@ -108,9 +106,9 @@ def stored_size(s: dict[str, Any]) -> int:
 
 def start(name: str) -> sides.Side:
     if name.startswith("ours"):
-        return sides.ours(__file__, deterministic=name == "ours_deterministic", limit=_START.value)
+        return sides.ours(__file__, deterministic=name == "ours_deterministic", limit=_LIMIT.value)
     s = settings() | {"stored": stored_size(settings()), "compiled": name != "torch", "core": _CORE.value}
-    return sides.peer(_PEER_PYTHON.value, "torch_simclr", s, limit=_START.value)
+    return sides.peer(_PEER_PYTHON.value, "torch_simclr", s, limit=_LIMIT.value)
 
 
 def main(argv: list[str]) -> None:

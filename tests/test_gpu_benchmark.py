@@ -52,6 +52,18 @@ def test_a_part_that_fails_says_why(gpu):
     assert told["records"] == [{"a": 1}]
 
 
+def test_a_side_that_is_not_ready_in_time_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from peers import sides
+
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(100)\n")
+    monkeypatch.setattr(sides, "_BEGAN", time.monotonic())
+    side = sides.Side([sys.executable, str(tmp_path / "slow.py")], dict(os.environ), sides._time_left(1))
+    assert side.hello == {"absent": "not ready after 1 s"}
+    side.close()
+    assert side.process.returncode
+
+
 def test_the_parts_fit_into_nine_minutes(gpu):
     assert sum(gpu.PARTS[name].seconds for name in gpu.DEFAULT) <= gpu.LIMIT - 10  # to see the devices
     assert gpu.LIMIT < 9 * 60
