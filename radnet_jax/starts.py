@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from radnet_jax import checkpoint, trees
 from radnet_jax.errors import UserError
+from radnet_jax.evaluation import ledger
 from radnet_jax.models import MODELS
 from radnet_jax.preprocessing import ModelInput
 
@@ -50,7 +51,10 @@ class Start:
 
 
 def find_start(init_from: str) -> Start:
-    """Finds the newest checkpoint of the workdir `init_from`, or the best one of a run that is judged by that."""
+    """Finds the newest checkpoint of the workdir `init_from`, or the best one of a run that is judged by that.
+
+    One of a run that was interrupted is taken too, with a warning: its learning rate has not come down.
+    """
     folder = checkpoint.latest_folder(init_from)
     meta = checkpoint.load_meta(folder)
     if meta["config"].get("judged_weights") == "best":  # older ones don't have it
@@ -58,6 +62,12 @@ def find_start(init_from: str) -> Start:
             raise UserError(f"{init_from}: no step of it was the best so far", fix="start from another checkpoint")
         folder = folder.with_name(str(meta["best"]["step"]))
         meta = checkpoint.load_meta(folder)
+    steps = meta["config"].get("total_steps", meta["step"])  # imported weights have none
+    if meta["step"] < steps and not ledger.is_finished(init_from):
+        logging.warning(
+            "%s has not ended: what starts from it starts from step %d of %d, before its learning rate came down",
+            *(init_from, meta["step"], steps),
+        )
     kept = meta.get("kept", "online")  # older checkpoints name none
     weights = sorted((k, v) for k, v in meta["digest"].items() if k.startswith(tuple(_BACKBONE[kept])))
     digest = hashlib.sha256(repr(weights).encode()).hexdigest()[:8]

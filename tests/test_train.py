@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from radnet_jax import checkpoint, records, sharding, train
+from radnet_jax import checkpoint, records, sharding, starts, train
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.main import load_config
@@ -223,6 +223,10 @@ def test_a_finished_run_of_another_config_is_refused(ct_dataset, pretrained):
         (dict(objective=dict(name="simcrl")), 'did you mean "simclr"'),
         (dict(objective=dict(name="simclr", temprature=1)), 'did you mean "temperature"'),
         (dict(backbone=dict(name="resnet81")), 'did you mean "resnet18"'),
+        (
+            dict(backbone=dict(name="vit_tiny", base_width=4)),
+            "of another backbone than 'vit_tiny'; got base_width; give",
+        ),
         (dict(optimizer=dict(name="adam")), 'did you mean "adamw"'),
         (dict(augment=dict(name="simclr")), "changes colours"),
         (dict(input=None), "config.input is missing"),
@@ -247,6 +251,16 @@ def test_a_start_that_does_not_fit_is_refused(ct_dataset, pretrained, tmp_path, 
     config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained), **changes)
     with pytest.raises(UserError, match=message):
         train.run(config, tmp_path / "run")
+
+
+def test_a_start_whose_run_was_interrupted_is_said_to_be_one(pretrained, tmp_path, caplog):
+    assert starts.find_start(str(pretrained)).id.partition("@")[2].startswith("4-")
+    assert "has not ended" not in caplog.text
+    shutil.copytree(pretrained, tmp_path / "run")
+    (tmp_path / "run" / ledger.RUN_FILE).unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    starts.find_start(str(tmp_path / "run"))
+    assert "has not ended: what starts from it starts from step 2 of 4" in caplog.text
 
 
 def test_how_a_start_was_computed_is_not_its_architecture(ct_dataset, pretrained):
