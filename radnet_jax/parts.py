@@ -167,6 +167,12 @@ def make_objective(config: ConfigDict, parts: Parts, counts: Counts | None = Non
             got=config.groups,
             fix="set it to 1",
         )
+    if objective.weight is None and config.batch_size < 2 * config.groups:
+        raise UserError(
+            f"the loss of {name!r} compares the examples of a batch, and each is alone in its own",
+            got=f"config.batch_size={config.batch_size}" + f" in {config.groups} groups" * (config.groups > 1),
+            expected=f"at least {2 * config.groups}",
+        )
     if local_views and "local_views" not in objective.requires:
         raise UserError(
             f"objective {name!r} has no use for local views",

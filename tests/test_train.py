@@ -359,6 +359,17 @@ def test_local_views_are_for_objectives_that_use_them(ct_dataset, tmp_path):
         train.run(pretraining(ct_dataset, augment=dict(name="ct", local_views=2)), tmp_path / "run")
 
 
+def test_a_batch_of_one_is_for_losses_that_are_means(ct_dataset):
+    config = pretraining(ct_dataset, batch_size=1)
+    parts = assemble(config, sharding.make_mesh(1))
+    with pytest.raises(UserError, match=r"'simclr' compares the examples of a batch.*got config.batch_size=1"):
+        make_objective(config, parts)
+    grouped = pretraining(ct_dataset, batch_size=8, groups=8)
+    with pytest.raises(UserError, match=r"got config.batch_size=8 in 8 groups; expected at least 16"):
+        make_objective(grouped, parts)
+    make_objective(pretraining(ct_dataset, batch_size=1, objective=dict(name="insdis")), parts)
+
+
 def test_parts_of_a_batch_are_for_losses_that_are_means(ct_dataset, tmp_path):
     with pytest.raises(UserError, match="needs the whole batch at once"):
         train.run(pretraining(ct_dataset, accumulate=2), tmp_path / "run")
