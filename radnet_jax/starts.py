@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 import dataclasses
 import hashlib
@@ -25,6 +26,7 @@ _BACKBONE = {
     | {"objective_state/target/batch_stats/backbone/": "model_state/batch_stats/backbone/"},
 }
 _WEIGHTS = ("params/", "model_state/", "objective_state/target/")
+_NETWORK = {"params": 2, "model_state": 3, "objective_state": 4}  # parts of a weight's name that are its network's
 # Say how it is computed and trained; with `pool` a ViT has the same weights and other features, as the config asks.
 NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last", "layer_scale", "pool")
 
@@ -120,13 +122,18 @@ def backbone_of(arrays: Mapping[str, Any], kept: str) -> dict[str, Any]:
 def fill(start: Start, params: PyTree, model_state: PyTree, *, heads: str) -> tuple[PyTree, PyTree]:
     """Returns (params, model_state) with the start's backbone in place; all but `heads` must be filled, strictly.
 
-    What the checkpoint holds beside the backbone is skipped, and logged.
+    What the checkpoint holds beside the backbone is skipped, and logged by network with its number of arrays.
     """
     assert start.folder is not None, "a planned start has no weights yet"
     arrays, _ = checkpoint.load_arrays(start.folder)
     kept, taken = backbone_of(arrays, start.kept), tuple(_BACKBONE[start.kept])
-    skipped = sorted(k for k in arrays if k.startswith(_WEIGHTS) and not k.startswith(taken))
-    logging.info("start %s: %d arrays, skipped %s", start.id, len(kept), ", ".join(skipped) or "none")
+    skipped = collections.Counter(
+        "/".join(k.split("/")[: _NETWORK[k.partition("/")[0]]])
+        for k in sorted(arrays)
+        if k.startswith(_WEIGHTS) and not k.startswith(taken)
+    )
+    told = ", ".join(f"{network} ({count})" for network, count in skipped.items())
+    logging.info("start %s: %d arrays, skipped %s", start.id, len(kept), told or "none")
     merged = trees.merge_strict(
         kept,
         {"params": params, "model_state": model_state},

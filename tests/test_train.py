@@ -94,7 +94,8 @@ def test_checks_are_made_once(ct_dataset, pretrained, monkeypatch):
     assert len(checked) == 1
 
 
-def test_fine_tuning_starts_from_the_pretrained_backbone(ct_dataset, pretrained):
+def test_fine_tuning_starts_from_the_pretrained_backbone(ct_dataset, pretrained, caplog):
+    caplog.set_level("INFO", logger="absl")
     config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained))
     parts = assemble(config)
     objective, recipe, (tx, _) = make_objective(config, parts), make_recipe(config, parts), make_tx(config)
@@ -105,6 +106,9 @@ def test_fine_tuning_starts_from_the_pretrained_backbone(ct_dataset, pretrained)
     for name, leaf in train.trees.named_leaves({"params": state.params, "model_state": state.model_state}):
         if "head" not in name:
             np.testing.assert_array_equal(leaf, arrays[name])
+    skipped = [name for name in arrays if "/projector/" in name and not name.startswith("opt_state")]
+    told = {k: sum(k in name for name in skipped) for k in ("model_state/batch_stats/projector", "params/projector")}
+    assert f"skipped {', '.join(f'{name} ({count})' for name, count in told.items())}\n" in caplog.text
 
 
 def test_fine_tuning_leaves_predictions_of_the_whole_splits(ct_dataset, pretrained, tmp_path):
