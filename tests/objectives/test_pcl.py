@@ -125,6 +125,7 @@ def test_clusters_are_found_before_each_epoch_after_the_warm_up():
         (dict(restarts=0), "restarts"),
         (dict(bank_dtype="int8"), "bank_dtype; got 'int8'; expected float32 or bfloat16"),
         (dict(warmup_steps=-1), "warmup_steps"),
+        (dict(warmup_steps=10), "ends before its first clustering, as MoCo; got objective.warmup_steps=10, total_st"),
     ],
 )
 def test_bad_arguments_are_refused(changes, message):

@@ -18,7 +18,7 @@ B = 8
 
 def make(local_views=2, **changes):
     arguments = dict(prototypes=6, freeze_steps=2, projector_hidden=16, projector_dim=8) | changes
-    offered = dict(num_examples=100, batch_size=B, local_views=local_views)
+    offered = dict(num_examples=100, batch_size=B, total_steps=10, local_views=local_views)
     return OBJECTIVES.build("swav", arguments, backbone=MODELS.build("resnet10", {"base_width": 4}), **offered)
 
 
@@ -93,6 +93,7 @@ def test_queue_holds_the_newest_global_embeddings_from_its_step_on():
         (dict(epsilon=-1.0), "swav: epsilon"),
         (dict(iterations=0), "iterations"),
         (dict(freeze_steps=-1), "freeze_steps"),
+        (dict(queue_size=2 * B, queue_from_step=8), "ends before its queue is full.*full at step 10 of 10"),
     ],
 )
 def test_bad_arguments_are_refused(changes, message):
