@@ -17,7 +17,7 @@ import numpy as np
 from radnet_jax import sharding, xla_flags
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.data.labels import Counts, count_labels, count_mask_classes
-from radnet_jax.errors import UserError, nearest
+from radnet_jax.errors import OtherRunError, UserError, nearest
 from radnet_jax.evaluation import evaluators, every_metric, ledger, segmentation
 from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.evaluation.metrics import METRICS, higher_is_better, task_kinds
@@ -121,7 +121,7 @@ def check_same_run(record: Mapping[str, Any], config: ConfigDict, parts: Parts, 
     differing = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
     if differing:
         name = differing[0]
-        raise UserError(
+        raise OtherRunError(
             f"workdir {workdir} holds {what} of another config, dataset or start ({len(differing)} difference(s))",
             got=f"{name}={now.get(name)}",
             expected=f"{before.get(name)}, as in the workdir",
