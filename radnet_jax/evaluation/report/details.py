@@ -142,8 +142,8 @@ def _areas(m: Judged) -> list[dict[str, Any]]:
             continue
         i = delong.delong_interval_of_mean(of, truth.labels[:, j], label_mask=mask, groups=truth.patient)
         why = (metrics.REASONS | delong.REASONS).get(i.reason, "")
-        more = why or words.interval(i.low, i.high)
-        cells.append({"value": words.number(i.value), "more": more, "is_reason": bool(why)})
+        more = {"more": why, "is_reason": True} if why else {"more": words.interval(i.low, i.high)}
+        cells.append({"value": words.number(i.value), **more})
     return cells
 
 
