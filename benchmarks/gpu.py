@@ -107,9 +107,15 @@ print(json.dumps({"python": platform.python_version()} | {p: found[p] for p in s
 
 def asked(python: str, code: str, *arguments: str) -> dict[str, Any]:
     """Returns the JSON object that a few lines of Python print last, in a process of their own."""
-    done = subprocess.run([python, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    doctor = "python -m radnet_jax.main --doctor says more"
+    try:
+        done = subprocess.run(
+            [python, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"{python} can't be asked", got=type(error).__name__, fix=doctor) from error
     if done.returncode:
-        raise UserError(f"{python} failed", got=_last_line(done.stderr), fix="python -m radnet_jax.main --doctor")
+        raise UserError(f"{python} failed", got=_last_line(done.stderr), fix=doctor)
     return json.loads(done.stdout.splitlines()[-1])
 
 
