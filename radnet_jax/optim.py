@@ -116,8 +116,9 @@ def lars(
     """LARS (You et al. 2017, algorithm 1) as SimCLR's code has it.
 
     g = grad + weight_decay * w; v = momentum * v + lr * trust_coefficient * |w| / |g| * g; w = w - v. The learning rate
-    stands inside the velocity, so that a change of the rate does not act on old gradients. The ratio is 1 where |w| or
-    |g| is 0. Excluded parameters follow SGD with momentum, without decay and ratio.
+    stands inside the velocity, so that a change of the rate does not act on old gradients; the codes of BYOL, MoCo v3,
+    Barlow Twins, VICReg and DINO multiply the velocity by it, which is the same while the rate stays. The ratio is 1
+    where |w| or |g| is 0. Excluded parameters follow SGD with momentum, without decay and ratio.
     """
     return optax.lars(
         schedule,

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 import shutil
 import tempfile
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 from jax.sharding import Mesh
@@ -116,9 +116,30 @@ def _check_built(config: ConfigDict) -> None:
 def make_backbone(config: ConfigDict) -> Any:
     name, kwargs = named(config.backbone.to_dict())
     groups, remat = (config.groups, config.remat) if config.run == "train" else (1, "none")
-    if remat != "none" and "remat" not in MODELS.parameters(name):
+    known = MODELS.parameters(name)
+    if remat != "none" and "remat" not in known:
         raise UserError(f"config.remat, and backbone {name!r} keeps all it computes", got=remat, fix="set it to none")
+    if foreign := [k for k in kwargs if k not in known and any(k in MODELS.parameters(n) for n in MODELS.names())]:
+        raise UserError(
+            f"config.backbone holds arguments of another backbone than {name!r}",
+            got=", ".join(foreign),
+            fix=f"give the whole section: --config.backbone=\"{{'name': '{name}'}}\"",
+        )
     return MODELS.build(name, kwargs, groups=groups, remat=remat)
+
+
+def _check_kind(config: ConfigDict) -> None:
+    """Refuses a backbone of a kind that the objective says, in its signature, that it does not work with."""
+    objective, name = config.objective.name, config.backbone.name
+    wanted = get_type_hints(OBJECTIVES.get(objective))["backbone"]
+    made = {n: get_type_hints(MODELS.get(n))["return"] for n in MODELS.names()}
+    MODELS.get(name)
+    if wanted is not Any and not issubclass(made[name], wanted):
+        raise UserError(
+            f"objective {objective!r} works with a {wanted.__name__} only",
+            got=f"config.backbone.name={name}",
+            expected=f"one of {', '.join(n for n in made if issubclass(made[n], wanted))}",
+        )
 
 
 def make_objective(config: ConfigDict, parts: Parts, counts: Counts | None = None) -> Objective:
@@ -146,6 +167,12 @@ def make_objective(config: ConfigDict, parts: Parts, counts: Counts | None = Non
             f"config.groups, and the loss of {name!r} is not defined by parts of a batch",
             got=config.groups,
             fix="set it to 1",
+        )
+    if objective.weight is None and config.batch_size < 2 * config.groups:
+        raise UserError(
+            f"the loss of {name!r} compares the examples of a batch, and each is alone in its own",
+            got=f"config.batch_size={config.batch_size}" + f" in {config.groups} groups" * (config.groups > 1),
+            expected=f"at least {2 * config.groups}",
         )
     if local_views and "local_views" not in objective.requires:
         raise UserError(
@@ -188,6 +215,8 @@ def _make_tx(sections: str, total_steps: int) -> tuple[optax.GradientTransformat
 
 def check_names(config: ConfigDict, mesh: Mesh) -> None:
     """Checks all that can be checked of a run before its dataset and start exist: names, arguments, ranges."""
+    if config.run == "train":
+        _check_kind(config)  # before the backbone's arguments, which are of the other kind too
     make_backbone(config)
     METRICS.get(config.primary_metric)
     _check_range("seed", config.seed, 0, 2**31 - 1)

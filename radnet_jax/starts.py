@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 import dataclasses
 import hashlib
@@ -13,6 +14,7 @@ from jaxtyping import PyTree
 
 from radnet_jax import checkpoint, trees
 from radnet_jax.errors import UserError
+from radnet_jax.evaluation import ledger
 from radnet_jax.models import MODELS
 from radnet_jax.preprocessing import ModelInput
 
@@ -24,6 +26,7 @@ _BACKBONE = {
     | {"objective_state/target/batch_stats/backbone/": "model_state/batch_stats/backbone/"},
 }
 _WEIGHTS = ("params/", "model_state/", "objective_state/target/")
+_NETWORK = {"params": 2, "model_state": 3, "objective_state": 4}  # parts of a weight's name that are its network's
 # Say how it is computed and trained; with `pool` a ViT has the same weights and other features, as the config asks.
 NOT_ARCHITECTURE = ("dtype", "norm_momentum", "zero_init_last", "layer_scale", "pool")
 
@@ -50,7 +53,10 @@ class Start:
 
 
 def find_start(init_from: str) -> Start:
-    """Finds the newest checkpoint of the workdir `init_from`, or the best one of a run that is judged by that."""
+    """Finds the newest checkpoint of the workdir `init_from`, or the best one of a run that is judged by that.
+
+    One of a run that was interrupted is taken too, with a warning: its learning rate has not come down.
+    """
     folder = checkpoint.latest_folder(init_from)
     meta = checkpoint.load_meta(folder)
     if meta["config"].get("judged_weights") == "best":  # older ones don't have it
@@ -58,6 +64,12 @@ def find_start(init_from: str) -> Start:
             raise UserError(f"{init_from}: no step of it was the best so far", fix="start from another checkpoint")
         folder = folder.with_name(str(meta["best"]["step"]))
         meta = checkpoint.load_meta(folder)
+    steps = meta["config"].get("total_steps", meta["step"])  # imported weights have none
+    if meta["step"] < steps and not ledger.is_finished(init_from):
+        logging.warning(
+            "%s has not ended: what starts from it starts from step %d of %d, before its learning rate came down",
+            *(init_from, meta["step"], steps),
+        )
     kept = meta.get("kept", "online")  # older checkpoints name none
     weights = sorted((k, v) for k, v in meta["digest"].items() if k.startswith(tuple(_BACKBONE[kept])))
     digest = hashlib.sha256(repr(weights).encode()).hexdigest()[:8]
@@ -110,13 +122,18 @@ def backbone_of(arrays: Mapping[str, Any], kept: str) -> dict[str, Any]:
 def fill(start: Start, params: PyTree, model_state: PyTree, *, heads: str) -> tuple[PyTree, PyTree]:
     """Returns (params, model_state) with the start's backbone in place; all but `heads` must be filled, strictly.
 
-    What the checkpoint holds beside the backbone is skipped, and logged.
+    What the checkpoint holds beside the backbone is skipped, and logged by network with its number of arrays.
     """
     assert start.folder is not None, "a planned start has no weights yet"
     arrays, _ = checkpoint.load_arrays(start.folder)
     kept, taken = backbone_of(arrays, start.kept), tuple(_BACKBONE[start.kept])
-    skipped = sorted(k for k in arrays if k.startswith(_WEIGHTS) and not k.startswith(taken))
-    logging.info("start %s: %d arrays, skipped %s", start.id, len(kept), ", ".join(skipped) or "none")
+    skipped = collections.Counter(
+        "/".join(k.split("/")[: _NETWORK[k.partition("/")[0]]])
+        for k in sorted(arrays)
+        if k.startswith(_WEIGHTS) and not k.startswith(taken)
+    )
+    told = ", ".join(f"{network} ({count})" for network, count in skipped.items())
+    logging.info("start %s: %d arrays, skipped %s", start.id, len(kept), told or "none")
     merged = trees.merge_strict(
         kept,
         {"params": params, "model_state": model_state},

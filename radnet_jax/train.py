@@ -247,7 +247,7 @@ def _judge(
             scores[split] = _scores(this, params, model_state, split, this.config.views.judge)
             if this.asked_to_stop(this.config.total_steps):
                 raise Preempted(f"all steps of {this.workdir} are done and saved, its evaluation is not")
-        predictions[name], metrics[name] = records.judge(scores)
+        predictions[name], metrics[name] = records.judge(this.config, scores)
     return predictions[this.config.judged_weights], metrics
 
 

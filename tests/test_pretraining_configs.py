@@ -37,6 +37,25 @@ def test_the_published_optimizer_knows_the_parameters(ct_dataset, name):
     assert float(schedule(jnp.int32(0))) > 0
 
 
+# Of the papers and the authors' commands, at their own batch: the highest learning rate, and the last.
+RATES = {
+    **dict.fromkeys(("moco_v1", "insdis", "pirl", "pcl_v1"), (0.03, 0.0003)),
+    **dict.fromkeys(("moco_v2", "pcl_v2"), (0.03, 0.0)),
+    **dict.fromkeys(("swav", "deepcluster_v2", "sela_v2", "dino_resnet50"), (4.8, 0.0048)),
+    **dict(simclr=(4.8, 0.0), simclr_v2=(6.4, 0.0), moco_v3=(4.8, 0.0), moco_v3_vit=(0.0024, 0.0), byol=(3.2, 0.0)),
+    **dict(infomin=(0.03, 0.00003), simsiam=(0.1, 0.0), barlow_twins=(1.6, 0.0016), vicreg=(1.6, 0.002)),
+    **dict(dino=(0.002, 1e-5), mae=(0.0024, 0.0), supervised=(0.1, 0.0)),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_learning_rates_are_the_published_ones(name):
+    config = load_config(tiny.ROOT / f"configs/pretrain/{name}.py", "")
+    _, schedule = make_tx(config)
+    highest, last = (float(schedule(step)) for step in (config.schedule.warmup_steps, config.total_steps))
+    assert (highest, last) == pytest.approx(RATES[name], rel=1e-5, abs=1e-9)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("domain", sorted(common.DOMAINS))
 def test_each_domain_has_a_recipe(name, domain):

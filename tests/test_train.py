@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from radnet_jax import checkpoint, records, sharding, train
+from radnet_jax import checkpoint, records, sharding, starts, train
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import ledger
 from radnet_jax.main import load_config
@@ -94,7 +94,8 @@ def test_checks_are_made_once(ct_dataset, pretrained, monkeypatch):
     assert len(checked) == 1
 
 
-def test_fine_tuning_starts_from_the_pretrained_backbone(ct_dataset, pretrained):
+def test_fine_tuning_starts_from_the_pretrained_backbone(ct_dataset, pretrained, caplog):
+    caplog.set_level("INFO", logger="absl")
     config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained))
     parts = assemble(config)
     objective, recipe, (tx, _) = make_objective(config, parts), make_recipe(config, parts), make_tx(config)
@@ -105,6 +106,9 @@ def test_fine_tuning_starts_from_the_pretrained_backbone(ct_dataset, pretrained)
     for name, leaf in train.trees.named_leaves({"params": state.params, "model_state": state.model_state}):
         if "head" not in name:
             np.testing.assert_array_equal(leaf, arrays[name])
+    skipped = [name for name in arrays if "/projector/" in name and not name.startswith("opt_state")]
+    told = {k: sum(k in name for name in skipped) for k in ("model_state/batch_stats/projector", "params/projector")}
+    assert f"skipped {', '.join(f'{name} ({count})' for name, count in told.items())}\n" in caplog.text
 
 
 def test_fine_tuning_leaves_predictions_of_the_whole_splits(ct_dataset, pretrained, tmp_path):
@@ -223,6 +227,10 @@ def test_a_finished_run_of_another_config_is_refused(ct_dataset, pretrained):
         (dict(objective=dict(name="simcrl")), 'did you mean "simclr"'),
         (dict(objective=dict(name="simclr", temprature=1)), 'did you mean "temperature"'),
         (dict(backbone=dict(name="resnet81")), 'did you mean "resnet18"'),
+        (
+            dict(backbone=dict(name="vit_tiny", base_width=4)),
+            "of another backbone than 'vit_tiny'; got base_width; give",
+        ),
         (dict(optimizer=dict(name="adam")), 'did you mean "adamw"'),
         (dict(augment=dict(name="simclr")), "changes colours"),
         (dict(input=None), "config.input is missing"),
@@ -260,6 +268,16 @@ def test_a_start_that_does_not_fit_is_refused(ct_dataset, pretrained, tmp_path, 
     config = fine_tuning(ct_dataset, "smoke", init_from=str(pretrained), **changes)
     with pytest.raises(UserError, match=message):
         train.run(config, tmp_path / "run")
+
+
+def test_a_start_whose_run_was_interrupted_is_said_to_be_one(pretrained, tmp_path, caplog):
+    assert starts.find_start(str(pretrained)).id.partition("@")[2].startswith("4-")
+    assert "has not ended" not in caplog.text
+    shutil.copytree(pretrained, tmp_path / "run")
+    (tmp_path / "run" / ledger.RUN_FILE).unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    starts.find_start(str(tmp_path / "run"))
+    assert "has not ended: what starts from it starts from step 2 of 4" in caplog.text
 
 
 def test_how_a_start_was_computed_is_not_its_architecture(ct_dataset, pretrained):
@@ -356,6 +374,17 @@ def test_a_selection_that_makes_no_sense_is_refused(ct_dataset, tmp_path, change
 def test_local_views_are_for_objectives_that_use_them(ct_dataset, tmp_path):
     with pytest.raises(UserError, match="'simclr' has no use for local views"):
         train.run(pretraining(ct_dataset, augment=dict(name="ct", local_views=2)), tmp_path / "run")
+
+
+def test_a_batch_of_one_is_for_losses_that_are_means(ct_dataset):
+    config = pretraining(ct_dataset, batch_size=1)
+    parts = assemble(config, sharding.make_mesh(1))
+    with pytest.raises(UserError, match=r"'simclr' compares the examples of a batch.*got config.batch_size=1"):
+        make_objective(config, parts)
+    grouped = pretraining(ct_dataset, batch_size=8, groups=8)
+    with pytest.raises(UserError, match=r"got config.batch_size=8 in 8 groups; expected at least 16"):
+        make_objective(grouped, parts)
+    make_objective(pretraining(ct_dataset, batch_size=1, objective=dict(name="insdis")), parts)
 
 
 def test_parts_of_a_batch_are_for_losses_that_are_means(ct_dataset, tmp_path):

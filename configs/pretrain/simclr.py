@@ -6,8 +6,8 @@ Variants (`domain`, `smoke`, `size`, `go_on`): see `common.pretraining`.
 
 The recipe is the paper's: LARS with learning rate 0.3 x batch / 256, weight decay 1e-6 without biases and norms,
 temperature 0.1, 10 epochs of linear warm-up, then cosine by step (section 2.2, appendix B.6). At batch 4096 and 100
-epochs ResNet-50 on ImageNet reaches 64.5 % linear top-1 (the table of the authors' repository; 69.3 % after 1,000, in
-the paper). `total_steps` and `warmup_steps` are in steps: set them from your dataset's size.
+epochs ResNet-50 on ImageNet reaches 64.5 % linear top-1 (the authors' repository; 69.3 % after 1,000, in the paper).
+`total_steps` and `warmup_steps` are in steps: set them from your dataset's size.
 """
 
 from __future__ import annotations

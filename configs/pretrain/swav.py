@@ -1,4 +1,4 @@
-"""SwAV pretraining (Caron et al. 2020) on any built dataset.
+r"""SwAV pretraining (Caron et al. 2020) on any built dataset.
 
     python -m radnet_jax.main --config=configs/pretrain/swav.py:domain=ct --config.data.dir=DATASET --workdir=DIR
 
@@ -6,9 +6,12 @@ Variants (`domain`, `smoke`, `size`, `go_on`): see `common.pretraining`.
 
 The recipe is the authors' for 800 epochs at batch 4096: 3,000 prototypes, kept for 313 steps (an epoch), two views of
 224 px and six of 96 px, learning rate 4.8 after 10 epochs of warm-up, cosine to .0048, weight decay 1e-6. ResNet-50 on
-ImageNet reaches 75.3 % linear top-1; 73.9 % after 200 epochs (`--config.total_steps=62400`). At batch 256 they add a
-queue from epoch 15 on: `--config.batch_size=256 --config.objective.queue_size=3840
---config.objective.queue_from_step=75060 --config.objective.freeze_steps=5005`.
+ImageNet reaches 75.3 % linear top-1; 73.9 % after 200 epochs (`--config.total_steps=62400`). At batch 256 they take
+twice the rate without a warm-up, and a queue from epoch 15 on; 72.7 % after 200 epochs:
+
+    --config.batch_size=256 --config.total_steps=1000800 --config.schedule.base_lr=0.6 --config.schedule.end_lr=0.0006 \
+        --config.schedule.warmup_steps=0 --config.objective.queue_size=3840 --config.objective.queue_from_step=75060 \
+        --config.objective.freeze_steps=5005
 
 LARC of the authors' run is `lars` here, for all parameters as theirs, norms and biases included. It differs in the
 denominator of the trust ratio, |g + weight_decay w| for |g| + weight_decay |w|, and has the learning rate inside the

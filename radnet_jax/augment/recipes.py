@@ -73,7 +73,8 @@ def byol() -> Recipe:
     """BYOL for photographs (Grill et al. 2020, appendix B, table 6); Barlow Twins takes the same.
 
     The two views differ: the first is always blurred, the second seldom, and only that one is solarized. The paper
-    resizes with a bicubic filter, we with a linear one.
+    resizes with a bicubic filter, we with a linear one; brightness is a factor and contrast about the mean
+    luma, as in the code of Barlow Twins and MoCo v3; BYOL's adds brightness and takes each channel's mean.
     """
     return Recipe(crop=(0.08, 1.0), hflip=0.5, blur=(1.0, 0.1), solarize=(0.0, 0.2), **_BYOL_COLOUR)
 
@@ -86,13 +87,19 @@ def moco_v3() -> Recipe:
 
 @_recipe
 def swav_multicrop() -> Recipe:
-    """SwAV for photographs (Caron et al. 2020, appendix A.1): two views and six local ones of 96 / 224 their side."""
+    """SwAV for photographs (Caron et al. 2020, appendix A.1): two views and six local ones of 96 / 224 their side.
+
+    Departure: a local view is blurred in proportion to its size, by at most .86 of its pixels; theirs by up to 2.
+    """
     return Recipe(crop=(0.14, 1.0), hflip=0.5, blur=0.5, local_views=6, local_crop=(0.05, 0.14), **_COLOUR)
 
 
 @_recipe
 def dino() -> Recipe:
-    """DINO for photographs (Caron et al. 2021, section 3.1; areas of the authors' repository): eight local views."""
+    """DINO for photographs (Caron et al. 2021, section 3.1; areas of the authors' repository): eight local views.
+
+    Departures: those of `byol` and of `swav_multicrop`.
+    """
     return Recipe(
         crop=(0.4, 1.0),
         hflip=0.5,
@@ -106,7 +113,7 @@ def dino() -> Recipe:
 
 @_recipe
 def mae() -> Recipe:
-    """MAE for photographs (He et al. 2021, appendix A.1): crops and mirror images."""
+    """MAE for photographs (He et al. 2021, appendix A.1): crops and mirror images. Theirs are resized bicubically."""
     return Recipe(crop=(0.2, 1.0), hflip=0.5)
 
 

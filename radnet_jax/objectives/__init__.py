@@ -41,12 +41,12 @@ class Phase:
 class Objective(Protocol):
     """A frozen dataclass of Linen modules and hyperparameters; it holds no arrays and can be hashed.
 
-    A factory registered in OBJECTIVES makes it: `factory(*, backbone, **config)`, with the backbone module and, of what
-    else is known of the run, what the factory names: `card` of the dataset, `counts` (a function that returns those of
-    its training labels), `num_examples` of the train split, `batch_size` (global), `total_steps`, `steps_per_epoch`,
-    `local_views` (how many the augmentation makes), `groups`: the contiguous parts of a batch that know nothing of each
-    other, in BatchNorm and in the loss. A loss that is a mean over examples (one with a `weight`) need not name them;
-    another that does not is refused with more than one.
+    A factory registered in OBJECTIVES makes it: `factory(*, backbone, **config)`, with the backbone module (annotated
+    with its class where not any will do) and, of what else is known of the run, what the factory names: `card` of the
+    dataset, `counts` (a function that returns those of its training labels), `num_examples` of the train split,
+    `batch_size` (global), `total_steps`, `steps_per_epoch`, `local_views` (how many the augmentation makes), `groups`:
+    the contiguous parts of a batch that know nothing of each other, in BatchNorm and in the loss. A loss that is a mean
+    over examples (one with a `weight`) need not name them; another that does not is refused with more than one.
 
     What is remembered without gradient stands in `objective_state`, a dict. Under "target" an EMA network has
     {"params", "batch_stats"}; under "bank" stands what has a row for each training example (see `bank`), is divided

@@ -31,8 +31,8 @@ class DeepCluster(Chain):
     prototypes, which are never trained, and all views of an image share its one cluster of each head. Images without a
     cluster are left out.
 
-    Before the first epoch a pass over the data fills the banks, as the authors do. It shows one centre view of each
-    image in eval mode, where they take two random crops: both banks begin with the same embeddings, and the heads
+    Before the first epoch a pass over the data fills the banks, as the authors do. It shows each image
+    whole in eval mode, where they take two random crops: both banks begin with the same embeddings, and the heads
     differ by the seeds of their clusters only; after an epoch the banks differ. Whole batches make an epoch, so that a
     few images are passed over in each; they keep their older embedding, and the cluster that it falls into.
 
@@ -107,7 +107,7 @@ class DeepCluster(Chain):
         return jnp.float32(len(batch["index"]))
 
     def observe(self, state: TrainState, batch: Batch, phase: Phase) -> PyTree:
-        """Writes the embedding of a centre view into both banks."""
+        """Writes the embedding of a whole image into both banks."""
         del phase
         stats = state.model_state["batch_stats"]
         outputs, _ = networks.apply(self.modules, state.params, stats, batch["image"], train=False)

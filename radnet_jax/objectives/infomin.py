@@ -24,7 +24,7 @@ class InfoMin(MoCo):
     The view and the puzzle have half of the loss each, and share keys and queue: both look for the target's embedding
     of the other view. The tiles go through the backbone one by one, and a head joins them in the order they come in.
 
-    Departures from the authors' code: those of `MoCo`.
+    Departures from the authors' code: those of `MoCo`. The recipe changes the values of tiles too, theirs does not.
 
     Attributes:
       jigsaw: head on the features of the tiles.

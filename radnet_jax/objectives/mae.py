@@ -90,7 +90,7 @@ def shuffles(rng: Array, examples: int, patches: int) -> tuple[Int[Array, "b n"]
 @OBJECTIVES.register("mae")
 def mae(
     *,
-    backbone: Any,
+    backbone: ViT,
     mask_ratio: float = 0.75,
     decoder_width: int = 512,
     decoder_depth: int = 8,

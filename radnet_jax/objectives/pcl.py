@@ -28,15 +28,16 @@ from radnet_jax.state import LossAux, TrainState
 class PCL(Chain):
     """A view finds its key, as in MoCo, and the prototypes of its image in several clusterings (equations 9 and 11).
 
-    Before each epoch after the first ones the target network's embeddings of all images, one centre view of each in
-    eval mode, are clustered several times; centroids, scaled to length one, are the prototypes, and each has its
-    concentration for a temperature (equation 12). Until then the loss is InfoNCE alone. The queue and the keys are
-    MoCo's, whose docstring says what becomes of the shuffled BatchNorm.
+    Before each epoch after the first ones the target network's embeddings of all images, each seen whole in eval mode,
+    are clustered several times; centroids, scaled to length one, are the prototypes, and each has its concentration for
+    a temperature (equation 12). Until then the loss is InfoNCE alone. The queue and the keys are MoCo's, whose
+    docstring says what becomes of the shuffled BatchNorm.
 
     Departures from the authors' code: k-means starts from random rows and keeps a centroid that loses all rows where it
     is (theirs, of the library faiss, splits a large cluster); a clustering sees all rows however few centroids it has.
-    A prototype's temperature is not below a hundredth of the mean. As in their code, and beyond the paper, the
-    prototypes of the batch's other images are among the negatives.
+    What is clustered is the whole image, theirs the central 224 of 256 pixels. A prototype's temperature is not below a
+    hundredth of the mean. As in their code, and beyond the paper, the prototypes of the batch's other images are among
+    the negatives.
 
     Attributes:
       backbone: the network that is kept.
@@ -121,7 +122,7 @@ class PCL(Chain):
         return state.params, {**remembered, "target": target}
 
     def observe(self, state: TrainState, batch: Batch, phase: Phase) -> PyTree:
-        """Writes the target's embedding of a centre view into the bank."""
+        """Writes the target's embedding of a whole image into the bank."""
         del phase
         remembered = state.objective_state
         target, rows = remembered["target"], remembered["bank"]
@@ -162,6 +163,7 @@ def pcl(
     backbone: Any,
     num_examples: int,
     batch_size: int,
+    total_steps: int,
     steps_per_epoch: int,
     groups: int = 1,
     temperature: float = 0.2,
@@ -190,6 +192,12 @@ def pcl(
     for name, (value, least) in (counts | {"warmup_steps": (warmup_steps, 0)}).items():
         if value < least:
             raise UserError(f"pcl: {name}", got=value, expected=f"at least {least}")
+    if warmup_steps >= total_steps:
+        raise UserError(
+            "pcl: the run ends before its first clustering, as MoCo",
+            got=f"objective.warmup_steps={warmup_steps}, total_steps={total_steps}",
+            fix=f"set --config.objective.warmup_steps, to {total_steps // 10} for the paper's tenth of the run",
+        )
     projector = Projector(
         layers=projector_layers, hidden=projector_hidden, out=projector_dim, norm=False, last_norm=False
     )

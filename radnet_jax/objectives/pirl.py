@@ -24,7 +24,8 @@ class PIRL(InsDis):
     Both have half of the loss (lambda = 0.5) and share the rows that are drawn. The image's embedding moves the row.
     The tiles go through the backbone one by one, and a head joins them in the order that they come in.
 
-    Departures from the paper: those of `InsDis`, from noise-contrastive estimation to the shared set of drawn rows.
+    Departures from the paper: those of `InsDis`, from noise-contrastive estimation to the shared set of drawn rows. The
+    recipe changes the values of tiles too, as it does those of views; the checkpoint's code leaves tiles as they are.
 
     Attributes:
       jigsaw: head on the features of the tiles.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from radnet_jax.losses.cosine import swapped_cosine
+from radnet_jax.models.checks import check_positive
 from radnet_jax.models.heads import Projector
 from radnet_jax.objectives import OBJECTIVES, Batch, networks
 from radnet_jax.objectives.chain import Predicting
@@ -53,6 +54,7 @@ class SimSiam(Predicting):
 @OBJECTIVES.register("simsiam")
 def simsiam(*, backbone: Any, dim: int = 2048, bottleneck: int = 512, groups: int = 1) -> SimSiam:
     """Makes the objective; the defaults are the paper's (section 3): `dim` is the width of all but the bottleneck."""
+    check_positive("simsiam", bottleneck=bottleneck)
     projector = Projector(layers=3, hidden=dim, out=dim, last_scale=False, groups=groups)
     predictor = Projector(layers=2, hidden=bottleneck, out=dim, last_norm=False, groups=groups)
     return SimSiam(backbone=backbone, projector=projector, predictor=predictor)

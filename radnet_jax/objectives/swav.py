@@ -105,6 +105,7 @@ def swav(
     backbone: Any,
     num_examples: int,
     batch_size: int,
+    total_steps: int,
     local_views: int,
     prototypes: int = 3000,
     temperature: float = 0.1,
@@ -132,6 +133,13 @@ def swav(
     if min(freeze_steps, queue_from_step) < 0:
         raise UserError(
             "swav: freeze_steps, queue_from_step", got=f"{freeze_steps}, {queue_from_step}", expected="0 or more"
+        )
+    first = queue_from_step + queue_size // batch_size
+    if queue_size and first >= total_steps:
+        raise UserError(
+            "swav: the run ends before its queue is full, and has no part in it",
+            got=f"queue_from_step={queue_from_step}, queue_size={queue_size}: full at step {first} of {total_steps}",
+            fix="set --config.objective.queue_from_step, or queue_size=0",
         )
     return SwAV(
         backbone=backbone,

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from configs import common
 from configs.studies import objectives_mini
 from radnet_jax import probe, train
+from radnet_jax.main import load_config
+from radnet_jax.weights import embedding
 from tests import every_objective, tiny
 
 STEPS = 360
@@ -30,7 +32,8 @@ NEEDS = {
     "swav": dict(objective=dict(epsilon=0.03, freeze_steps=36)),
 }
 
-# Judged by a linear probe too, weakly penalised: as scikit-learn is by default, a strength of 1 / n.
+# Judged by a linear probe and by the rank of features: weakly penalised, as scikit-learn is by default, a strength of
+# 1 / n.
 PROBED = ("mae",)
 STRENGTH = 1 / 600
 
@@ -66,11 +69,19 @@ def probe_config(run, workdir):
     return tiny.change(settings, backbone=backbone, init_from=str(workdir), data=data, probe=strengths)
 
 
+def embed_config(run, workdir):
+    """The features of the held-out images by the backbone that a run left behind."""
+    settings = load_config(tiny.ROOT / "configs" / "embed.py", "")
+    data = settings.data.to_dict() | {"dir": run.data.dir}
+    return tiny.change(settings, init_from=str(workdir), data=data, splits=("val",))
+
+
 def main(name, dataset, workdir):
     run = config(name, dataset)
     train.run(run, workdir)
     if name.partition(":")[0] in PROBED:
         probe.run(probe_config(run, workdir), f"{workdir}-probe")
+        embedding.run(embed_config(run, workdir), f"{workdir}-features")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ import sys
 
 import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from data_prep.build import build
 from data_prep.phantom import write_ct
-from radnet_jax import checkpoint, train, trees
+from radnet_jax import checkpoint, monitors, train, trees
 from radnet_jax.evaluation import ledger
 from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
+from radnet_jax.weights import embedding
 from tests import every_objective, tiny
 from tests.objectives import learning
 
@@ -21,11 +23,15 @@ from tests.objectives import learning
 # fail: VICReg without variance and covariance has .34 to .37, DINO without centre and sharpening .32 and rank 2.0.
 ACCURACY = 0.38
 ABOVE_RANDOM = 0.04  # the best of three random networks
+# Of embeddings. It tells a collapse and not what was learnt: features of random ResNets have more directions (34 and 39
+# of 64 on held-out images) than those of trained ones (SimCLR 21, MoCo v2 19, BYOL 18). Of ViTs it is the other way.
 RANK = 3.0
 # MAE's features are no better at neighbours than those of random ViTs, whichever tokens are compared, also when they
 # are standardised or whitened: .17 to .36 against .18 to .36. It is judged by a linear probe (three seeds: .41 to .43
 # against .34 to .36), and by the pixels that it predicts in new views: zeros have a loss of .97 (see
 # `losses.masked_pixels`), the mean patch of each position, for which no encoder is needed, .834, and 720 steps .78.
+# It has no embedding; the rank of its features of 480 held-out images is 13.8 to 16.7 (three seeds) against 11.7 to
+# 12.6.
 LOSS = {"mae": 0.8}
 UNLABELLED = [name for name in every_objective.NAMES if name not in ("supervised", "classification")]
 
@@ -47,12 +53,14 @@ def last_row(name, dataset, workdir):
     if name.partition(":")[0] not in learning.PROBED:
         return row | {"accuracy": row["knn_accuracy"]}
     probed = ledger.read_run(f"{workdir}-probe").metrics["val"]["accuracy"]["value"]
-    return row | {"accuracy": probed}
+    features = pq.read_table(f"{workdir}-features/{embedding.FEATURES_FILE}")["features"]
+    x = np.stack(features.to_numpy(zero_copy_only=False))[:, None]
+    return row | {"accuracy": probed, "effective_rank": float(monitors.embedding_metrics(x)["effective_rank"])}
 
 
 @pytest.fixture(scope="module")
-def random_accuracy(phantoms, tmp_path_factory):
-    """Of the best of three networks that do not learn, whose BatchNorm has seen the data."""
+def random_best(phantoms, tmp_path_factory):
+    """The best accuracy and the best rank of three networks that do not learn, whose BatchNorm has seen the data."""
     known = {}
 
     def of(name):
@@ -60,7 +68,7 @@ def random_accuracy(phantoms, tmp_path_factory):
         if key not in known:
             folder = tmp_path_factory.mktemp("random")
             rows = [last_row(f"{name}:{seed}", phantoms, folder / str(seed)) for seed in range(3)]
-            known[key] = max(row["accuracy"] for row in rows)
+            known[key] = [max(row[what] for row in rows) for what in ("accuracy", "effective_rank")]
         return known[key]
 
     return of
@@ -68,13 +76,14 @@ def random_accuracy(phantoms, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", UNLABELLED)
-def test_learns_from_generated_data(phantoms, random_accuracy, tmp_path, name):
+def test_learns_from_generated_data(phantoms, random_best, tmp_path, name):
     row = last_row(name, phantoms, tmp_path / "run")
     assert row["loss"] < LOSS.get(name, np.inf)
-    accuracy, rank, best = row["accuracy"], row.get("effective_rank"), random_accuracy(name)
-    print(f"{name}: accuracy {accuracy:.3f}, random {best:.3f}, rank {rank}")
+    accuracy, rank, (best, random_rank) = row["accuracy"], row["effective_rank"], random_best(name)
+    least = max(RANK, random_rank) if name in learning.PROBED else RANK
+    print(f"{name}: accuracy {accuracy:.3f}, random {best:.3f}, rank {rank:.1f}, wanted {least:.1f}")
     assert accuracy > max(ACCURACY, best + ABOVE_RANDOM)
-    assert rank is None or rank > RANK
+    assert rank > least
 
 
 # Where the backbone that a run leaves behind stands in its checkpoint.

@@ -11,6 +11,8 @@ from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS
 from radnet_jax.models.masked import permuted
 from radnet_jax.objectives.mae import shuffles
+from radnet_jax.parts import assemble
+from tests import every_objective, tiny
 from tests.objectives import small
 
 VIT = dict(width=16, depth=4, heads=2, patch=4, image_size=16, position="sincos")
@@ -115,6 +117,13 @@ def test_parts_of_a_batch_are_the_mean_of_their_losses(objective, state, batch):
 def test_other_backbones_are_refused_by_name():
     with pytest.raises(UserError, match="ResNet"):
         small.make("mae")
+
+
+def test_another_name_in_a_config_is_refused_before_the_arguments_of_the_vit(ct_dataset):
+    config = every_objective.config("mae", ct_dataset)
+    config = tiny.change(config, backbone=config.backbone.to_dict() | {"name": "resnet18"})
+    with pytest.raises(UserError, match=r"'mae' works with a ViT only; got config.backbone.name=resnet18.*vit_base"):
+        assemble(config)
 
 
 def test_bad_ratios_are_refused(batch):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from radnet_jax.errors import UserError
 from radnet_jax.objectives import networks
 from tests.objectives import small
 
@@ -50,6 +51,11 @@ def test_the_mlps_are_the_papers(state):
     assert "norm3" in state.model_state["batch_stats"]["projector"]
     assert predictor["linear1"] == {"kernel": (16, 8)}
     assert predictor["linear2"] == {"kernel": (8, 16), "bias": (16,)}
+
+
+def test_a_bottleneck_of_nothing_is_refused():
+    with pytest.raises(UserError, match="simsiam: bottleneck; got 0"):
+        small.make("simsiam", dim=16, bottleneck=0)
 
 
 def test_parts_of_a_batch_are_the_mean_of_their_losses(objective, state, batch):

@@ -11,14 +11,14 @@ from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS
 from radnet_jax.objectives import OBJECTIVES, multicrop, networks
 from radnet_jax.state import TrainState
-from tests.objectives.references import swav as reference
+from tests.objectives import references
 
 B = 8
 
 
 def make(local_views=2, **changes):
     arguments = dict(prototypes=6, freeze_steps=2, projector_hidden=16, projector_dim=8) | changes
-    offered = dict(num_examples=100, batch_size=B, local_views=local_views)
+    offered = dict(num_examples=100, batch_size=B, total_steps=10, local_views=local_views)
     return OBJECTIVES.build("swav", arguments, backbone=MODELS.build("resnet10", {"base_width": 4}), **offered)
 
 
@@ -47,7 +47,7 @@ def test_loss_is_the_papers_also_with_a_full_queue():
     states, batches = stepped(objective, 4)
     for state, b in zip(states, batches):
         loss, _ = jax.jit(objective.loss)(state.params, state, b, jax.random.key(1))
-        np.testing.assert_allclose(loss, reference.reference(objective, state, b, None), rtol=1e-4)
+        np.testing.assert_allclose(loss, references.loss("swav", objective, state, b, None), rtol=1e-4)
 
 
 def test_prototypes_have_length_one_and_stay_at_first():
@@ -93,6 +93,7 @@ def test_queue_holds_the_newest_global_embeddings_from_its_step_on():
         (dict(epsilon=-1.0), "swav: epsilon"),
         (dict(iterations=0), "iterations"),
         (dict(freeze_steps=-1), "freeze_steps"),
+        (dict(queue_size=2 * B, queue_from_step=8), "ends before its queue is full.*full at step 10 of 10"),
     ],
 )
 def test_bad_arguments_are_refused(changes, message):
