@@ -19,10 +19,10 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python -m radnet_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-beam: $(BEAM_VENV)/.installed
 	$(BEAM_VENV)/bin/python -m pytest -n 0 tests/data_prep/test_beam.py

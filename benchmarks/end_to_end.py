@@ -45,6 +45,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 _PRESET = flags.DEFINE_enum("preset", "cpu", list(PRESETS), "Size of everything.")
 _BATCH = flags.DEFINE_integer("batch", None, "Examples a step, in place of the preset's.")
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of each run, in place of the preset's.")
+_IMAGES = flags.DEFINE_integer("images", None, "Slices of the drawn corpus, in place of the preset's.")
+_ROUNDS = flags.DEFINE_integer("rounds", None, "Runs of each side, in place of the preset's.")
 _DATASET = flags.DEFINE_string("dataset", "", "A built CT dataset with a train split, in place of a drawn one.")
 _SLICES = 20  # of each drawn patient
 
@@ -91,7 +93,8 @@ def rate(config: ConfigDict, workdir: Path) -> dict[str, float]:
 
 def main(argv: list[str]) -> None:
     del argv
-    preset = PRESETS[_PRESET.value]
+    given = {"images": _IMAGES.value, "rounds": _ROUNDS.value}
+    preset = PRESETS[_PRESET.value] | {k: v for k, v in given.items() if v is not None}
     if (_STEPS.value or preset["steps"]) < 4 * preset["log_every"]:
         raise app.UsageError(f"--steps: at least {4 * preset['log_every']}, so that some log rows are left to measure")
     began = time.perf_counter()

@@ -21,7 +21,7 @@ from radnet_jax.evaluation.statistics.across_tasks import (
     performance_profile,
     probability_of_improvement,
 )
-from radnet_jax.evaluation.statistics.delong import delong_interval, delong_test
+from radnet_jax.evaluation.statistics.delong import delong_interval, delong_interval_of_mean, delong_test
 from radnet_jax.evaluation.statistics.paired import nadeau_bengio_test, paired_test, tost_paired
 from radnet_jax.evaluation.statistics.tests import joint_test, spread, tost_welch, welch_test
 
@@ -96,6 +96,23 @@ def clustered_auroc(trials: int) -> Rows:
         }
 
     yield from _covered("AUROC 0.73, 60 patients with 4 cases", trial, trials)
+
+
+def mean_of_runs(trials: int) -> Rows:
+    """What a report gives of a start: the mean area of its runs, which see the same patients and mostly agree."""
+    area = norm.cdf(1.2 / 2)  # as above: what the runs share and what they do not has a variance of 1 together
+
+    def trial(rng: np.random.Generator, i: int) -> dict[str, bool]:
+        labels = rng.random(240) < np.repeat(rng.choice([0.1, 0.6], 60), 4)
+        shared = labels * 1.2 + np.repeat(rng.normal(size=60), 4) + 0.8 * rng.normal(size=240)
+        runs = [(shared + 0.6 * rng.normal(size=240))[:, None] for _ in range(4)]
+        how = {"groups": np.arange(240) // 4}
+        r = bootstrap.resample("auroc", runs, labels[:, None], n_resamples=N_RESAMPLES, seed=i, **how)  # type: ignore[arg-type]
+        found = {m: bootstrap.interval_of_mean(r, slice(None), method=m) for m in ("bca", "percentile")}
+        out = {f"bootstrap interval_of_mean, {m}": _inside(interval, area) for m, interval in found.items()}
+        return out | {"delong_interval_of_mean": _inside(delong_interval_of_mean(runs, labels, **how), area)}
+
+    yield from _covered("mean AUROC 0.73 of 4 runs, 60 patients with 4 cases", trial, trials // 4)
 
 
 def difference(trials: int) -> Rows:
@@ -343,6 +360,7 @@ PARTS = (
     accuracy,
     auroc,
     clustered_auroc,
+    mean_of_runs,
     difference,
     over_seeds,
     equivalence,

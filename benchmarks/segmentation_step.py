@@ -26,6 +26,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpu": dict(depth=50, size=256, batch=64, classes=3, steps=20, rounds=7),
 }
 _PRESET = flags.DEFINE_enum("preset", "cpu", list(PRESETS), "Size of everything.")
+_SIZE = flags.DEFINE_integer("size", None, "Pixels a side, in place of the preset's.")
+_STEPS = flags.DEFINE_integer("steps", None, "Steps of a round, in place of the preset's.")
+_ROUNDS = flags.DEFINE_integer("rounds", None, "Timed rounds of each side, in place of the preset's.")
+_LIMIT = flags.DEFINE_integer("limit", 3600, "Seconds for everything; a side that is ready too late is left out.")
 _CORE = flags.DEFINE_integer("core", -1, "Core that each side is pinned to, in processor time; -1: all, wall-clock.")
 _PEER_PYTHON = flags.DEFINE_string("peer_python", sys.executable, "Python of the environment with PyTorch and smp.")
 _OUT = flags.DEFINE_string("out", "", "Folder for a file of the results, named by the device.")
@@ -72,16 +76,17 @@ def ours(s: dict[str, Any]) -> rounds.Made:
 
 def main(argv: list[str]) -> None:
     del argv
-    s, told = PRESETS[_PRESET.value], sides.Told()
+    given = dict(size=_SIZE.value, steps=_STEPS.value, rounds=_ROUNDS.value)
+    s, told = PRESETS[_PRESET.value] | {k: v for k, v in given.items() if v is not None}, sides.Told()
     if _OURS.value:
         rounds.serve(lambda: ours(s), "jax", s["steps"], _CORE.value)
         return
 
     def start(name: str) -> sides.Side:
         if name == "ours":
-            return sides.ours(__file__)
-        given = s | {"compiled": name == "smp_compiled", "core": _CORE.value}
-        return sides.peer(_PEER_PYTHON.value, "torch_unet", given)
+            return sides.ours(__file__, limit=_LIMIT.value)
+        asked = s | {"compiled": name == "smp_compiled", "core": _CORE.value}
+        return sides.peer(_PEER_PYTHON.value, "torch_unet", asked, limit=_LIMIT.value)
 
     running = sides.started(("ours", "smp", "smp_compiled"), start, told)
     told.measure(running, "step", rounds=s["rounds"], images=s["batch"] * s["steps"])

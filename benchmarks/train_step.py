@@ -3,15 +3,16 @@
     python benchmarks/train_step.py                                       # ResNet-18, 64 px, float32, for any machine
     python benchmarks/train_step.py --depth=50 --size=224 --batch=8 --core=0
     python benchmarks/train_step.py --preset=gpu --out=benchmarks/results --peer_python=OTHER/bin/python
-    python benchmarks/train_step.py --preset=gpu --deterministic
+    python benchmarks/train_step.py --preset=gpu --deterministic --nopeers
 
 Ours is the compiled step of the training loop with `objectives/simclr.py`; the peer is `peers/torch_simclr.py`, plain
 and under `torch.compile`, with the same network, batch, size, loss and optimizer (SGD with momentum and decay). Each
 side is a process of its own, so that neither sees the other's threads or memory; on a GPU all hold their memory at the
 same time, and JAX takes it as needed. Sides take turns; a round is some steps and a wait. The ratio is the median over
 the rounds of our images a second against the peer's of the same round. Two views of each example are two images. The
-views themselves are timed apart. `--core` pins every side to one core with one thread and counts processor time, so
-that other load on the machine counts little; without it, PyTorch loses many times as much as JAX to a busy core.
+views themselves are timed apart, against kornia's, or where it is missing torchvision's. `--core` pins every side to
+one core with one thread and counts processor time, so that other load on the machine counts little; without it, PyTorch
+loses many times as much as JAX to a busy core.
 
 Prints one JSON object a line. Nothing is fetched. The GPU's preset is meant to end in 9 minutes.
 """
@@ -36,6 +37,8 @@ _BATCH = flags.DEFINE_integer("batch", None, "Examples a step, two views of each
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of a round, in place of the preset's.")
 _ROUNDS = flags.DEFINE_integer("rounds", None, "Timed rounds of each side, in place of the preset's.")
 _DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Also ours with XLA's flags for exact repeats on a GPU.")
+_PEERS = flags.DEFINE_bool("peers", True, "PyTorch's sides too.")
+_LIMIT = flags.DEFINE_integer("limit", 3600, "Seconds for everything; a side that is ready too late is left out.")
 _CORE = flags.DEFINE_integer("core", -1, "Core that each side is pinned to, in processor time; -1: all, wall-clock.")
 _PEER_PYTHON = flags.DEFINE_string("peer_python", sys.executable, "Python of the environment with PyTorch.")
 _OUT = flags.DEFINE_string("out", "", "Folder for a file of the results, named by the device.")
@@ -103,9 +106,9 @@ def stored_size(s: dict[str, Any]) -> int:
 
 def start(name: str) -> sides.Side:
     if name.startswith("ours"):
-        return sides.ours(__file__, deterministic=name == "ours_deterministic")
+        return sides.ours(__file__, deterministic=name == "ours_deterministic", limit=_LIMIT.value)
     s = settings() | {"stored": stored_size(settings()), "compiled": name != "torch", "core": _CORE.value}
-    return sides.peer(_PEER_PYTHON.value, "torch_simclr", s)
+    return sides.peer(_PEER_PYTHON.value, "torch_simclr", s, limit=_LIMIT.value)
 
 
 def main(argv: list[str]) -> None:
@@ -114,7 +117,8 @@ def main(argv: list[str]) -> None:
     if _OURS.value:
         rounds.serve(lambda: ours(s), "jax", s["steps"], _CORE.value)
         return
-    names = ["ours", *(["ours_deterministic"] if _DETERMINISTIC.value else []), "torch", "torch_compiled"]
+    names = ["ours", *(["ours_deterministic"] if _DETERMINISTIC.value else [])]
+    names += ["torch", "torch_compiled"] if _PEERS.value else []
     running = sides.started(names, start, told)
     for part in _PARTS:
         told.measure(running, part, rounds=s["rounds"], images=2 * s["batch"] * s["steps"])

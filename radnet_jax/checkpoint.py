@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from radnet_jax import distributed, trees
-from radnet_jax.errors import UserError
+from radnet_jax.errors import OtherRunError, UserError
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -63,22 +63,26 @@ class Checkpoints:
     ) -> tuple[PyTree, dict[str, Any]] | None:
         """Restores the newest usable step into the shapes and shardings of `template`.
 
-        `check` sees a step's meta first, and raises a UserError where the checkpoint is sound but of another run.
+        `check` sees a step's meta first, and raises an OtherRunError where the checkpoint is sound but of another run.
 
         A step that is truncated, foreign or changed on disk is moved aside (`N.unusable`), with a warning, and the one
-        before is used.
+        before is used. Where all that are sound are of another run, so is the workdir: nothing is moved.
 
         Returns:
           (state, meta), or None where there is no checkpoint at all.
 
         Raises:
-          UserError: if there are checkpoints and none is usable; starting afresh would lose the run silently.
+          UserError: if there are checkpoints and none is usable: starting afresh would lose the run silently. And what
+            else `check` raises.
         """
-        unusable = []
+        unusable: list[tuple[int, str]] = []
+        foreign: OtherRunError | None = None
         for step in reversed(distributed.as_first(self.steps())):
             read, why = None, "another process can't read it"
             try:
                 read = _read(self.folder / str(step), template, check)
+            except OtherRunError as error:
+                foreign, why = foreign or error, f"it is not of this run: {error}"
             except UserError:
                 raise
             except Exception as error:  # storage layers raise many types for damaged files
@@ -89,14 +93,13 @@ class Checkpoints:
                 assert read is not None
                 state, meta = read
                 if distributed.everywhere(_digest_of(state) == meta["digest"]):
+                    self._move_aside(unusable)
                     return read
                 why = _CHANGED
-            logging.warning("checkpoint %d is not usable (%s): moved aside, trying the one before", step, why)
-            unusable.append(step)
-            if distributed.is_first():
-                (self.folder / str(step)).rename(_free_name(self.folder / f"{step}.unusable"))
-            distributed.wait_for_all(f"unusable {step} moved")
-            self._manager.reload()
+            unusable.append((step, why))
+        if not distributed.everywhere(foreign is None):
+            raise foreign or UserError(f"another process found checkpoints of another run in {self.folder}")
+        self._move_aside(unusable)
         if unusable or any(self.folder.glob("*.unusable*")):
             raise UserError(
                 f"no checkpoint in {self.folder} is usable",
@@ -105,6 +108,15 @@ class Checkpoints:
                 "to start afresh",
             )
         return None
+
+    def _move_aside(self, unusable: Sequence[tuple[int, str]]) -> None:
+        for step, why in unusable:
+            logging.warning("checkpoint %d is not usable (%s): moved aside, the one before is used", step, why)
+            if distributed.is_first():
+                (self.folder / str(step)).rename(_free_name(self.folder / f"{step}.unusable"))
+        if unusable:
+            distributed.wait_for_all(f"unusable {unusable[0][0]} moved")
+            self._manager.reload()
 
     def restore(self, step: int, template: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Restores one step into the shapes and shardings of `template`; a UserError where it is damaged."""

@@ -139,7 +139,27 @@ def distances(x: Num[Array, "n d"], clusters: Clusters) -> Float[Array, " n"]:
 
 def sizes(assignments: Int[Array, " n"], k: int) -> Float[Array, " k"]:
     """Returns how many rows each cluster has."""
-    return jax.ops.segment_sum(jnp.ones(assignments.shape), _or_dropped(assignments, k), k)
+    return totals(jnp.ones((len(assignments), 1)), assignments, k)[:, 0]
+
+
+def totals(x: Num[Array, "n d"], assignments: Int[Array, " n"], k: int) -> Float[Array, "k d"]:
+    """Returns the sum of the rows of each cluster, float32; rows that have none (-1) are left out.
+
+    On GPUs and TPUs as a product: a scatter that adds is atomic there, or with --deterministic one row after the other.
+    """
+
+    def added(sums: Array, rows: Array, own: Array) -> tuple[Array, None]:
+        return sums + jax.ops.segment_sum(_float32(rows), jnp.where(own < 0, k, own), k), None
+
+    def multiplied(sums: Array, rows: Array, own: Array) -> tuple[Array, None]:
+        return sums + _product(jax.nn.one_hot(own, k).T, _float32(rows)), None
+
+    zeros = jnp.zeros((k, x.shape[1]))
+    if jax.default_backend() != "cpu":
+        return _over_rows(multiplied, zeros, x, assignments, columns=k)[0]
+    if x.dtype == jnp.float32:
+        return added(zeros, x, assignments)[0]
+    return _over_rows(added, zeros, x, assignments, columns=x.shape[1])[0]  # never all of it in float32
 
 
 def _offset(centroids: Float[Array, "k d"], spherical: bool) -> Float[Array, " k"]:
@@ -164,16 +184,8 @@ def _assign(
 def _means(
     x: Num[Array, "n d"], assignments: Int[Array, " n"], centroids: Float[Array, "k d"], spherical: bool
 ) -> Float[Array, "k d"]:
-    k = len(centroids)
-
-    def block(sums: Array, rows: Array, own: Array) -> tuple[Array, None]:
-        return sums + jax.ops.segment_sum(_float32(rows), _or_dropped(own, k), k), None
-
-    if x.dtype == jnp.float32:
-        sums, _ = block(jnp.zeros(centroids.shape), x, assignments)
-    else:  # never all of it in float32
-        sums, _ = _over_rows(block, jnp.zeros(centroids.shape), x, assignments, columns=x.shape[1])
-    divisor = jnp.linalg.norm(sums, axis=1) if spherical else sizes(assignments, k)
+    sums = totals(x, assignments, len(centroids))
+    divisor = jnp.linalg.norm(sums, axis=1) if spherical else sizes(assignments, len(centroids))
     return jnp.where(divisor[:, None] > 1e-6, sums / jnp.maximum(divisor, 1e-6)[:, None], centroids)
 
 
@@ -192,10 +204,6 @@ def _potential(
 
     a = once(True, jnp.zeros(len(centroids)))
     return lax.fori_loop(0, iterations - 1, lambda _, a: once(False, a), a)
-
-
-def _or_dropped(assignments: Int[Array, " n"], k: int) -> Int[Array, " n"]:
-    return jnp.where(assignments < 0, k, assignments)  # a segment that is not there
 
 
 def _over_rows(work: Callable[..., tuple[Any, Any]], carry: Any, *arrays: Array, columns: int) -> tuple[Any, Any]:

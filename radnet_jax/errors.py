@@ -25,6 +25,10 @@ class UserError(Exception):
         super().__init__("; ".join(" ".join(p.split()) for p in parts))
 
 
+class OtherRunError(UserError):
+    """A workdir, or a checkpoint in it, is of another run."""
+
+
 class NotFiniteError(UserError):
     """A step of a run was not finite: the loss or its gradient."""
 

@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 import numpy as np
 
-from radnet_jax import records, trained, trained_probe
+from radnet_jax import trained, trained_probe
 from radnet_jax.data.card import DatasetCard, read_card
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.errors import UserError, nearest
-from radnet_jax.evaluation import evaluators, ledger, segmentation
+from radnet_jax.evaluation import evaluators, every_metric, ledger, segmentation
 from radnet_jax.parts import lock
 from radnet_jax.preprocessing import UNKNOWN_MASK
 
@@ -161,7 +161,7 @@ def validate(
     masks = model if isinstance(model, trained.Trained) and model.rules is not None else None
     if masks is not None:
         assert masks.rules is not None
-        read = reading(labels, card, model.card, masks.rules)
+        read, regions = reading(labels, card, model.card, masks.rules), masks.rules.regions
     else:
         check_labels(labels, card, model.card.labels, model.card.task)
     adapter = model.adapter_for(card.stored)
@@ -172,11 +172,11 @@ def validate(
             options: dict[str, Any] = dict(batch_size=batch_size, mesh=mesh, reading=read)
             predictions = ledger.together([masks.judged_masks(split, adapter, **options) for split in splits])
             predictions = dataclasses.replace(predictions, split=[JUDGED_AS] * len(predictions.case_id))
-            metrics = records.mask_metrics(predictions)
+            metrics = every_metric.of_masks(predictions, regions)
         else:
             scores = {split: model.scores(split, adapter, batch_size=batch_size, mesh=mesh) for split in splits}
             predictions = _predictions(model, card, scores, labels)
-            metrics = records.label_metrics(predictions)
+            metrics = every_metric.of_labels(predictions)
         record = _record(model, card, adapter, site, labels, metrics, time.perf_counter() - began)
         if jax.process_index() == 0:
             ledger.write_run(workdir, record, predictions=predictions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import math
 import re
 from typing import Any
@@ -58,11 +58,12 @@ def make_optimizer(
       grad_clip: largest global norm of the gradient; 0 for none.
       **kwargs: arguments of the optimiser itself, see `lars`, `adamw`, `sgd`.
     """
-    if not isinstance(grad_clip, int | float) or isinstance(grad_clip, bool) or grad_clip < 0:
+    if not _is_number(grad_clip) or grad_clip < 0:
         raise UserError("optimizer: grad_clip", got=repr(grad_clip), expected="0 (none) or the largest norm")
     for what, patterns in (("frozen", frozen), ("constant", constant)):
         if isinstance(patterns, str):
             raise UserError(f"optimizer: {what}", got=repr(patterns), expected=f"a tuple, ({patterns!r},)")
+    _check_numbers(kwargs)
     known = {"mask": _not_matching(exclude), "total_steps": total_steps}
     tx = OPTIMIZERS.build(name, kwargs, schedule=schedule, **known)
     if constant:
@@ -74,12 +75,33 @@ def make_optimizer(
         tx = optax.partition({"rest": tx, "named": optax.set_to_zero()}, _labels(tuple(frozen), "frozen"))
     # Outside the partition, where every parameter has its name.
     if layer_decay != 1.0:
-        if not 0 < layer_decay < 1:
+        if not _is_number(layer_decay) or not 0 < layer_decay < 1:
             raise UserError("layer_decay", got=layer_decay, expected="more than 0, at most 1")
         tx = optax.chain(tx, _scale(_decays(layer_decay)))
     if rates:
+        pairs = not isinstance(rates, str) and all(not isinstance(r, str) and len(r) == 2 for r in rates)
+        if not pairs or not all(isinstance(pattern, str) and _is_number(factor) for pattern, factor in rates):
+            raise UserError("optimizer: rates", got=repr(rates), expected='(regex, factor) pairs, (("stem.*", 0.1),)')
         tx = optax.chain(tx, _scale(_factors(tuple((pattern, factor) for pattern, factor in rates))))
     return tx
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_numbers(arguments: Mapping[str, Any]) -> None:
+    """Refuses what no optimiser can have: a decay that is a growth, a momentum that never forgets."""
+    ranges = {
+        **dict.fromkeys(("weight_decay", "last_weight_decay", "trust_coefficient"), math.inf),
+        **dict.fromkeys(("momentum", "b1", "b2"), 1.0),
+    }
+    for name, most in ranges.items():
+        value = arguments.get(name)
+        if _is_number(value) and not 0 <= value < most:
+            raise UserError(
+                f"optimizer: {name}", got=value, expected="0 or more" + (", less than 1" if most == 1 else "")
+            )
 
 
 @OPTIMIZERS.register("lars")

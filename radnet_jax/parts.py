@@ -8,6 +8,7 @@ import dataclasses
 import fcntl
 import functools
 import json
+import math
 import os
 from pathlib import Path
 import shutil
@@ -208,6 +209,8 @@ def make_tx(config: ConfigDict) -> tuple[optax.GradientTransformation, optax.Sch
 def _make_tx(sections: str, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
     parsed = json.loads(sections)
     optimizer, schedule = parsed["optimizer"], parsed["schedule"]
+    if not 0 <= schedule["base_lr"] < math.inf:
+        raise UserError("config.schedule.base_lr", got=schedule["base_lr"], expected="0 or more")
     built = SCHEDULES.build(schedule.pop("name"), schedule, total_steps=total_steps)
     known = {"base_lr": schedule["base_lr"], "total_steps": total_steps}
     return make_optimizer(optimizer.pop("name"), built, **known, **optimizer), built

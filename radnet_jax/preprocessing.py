@@ -104,6 +104,8 @@ class ModelInput:
         _check_windows(self.windows)
         if isinstance(self.value_range, str):
             _check("value range", self.value_range, (IMAGE,))
+        if len(self.size) != 2 or not all(isinstance(x, numbers.Integral) and x > 0 for x in self.size):
+            raise UserError("model input size", got=self.size, expected="height and width in pixels")
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.channels:
                 raise UserError(
@@ -111,6 +113,8 @@ class ModelInput:
                     got=getattr(self, name),
                     expected=f"{self.channels} values",
                 )
+        if not all(value > 0 for value in self.std):
+            raise UserError("model input std", got=self.std, expected="numbers above 0")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -87,7 +87,7 @@ def _run(
 ) -> Path:
     features = _cached_features(config, parts, [parts.split, *judged])
     scores, chosen, linear = _PROBES[config.probe.name](config, parts, judged, features)
-    predictions, metrics = records.judge(scores)
+    predictions, metrics = records.judge(config, scores)
     timings = {"total_s": time.perf_counter() - began}
     record = records.run_record(config, parts, timings=timings, metrics={"last": metrics})
     if jax.process_index() == 0:

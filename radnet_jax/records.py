@@ -17,10 +17,10 @@ import numpy as np
 from radnet_jax import sharding, xla_flags
 from radnet_jax.data.dataset import Split, open_split
 from radnet_jax.data.labels import Counts, count_labels, count_mask_classes
-from radnet_jax.errors import UserError, nearest
-from radnet_jax.evaluation import evaluators, ledger, segmentation
+from radnet_jax.errors import OtherRunError, UserError, nearest
+from radnet_jax.evaluation import evaluators, every_metric, ledger, segmentation
 from radnet_jax.evaluation.ledger import Predictions
-from radnet_jax.evaluation.metrics import METRICS, Metric, higher_is_better, task_kinds
+from radnet_jax.evaluation.metrics import METRICS, higher_is_better, task_kinds
 from radnet_jax.objectives import Objective
 from radnet_jax.parts import Parts, make_objective, plain
 from radnet_jax.registry import check_arguments
@@ -121,7 +121,7 @@ def check_same_run(record: Mapping[str, Any], config: ConfigDict, parts: Parts, 
     differing = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
     if differing:
         name = differing[0]
-        raise UserError(
+        raise OtherRunError(
             f"workdir {workdir} holds {what} of another config, dataset or start ({len(differing)} difference(s))",
             got=f"{name}={now.get(name)}",
             expected=f"{before.get(name)}, as in the workdir",
@@ -267,6 +267,7 @@ def scores(
 
 
 def judge(
+    config: ConfigDict,
     scores: Mapping[Split, Float[np.ndarray, "n k"] | Predictions],
 ) -> tuple[Predictions, dict[str, dict[str, Any]]]:
     """Returns the predictions of a run and every metric that is defined for its task, on each whole split.
@@ -275,30 +276,12 @@ def judge(
     """
     masks = [p for p in scores.values() if isinstance(p, Predictions)]
     if masks:
-        return ledger.together(masks), {p.split[0]: mask_metrics(p) for p in masks}
+        return ledger.together(masks), {p.split[0]: every_metric.of_masks(p, config.masks.regions) for p in masks}
     predictions = evaluators.predictions_of({k: v for k, v in scores.items() if not isinstance(v, Predictions)})
     metrics = {}
     for split in scores:
-        metrics[split.name] = label_metrics(predictions.of(split.name))
+        metrics[split.name] = every_metric.of_labels(predictions.of(split.name))
     return predictions, metrics
-
-
-def label_metrics(predictions: Predictions) -> dict[str, Metric]:
-    """Returns every metric that is defined for labels, of the cases of one split."""
-    return {
-        name: METRICS.get(name)(predictions.scores, predictions.labels, predictions.label_mask)
-        for name in METRICS.names()
-        if segmentation.TASK not in task_kinds(name)
-    }
-
-
-def mask_metrics(predictions: Predictions) -> dict[str, Metric]:
-    """Returns every metric that is defined for masks, of the cases of one split."""
-    return segmentation.metrics_of(predictions) | {
-        name: METRICS.get(name)(predictions.scores, predictions.labels, predictions.label_mask)
-        for name in METRICS.names()
-        if segmentation.TASK in task_kinds(name)
-    }
 
 
 def run_record(

@@ -61,6 +61,12 @@ def check(config: ConfigDict, parts: Parts) -> list[Split]:
             got=config.accumulate,
             fix="set it to 1; --config.remat=stages saves memory too",
         )
+    if config.data.judge and not {"labels", "segmentation"} & objective.requires:
+        raise UserError(
+            f"config.data.judge, and objective {config.objective.name!r} has no head that could be judged",
+            got=tuple(config.data.judge),
+            fix="set it to (), and fine-tune or probe what the run leaves behind",
+        )
     if config.data.synthetic and config.data.judge:
         raise UserError(
             "config.data.synthetic trains on one batch again and again, to measure speed: there is nothing to judge",
@@ -241,7 +247,7 @@ def _judge(
             scores[split] = _scores(this, params, model_state, split, this.config.views.judge)
             if this.asked_to_stop(this.config.total_steps):
                 raise Preempted(f"all steps of {this.workdir} are done and saved, its evaluation is not")
-        predictions[name], metrics[name] = records.judge(scores)
+        predictions[name], metrics[name] = records.judge(this.config, scores)
     return predictions[this.config.judged_weights], metrics
 
 

@@ -50,7 +50,8 @@ DETERMINISTIC = (
     Flag(
         "xla_gpu_deterministic_ops",
         "true",
-        "sums in a fixed order: no atomics in scatter (gradient of max pooling and gather), convolutions, products",
+        "sums in a fixed order, in convolutions and products too; a scatter adds one entry after the other, so that "
+        "steps have none that adds (tests/test_gpu_programs.py)",
         "openxla.org/xla/determinism; xla/debug_options_flags.cc: run-to-run determinism on GPU",
     ),
     Flag(

@@ -8,7 +8,7 @@ import pytest
 
 from radnet_jax import checkpoint, sharding
 from radnet_jax.checkpoint import Checkpoints, load_arrays
-from radnet_jax.errors import UserError
+from radnet_jax.errors import OtherRunError, UserError
 
 # A restore that fails leaves coroutines of the storage library behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -35,10 +35,10 @@ def saved(tmp_path, mesh):
     return tmp_path
 
 
-def restore(folder, mesh):
+def restore(folder, mesh, check=lambda meta: None):
     checkpoints = Checkpoints(folder, keep=3)
     try:
-        return checkpoints.restore_latest(state(mesh, 0))
+        return checkpoints.restore_latest(state(mesh, 0), check)
     finally:
         checkpoints.close()
 
@@ -106,6 +106,35 @@ def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_is_used(saved, m
     assert int(restored["step"]) == 2
     assert meta["step"] == 2
     assert [p.name for p in (saved / "checkpoints").glob("3*")] == ["3.unusable"]
+
+
+def of_another_run(meta, *foreign):
+    if meta["step"] in foreign:
+        raise OtherRunError(f"step {meta['step']} is of another run")
+
+
+def test_a_checkpoint_of_another_run_among_this_ones_is_moved_aside(saved, mesh):
+    truncate(saved / "checkpoints" / "2")
+    restored, _ = restore(saved, mesh, lambda meta: of_another_run(meta, 3))
+    assert int(restored["step"]) == 1
+    assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["1", "2.unusable", "3.unusable"]
+
+
+def test_a_workdir_of_another_run_is_left_as_it_is(saved, mesh):
+    truncate(saved / "checkpoints" / "2")
+    with pytest.raises(OtherRunError, match="step 3 is of another run"):
+        restore(saved, mesh, lambda meta: of_another_run(meta, 1, 3))
+    assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["1", "2", "3"]
+
+
+def test_what_is_refused_for_another_reason_is_not_passed_over(saved, mesh):
+    def check(meta):
+        if meta["step"] == 3:
+            raise UserError("made with --deterministic")
+
+    with pytest.raises(UserError, match="deterministic"):
+        restore(saved, mesh, check)
+    assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["1", "2", "3"]
 
 
 def test_a_save_that_was_cut_short_does_not_count_and_is_cleared_away(saved, mesh):

@@ -53,6 +53,19 @@ def test_equals_numpy_with_rows_left_out(spherical):
     assert set(np.unique(ours.assignments[~valid])) == {-1}
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_totals_are_sums_by_cluster_in_either_form(monkeypatch, backend, dtype, devices):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x, own = jnp.asarray(rows(), dtype), np.random.default_rng(1).integers(-1, 7, N)
+    want = np.zeros((9, x.shape[1]))
+    np.add.at(want, own[own >= 0], np.asarray(x, np.float64)[own >= 0])
+    where = sharding.batch_sharding(sharding.make_mesh(devices))
+    found = jax.jit(lambda x, own: clustering.totals(x, own, 9))(*jax.device_put((x, own), where))
+    np.testing.assert_allclose(found, want, atol=1e-4)
+
+
 def test_equals_scikit_learn():
     x = rows()
     theirs = KMeans(9, init=x[:9], n_init=1, max_iter=7, tol=0, algorithm="lloyd").fit(x)

@@ -41,6 +41,7 @@ LAYERS = {
     "radnet_jax.objectives": 3,
     "radnet_jax.evaluation.evaluators": 3,
     "radnet_jax.evaluation.segmentation": 3,
+    "radnet_jax.evaluation.every_metric": 3,
     "radnet_jax.evaluation.probes": 3,
     "radnet_jax.evaluation.ridge": 3,
     "radnet_jax.evaluation.compare": 3,

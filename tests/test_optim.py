@@ -168,6 +168,22 @@ def test_patterns_are_checked_against_the_parameters():
             make_optimizer("sgd", schedule, frozen=frozen).init(tree())
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(weight_decay=-1e-4), "weight_decay; got -0.0001; expected 0 or more"),
+        (dict(momentum=1.0), "momentum; got 1.0; expected 0 or more, less than 1"),
+        (dict(rates="stem"), r"rates; got 'stem'; expected \(regex, factor\) pairs"),
+        (dict(rates=[["stem", "low"]]), "rates"),
+        (dict(layer_decay="half"), "layer_decay; got half"),
+        (dict(grad_clip=float("nan")), "grad_clip; got nan"),
+    ],
+)
+def test_numbers_that_no_optimizer_has_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        make_optimizer("sgd", schedule, **changes)
+
+
 def test_unknown_names_and_arguments_are_refused():
     with pytest.raises(UserError, match='did you mean "adamw"'):
         make_optimizer("adam", schedule)

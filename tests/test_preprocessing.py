@@ -70,6 +70,14 @@ def test_unknown_words_are_refused():
         dataclasses.replace(CT, modality="XRAY")
 
 
+@pytest.mark.parametrize(
+    "changes", [dict(size=(0, 4)), dict(size=(4,)), dict(size=(4.5, 4)), dict(std=(0.2, 0.0, 0.2))]
+)
+def test_a_model_input_of_no_size_or_spread_is_refused(changes):
+    with pytest.raises(UserError, match=f"model input {next(iter(changes))}"):
+        dataclasses.replace(PHOTO_INPUT, **changes)
+
+
 def test_an_image_by_itself_goes_from_its_minimum_to_its_maximum():
     stored = StoredPixels("CT", "HU", (-1024.0, 3071.0), (4, 4), 1, "pad_area", "int16")
     model_input = ModelInput("CT", 3, (4, 4), (), "image", (0.0,) * 3, (1.0,) * 3)

@@ -235,12 +235,25 @@ def test_a_finished_run_of_another_config_is_refused(ct_dataset, pretrained):
         (dict(augment=dict(name="simclr")), "changes colours"),
         (dict(input=None), "config.input is missing"),
         (dict(init_from="nowhere"), "no checkpoint in nowhere"),
+        (dict(schedule=dict(name="constant", base_lr=-0.1)), "config.schedule.base_lr; got -0.1"),
+        (dict(schedule=dict(name="constant", base_lr=float("nan"))), "config.schedule.base_lr; got nan"),
+        (dict(optimizer=dict(name="adamw", b1=2.0)), "optimizer: b1; got 2.0; expected 0 or more, less than 1"),
+        (dict(optimizer=dict(name="sgd", rates="stem")), "optimizer: rates; got 'stem'"),
+        (dict(optimizer=dict(name="sgd", layer_decay="half")), "layer_decay; got half"),
     ],
 )
 def test_bad_input_is_refused_before_training(ct_dataset, tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         train.run(pretraining(ct_dataset, **changes), tmp_path / "run")
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pretraining_is_not_judged(ct_dataset, tmp_path):
+    config = pretraining(ct_dataset)
+    config = tiny.change(config, data=config.data.to_dict() | {"judge": ("test",)})
+    with pytest.raises(UserError, match=r"'simclr' has no head that could be judged; got \('test',\); set it to \(\)"):
+        train.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

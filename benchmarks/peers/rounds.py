@@ -36,8 +36,11 @@ def serve(make: Callable[[], Made], package: str, steps: int, core: int) -> None
     except Exception as error:  # of any kind: not installed, no compiler, no memory; the other sides go on
         print(json.dumps({"absent": f"{type(error).__name__}: {error}"[:400]}), flush=True)
         return
-    version = importlib.metadata.version(package)
-    ready = {"version": version, "device": device, "parts": list(calls), "start_s": time.perf_counter() - began}
+    others = [name for name in ("kornia", "torchvision") if name in sys.modules]
+    ready = {"version": importlib.metadata.version(package), "device": device, "parts": list(calls)}
+    ready |= {name: importlib.metadata.version(name) for name in others}
+    ready |= {"xla_flags": os.environ.get("XLA_FLAGS", "")} if package == "jax" else {}
+    ready["start_s"] = time.perf_counter() - began
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         start = clock()

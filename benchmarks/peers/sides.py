@@ -7,27 +7,34 @@ import json
 import os
 from pathlib import Path
 import re
+import select
 import statistics
 import subprocess
 import sys
+import time
 from typing import Any
 
 from radnet_jax import xla_flags
 
 _FOLDER = Path(__file__).resolve().parent.parent
+_BEGAN = time.monotonic()
 
 
 class Side:
-    """A process that does a round when asked, as `rounds.serve` answers."""
+    """A process that does a round when asked, as `rounds.serve` answers; ended where it isn't ready in time."""
 
-    def __init__(self, command: list[str], environment: Mapping[str, str]):
+    def __init__(self, command: list[str], environment: Mapping[str, str], limit: float):
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=_FOLDER
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.hello = json.loads(self.stdout.readline() or '{"absent": "it ended"}')
+        ready, _, _ = select.select([self.stdout], [], [], limit)
+        if not ready:
+            self.process.kill()
+        line = self.stdout.readline() if ready else json.dumps({"absent": f"not ready after {limit:.0f} s"})
+        self.hello = json.loads(line or '{"absent": "it ended"}')
 
     def round(self, part: str) -> float:
         self.stdin.write(part + "\n")
@@ -39,19 +46,26 @@ class Side:
         self.process.wait()
 
 
-def ours(script: str, *, deterministic: bool = False) -> Side:
+def _time_left(limit: float) -> float:
+    """Seconds for a side to be ready in, where everything ends after `limit`, with a quarter of it for the rounds."""
+    return max(0.75 * limit - (time.monotonic() - _BEGAN), 1.0)
+
+
+def ours(script: str, *, deterministic: bool = False, limit: float) -> Side:
     """Starts the calling script again as our side, with `--ours` and this process's paths."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join((str(_FOLDER.parent), *(p for p in sys.path if p)))
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     xla_flags.set_flags(environment, deterministic=deterministic)
-    return Side([sys.executable, str(Path(script).resolve()), *sys.argv[1:], "--ours"], environment)
+    return Side([sys.executable, str(Path(script).resolve()), *sys.argv[1:], "--ours"], environment, _time_left(limit))
 
 
-def peer(python: str, module: str, settings: Mapping[str, Any]) -> Side:
+def peer(python: str, module: str, settings: Mapping[str, Any], *, limit: float) -> Side:
     """Starts a module of `peers` in the environment that has PyTorch."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return Side([python, "-m", f"peers.{module}", json.dumps(settings)], environment)
+    python = os.path.abspath(python) if os.sep in python else python  # a side starts in another folder
+    ours = python == sys.executable  # the paths of this environment are of use there too
+    environment = {k: v for k, v in os.environ.items() if ours or k != "PYTHONPATH"}
+    return Side([python, "-m", f"peers.{module}", json.dumps(settings)], environment, _time_left(limit))
 
 
 def tell(**record: Any) -> dict[str, Any]:

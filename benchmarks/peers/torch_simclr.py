@@ -1,7 +1,8 @@
 """The SimCLR step as a PyTorch user writes it, and the residual networks for it: one side of `train_step.py`.
 
 Channels last, fused SGD, NT-Xent in float32; on a GPU bfloat16 autocast and TF32, and `torch.compile` over network and
-loss where asked. The views are kornia's, which draws for each image on the device; without kornia they are left out.
+loss where asked. The views are kornia's, which draws for each image on the device; without kornia torchvision's,
+image by image, since its transforms draw once for a whole batch.
 """
 
 from __future__ import annotations
@@ -81,10 +82,13 @@ def step(depth: int, width: int, size: int, batch: int, compiled: bool) -> Calla
 
 
 def views(stored: int, size: int, batch: int) -> Callable[[], None]:
-    """Returns a call that makes two standardised views of each of `batch` images; raises ImportError without kornia."""
-    import kornia.augmentation as k
-
+    """Returns a call that makes two standardised views of each of `batch` images; raises ImportError where it can't."""
     place = device()
+    image = torch.randint(0, 256, (batch, 3, stored, stored), dtype=torch.uint8, device=place)
+    try:
+        import kornia.augmentation as k
+    except ImportError:
+        return views_of_torchvision(image, size)
     change = nn.Sequential(
         k.RandomResizedCrop((size, size), scale=(0.08, 1.0)),
         k.RandomHorizontalFlip(),
@@ -93,11 +97,33 @@ def views(stored: int, size: int, batch: int) -> Callable[[], None]:
         k.RandomGaussianBlur((13, 13), (0.1, 2.0), p=0.5),
         k.Normalize(torch.full((3,), 0.5), torch.full((3,), 0.25)),
     ).to(place)
-    image = torch.randint(0, 256, (batch, 3, stored, stored), dtype=torch.uint8, device=place)
 
     def run() -> None:
         with torch.no_grad():
             change(image.repeat_interleave(2, 0).float() / 255).contiguous(memory_format=torch.channels_last)
+
+    return run
+
+
+def views_of_torchvision(image: torch.Tensor, size: int) -> Callable[[], None]:
+    from torchvision.transforms import v2
+
+    change = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, (0.08, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(13, (0.1, 2.0))], 0.5),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.5,) * 3, (0.25,) * 3),
+        ]
+    )
+
+    def run() -> None:
+        with torch.no_grad():
+            made = torch.stack([change(x) for x in image for _ in range(2)])
+            made.contiguous(memory_format=torch.channels_last)
 
     return run
 
@@ -110,7 +136,7 @@ def make(s: dict[str, Any]) -> rounds.Made:
         try:
             calls["views"] = views(s["stored"], s["size"], s["batch"])
         except ImportError:
-            print("no kornia: no views of the peer", file=sys.stderr)
+            print("neither kornia nor torchvision: no views of the peer", file=sys.stderr)
     return made(calls)
 
 

@@ -10,12 +10,11 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from radnet_jax.errors import UserError, nearest
-from radnet_jax.evaluation import export, foreign, ledger, metrics, published, report, results
+from radnet_jax.evaluation import every_metric, export, foreign, ledger, published, report, results
 from radnet_jax.evaluation.compare import by_checkpoint, compare
 from radnet_jax.evaluation.compare_results import compare_results, explore, for_page
 from radnet_jax.evaluation.comparisons import Comparison, Comparisons
 from radnet_jax.evaluation.ledger import Run, setting_of
-from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.results import Cell, Place
 from radnet_jax.parts import check_workdir
 
@@ -123,12 +122,11 @@ def _other_metrics(runs: Sequence[Run]) -> list[Cell]:
     """Every other metric of the runs on test, for exploration over seeds."""
     values: dict[tuple[Place, str], dict[str, tuple[float, str | None]]] = {}
     for run in runs:
-        p = run.predictions.of("test")
-        for name in METRICS.names():
-            if name != run.primary_metric and run.task_kind in metrics.task_kinds(name):
+        found = every_metric.of_task(run.predictions.of("test"), run.task_kind, every_metric.regions_of(run))
+        for name, metric in found.items():
+            if name != run.primary_metric:
                 place = Place(setting_of(run), run.task, "", name)
-                value = METRICS.get(name)(p.scores, p.labels, p.label_mask).value
-                values.setdefault((place, run.start), {})[run.run_id] = (value, run.checkpoint)
+                values.setdefault((place, run.start), {})[run.run_id] = (metric.value, run.checkpoint)
     return [Cell(place, start, by_checkpoint(*zip(*v.values())), tuple(v)) for (place, start), v in values.items()]
 
 

@@ -185,7 +185,9 @@ def _saved(run: Run) -> Run:
     if not ledger.is_finished(run.folder):
         ledger.write_run(run.folder, run.record, predictions=run.predictions)
     elif ledger.read_run(run.folder).config != run.config:
-        raise UserError(f"{run.folder} holds a run of another table", fix="choose another --workdir")
+        raise UserError(
+            f"{run.folder} holds a run of another table, or by another primary metric", fix="choose another --workdir"
+        )
     return ledger.read_run(run.folder)
 
 

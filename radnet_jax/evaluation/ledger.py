@@ -263,8 +263,8 @@ def _table(p: Predictions) -> pa.Table:
     def strings(values: Iterable[Any]) -> pa.Array:
         return pa.array([None if v is None else str(v) for v in values], pa.string()).dictionary_encode()
 
-    def lists(values: np.ndarray) -> pa.Array:
-        values = np.asarray(values, np.float32)
+    def lists(values: np.ndarray, kind: Any) -> pa.Array:
+        values = np.asarray(values, kind)
         n, k = values.shape
         return pa.ListArray.from_arrays(pa.array(np.arange(n + 1) * k, pa.int32()), pa.array(values.reshape(-1)))
 
@@ -277,8 +277,10 @@ def _table(p: Predictions) -> pa.Table:
         values = [v.item() if isinstance(v, np.generic) else v for v in values]
         text = any(isinstance(v, str) for v in values) or all(v is None for v in values)
         columns[name] = strings(values) if text else pa.array(values)
-    for name in ("scores", "labels", "label_mask"):
-        columns[name] = lists(getattr(p, name))
+    # In float32 confident scores would become equal, and every metric another in the eighth digit.
+    columns["scores"] = lists(p.scores, np.float64)
+    for name in ("labels", "label_mask"):
+        columns[name] = lists(getattr(p, name), np.float32)
     return pa.table(columns | ({} if p.masks is None else p.masks.to_columns()))
 
 
@@ -297,7 +299,7 @@ def _read_predictions(path: Path, label_names: Sequence[str]) -> Predictions:
         if len(lengths) > 1:
             raise UserError(f"{path}: rows of {name} have different lengths", got=sorted(lengths))
         values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return values.reshape(n, -1).astype(np.float32)
+        return values.reshape(n, -1)
 
     strings = {c: table[c].to_pylist() for c in _COLUMNS[:3]}
     matrices = {c: matrix(c) for c in _COLUMNS[3:]}

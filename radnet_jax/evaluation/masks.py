@@ -17,11 +17,15 @@ import numpy as np
 import pyarrow as pa
 
 from radnet_jax.errors import UserError
+from radnet_jax.evaluation.metrics import Metric
+from radnet_jax.evaluation.metrics.conventions import CONVENTIONS
 from radnet_jax.evaluation.metrics.lesions import Lesions
-from radnet_jax.evaluation.metrics.overlap import Cases, stack
+from radnet_jax.evaluation.metrics.overlap import OVERLAPS, Cases, stack
 
 COUNTS = ("overlap", "predicted", "truth")
 MEASURED = ("hd95", "nsd")
+_IN_MM = ("volume", "hd95")  # of lesions; NaN where they are not known
+_OF_CHALLENGE = {"lits": ("lits_per_case", "lits_global"), "brats": ("brats_2020",)}
 COLUMNS = (*COUNTS, *MEASURED, "lesions", "slices", "mask", "mask_shape")
 
 
@@ -106,6 +110,39 @@ class Masks:
         )
 
 
+def metrics_of(masks: Masks, regions: str, *, seed: int = 0) -> dict[str, Metric]:
+    """What the conventions make of a split's masks: {"dice_pooled": ..., "hd95_per_volume": ...}.
+
+    Names are metric_convention; those that are means of Dice over cases are in METRICS too. Volumes have a mean over
+    slices and the RadNet study's figure beside it, whose value depends on the order of the slices: `seed` draws it.
+
+    Args:
+      masks: of the split's cases.
+      regions: what was judged, the `regions` of the run's `segmentation.Rules`. A challenge's conventions stand there
+        for its own regions only: a liver without its tumours is not what LiTS scores.
+      seed: of the order of the slices.
+    """
+    cases = masks.cases
+    wanted = [(m, c) for m in OVERLAPS for c in ("per_volume", "pooled")]
+    wanted += [("dice", c) for c in ("positives_only", "nnunet", *_OF_CHALLENGE.get(regions, ("btl_per_image",)))]
+    if cases.hd95 is not None:
+        wanted.append(("hd95", "per_volume"))
+        wanted += [("hd95", "brats_2020")] if regions == "brats" else []
+    if cases.nsd is not None:
+        wanted.append(("nsd", "per_volume"))
+    if cases.lesions is not None:
+        wanted += [("lesion_dice", "per_volume"), ("lesion_f1", "per_volume"), ("lesion_f1", "pooled")]
+        if regions == "brats":
+            wanted += [(m, "brats_2023_lesionwise") for m in ("lesion_dice", "lesion_hd95")]
+    found: dict[str, Metric] = {f"{metric}_{name}": CONVENTIONS.get(name)(cases, metric) for metric, name in wanted}
+    if any(len(s) > 1 for s in masks.slices):
+        slices = masks.of_slices()
+        found["dice_per_slice"] = CONVENTIONS.get("per_slice")(slices)
+        shuffled = slices.take(np.random.default_rng(seed).permutation(len(slices)))
+        found["dice_radnet_published"] = CONVENTIONS.get("radnet_published")(shuffled)
+    return found
+
+
 def join(parts: Iterable[Masks]) -> Masks:
     """Puts masks one below the other; where some cases lack a measurement (no spacing), it is NaN for them."""
     parts = list(parts)
@@ -160,16 +197,15 @@ def _lists(values: np.ndarray) -> pa.Array:
 
 def _to_json(row: Sequence[Lesions]) -> str:
     def plain(found: Lesions) -> dict[str, Any]:
-        data = dataclasses.asdict(found)
-        return data | {"hd95": [None if math.isnan(d) else d for d in found.hd95]}
+        in_mm = {name: [None if math.isnan(x) else x for x in getattr(found, name)] for name in _IN_MM}
+        return dataclasses.asdict(found) | in_mm
 
-    return json.dumps([plain(found) for found in row])
+    return json.dumps([plain(found) for found in row], allow_nan=False)
 
 
 def _from_json(text: str) -> tuple[Lesions, ...]:
     def lesions(data: Mapping[str, Any]) -> Lesions:
-        distances = tuple(math.nan if d is None else d for d in data["hd95"])
-        values = {k: tuple(data[k]) for k in ("volume", "dice", "found")}
-        return Lesions(**values, hd95=distances, n_false=data["n_false"])
+        in_mm = {name: tuple(math.nan if x is None else x for x in data[name]) for name in _IN_MM}
+        return Lesions(dice=tuple(data["dice"]), found=tuple(data["found"]), n_false=data["n_false"], **in_mm)
 
     return tuple(lesions(data) for data in json.loads(text))

@@ -23,8 +23,6 @@ from radnet_jax.errors import UserError, nearest
 from radnet_jax.evaluation.evaluators import NO_FACT, Predict
 from radnet_jax.evaluation.ledger import Predictions
 from radnet_jax.evaluation.masks import Masks, encode, join
-from radnet_jax.evaluation.metrics import Metric
-from radnet_jax.evaluation.metrics.conventions import CONVENTIONS
 from radnet_jax.evaluation.metrics.lesions import (
     ANY_OVERLAP,
     BRATS_2023,
@@ -36,7 +34,6 @@ from radnet_jax.evaluation.metrics.overlap import (
     BRATS,
     LITS,
     LITS_LIVER_WITHOUT_TUMOUR,
-    OVERLAPS,
     Regions,
     measure,
     measure_slices,
@@ -54,7 +51,6 @@ LESION_RULES = {
 }
 INFERENCES = ("resize", "windows")
 TASK = "segmentation"
-_OWN = {tuple(LITS): ("lits_per_case", "lits_global"), tuple(BRATS): ("brats_2020",)}  # what their challenges have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,31 +333,3 @@ def _compiled(predict: Predict, adapter: Adapter, rules: Rules, mesh: Mesh) -> C
 
     # Replicated, truth too: every process judges the whole split.
     return jax.jit(run, out_shardings=sharding.replicated(mesh))
-
-
-def metrics_of(p: Predictions, *, seed: int = 0) -> dict[str, Metric]:
-    """Returns what the conventions make of a split's masks: {"dice_pooled": ..., "hd95_per_volume": ...}.
-
-    Names are metric_convention; those that are means of Dice over cases are in METRICS too. Volumes have a mean over
-    slices and the RadNet study's figure beside it, whose value depends on the order of the slices: `seed` draws it.
-    """
-    assert p.masks is not None
-    cases = p.masks.cases
-    wanted = [(m, c) for m in OVERLAPS for c in ("per_volume", "pooled")]
-    wanted += [("dice", c) for c in ("positives_only", "nnunet", *_OWN.get(cases.regions, ("btl_per_image",)))]
-    if cases.hd95 is not None:
-        wanted.append(("hd95", "per_volume"))
-        wanted += [("hd95", "brats_2020")] if cases.regions == tuple(BRATS) else []
-    if cases.nsd is not None:
-        wanted.append(("nsd", "per_volume"))
-    if cases.lesions is not None:
-        wanted += [("lesion_dice", "per_volume"), ("lesion_f1", "per_volume"), ("lesion_f1", "pooled")]
-        if cases.regions == tuple(BRATS):
-            wanted += [(m, "brats_2023_lesionwise") for m in ("lesion_dice", "lesion_hd95")]
-    found: dict[str, Metric] = {f"{metric}_{name}": CONVENTIONS.get(name)(cases, metric) for metric, name in wanted}
-    if any(len(s) > 1 for s in p.masks.slices):
-        slices = p.masks.of_slices()
-        found["dice_per_slice"] = CONVENTIONS.get("per_slice")(slices)
-        shuffled = slices.take(np.random.default_rng(seed).permutation(len(slices)))
-        found["dice_radnet_published"] = CONVENTIONS.get("radnet_published")(shuffled)
-    return found

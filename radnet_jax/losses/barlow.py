@@ -30,11 +30,12 @@ def barlow_twins(z: Float[Array, "b 2 d"], *, weight: float) -> tuple[Float[Arra
     z = z - z.mean(axis=0)
     z = z * lax.rsqrt(jnp.mean(z * z, axis=0) + _EPSILON)
     correlation = jnp.matmul(z[:, 0].T, z[:, 1], precision=lax.Precision.HIGHEST) / len(z)
-    diagonal = jnp.diagonal(correlation)
-    on_diagonal = jnp.sum((1 - diagonal) ** 2)
-    # Of the matrix without its diagonal, and not a difference of two sums: it goes to zero beside the diagonal's.
-    d = len(diagonal)
-    off_diagonal = jnp.sum(jnp.where(jnp.eye(d, dtype=bool), 0.0, correlation) ** 2)
+    # Masks: the gradient of a diagonal that is taken out is a scatter, and a difference of two sums would be mere
+    # rounding where the second goes to zero.
+    d = len(correlation)
+    on = jnp.eye(d, dtype=bool)
+    on_diagonal = jnp.sum(jnp.where(on, 1 - correlation, 0.0) ** 2)
+    off_diagonal = jnp.sum(jnp.where(on, 0.0, correlation) ** 2)
     terms = {"on_diagonal": on_diagonal, "off_diagonal": off_diagonal}
     metrics = {k: lax.stop_gradient(x) for k, x in terms.items()} | {"loss_at_chance": jnp.float32(d)}
     return on_diagonal + weight * off_diagonal, metrics

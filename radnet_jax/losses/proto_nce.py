@@ -29,7 +29,7 @@ def concentration(
       temperature: mean of the result; all of it where no cluster has two different rows.
     """
     n = clustering.sizes(assignments, k)
-    sums = jax.ops.segment_sum(distances, jnp.where(assignments < 0, k, assignments), k)
+    sums = clustering.totals(distances[:, None], assignments, k)[:, 0]
     phi = jnp.where(n > 1, sums / (jnp.maximum(n, 1.0) * jnp.log(n + _SMOOTHING)), 0.0)
     phi = jnp.where(n > 1, phi, phi.max())
     phi = jnp.clip(phi, jnp.percentile(phi, 10), jnp.percentile(phi, 90))

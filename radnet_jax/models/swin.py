@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
@@ -38,7 +39,9 @@ class RelativePosition(nn.Module):
         table = self.param("bias", _INIT, (offsets**2, self.heads))
         row, column = np.divmod(np.arange(self.window**2), self.window)
         down, across = (x[:, None] - x[None, :] + self.window - 1 for x in (row, column))
-        return jnp.moveaxis(table[down * offsets + across], -1, 0)
+        # As a product: the gradient of a table that is looked up in is a scatter.
+        chosen = jax.nn.one_hot(down * offsets + across, offsets**2, dtype=table.dtype)
+        return jnp.einsum("qko,oh->hqk", chosen, table, precision="highest")
 
 
 def _mask(size: tuple[int, int], window: int, shifts: Sequence[int]) -> Float[np.ndarray, "w 1 n n"]:

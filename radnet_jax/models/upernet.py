@@ -15,6 +15,7 @@ import numpy as np
 from radnet_jax.models import DECODERS, checks
 from radnet_jax.models.conv import conv_general_dilated
 from radnet_jax.models.norm import batch_norm_of
+from radnet_jax.models.pool import max_pool_2x2
 
 BINS = (1, 2, 3, 6)
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -89,7 +90,7 @@ class UPerNet(nn.Module):
             up(width, name="up1b")(first),
             up(width, name="up2")(second),
             third,
-            nn.max_pool(last, (2, 2), (2, 2), padding="SAME"),
+            max_pool_2x2(last),
         ]
 
 

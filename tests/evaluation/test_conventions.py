@@ -1,5 +1,6 @@
 """Segmentation metrics and their conventions: against scikit-learn, MONAI, and each rule worked out case by case."""
 
+import dataclasses
 import inspect
 import math
 
@@ -139,6 +140,7 @@ def test_why_a_value_is_missing():
         (_cases(FALSE), "recall", "empty_truth"),
         (_cases(MISSED), "precision", "empty_prediction"),
         (_cases(HALF, known=[[False]]), "dice", "no_cases"),
+        (_cases(HALF, MISSED, hd95=[[math.nan]] * 2), "hd95", "not_measured"),
         (_cases(FALSE, MISSED, hd95=[[math.nan]] * 2), "hd95", "one_empty"),
     ]:
         assert per_volume(cases, metric).reason == reason
@@ -191,6 +193,22 @@ def test_lesionwise_scores_of_brats_2023():
     assert (plain.value, plain.cases) == (1 / 3, (3, 3, 3))
     assert per_volume(cases, "lesion_f1").value == 1 / 3
     assert pooled(cases, "lesion_f1").per_class == (2 / (2 + 1 + 1),) * 3
+
+
+def test_a_distance_that_was_not_measured_is_no_penalty():
+    """Of volumes without a spacing it is known which lesions were found, and not how far their outlines are."""
+    blob = np.zeros((9, 9, 9), int)
+    blob[2:7, 2:7, 2:7] = 3
+    measured = measure(blob, blob, BRATS, spacing=UNIT, lesion_rule=BRATS_2023)
+    (row,) = measured.lesions
+    without_mm = tuple(dataclasses.replace(found, hd95=(math.nan,)) for found in row)
+    unknown = dataclasses.replace(measured, hd95=np.full((1, 3), math.nan), lesions=(without_mm,))
+    missed = measure(blob * 0, blob, BRATS, spacing=UNIT, lesion_rule=BRATS_2023)
+    got = brats_2023_lesionwise(stack([unknown, missed, measured]), "lesion_hd95")
+    assert (got.per_class, got.cases) == ((374 / 2,) * 3, (2,) * 3)
+    for convention, metric in ((brats_2023_lesionwise, "lesion_hd95"), (per_volume, "hd95")):
+        assert convention(unknown, metric).reason == "not_measured"
+    assert brats_2023_lesionwise(unknown).value == 1
 
 
 def test_the_published_studys_score_is_that_of_its_formula():

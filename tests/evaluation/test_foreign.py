@@ -7,8 +7,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from radnet_jax.errors import UserError
+from radnet_jax.evaluation import ledger
 from radnet_jax.evaluation.compare import compare
 from radnet_jax.evaluation.foreign import import_predictions
+from radnet_jax.evaluation.metrics import METRICS
 from radnet_jax.evaluation.report import write_report
 
 LABELS = ("effusion", "mass")
@@ -55,8 +57,21 @@ def test_the_runs_have_the_metric_that_scikit_learn_gives(tmp_path):
         known = [r for r in own if r[f"label_{label}"]]
         truth = [int(r[f"label_{label}"]) for r in known]
         expected.append(roc_auc_score(truth, [float(r[f"score_{label}"]) for r in known]))
-    # run folders hold scores as float32
     assert runs[3].metrics["test"]["auroc"]["value"] == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_confident_scores_are_not_rounded_to_be_equal(tmp_path):
+    """Sigmoids near 1 differ in the ninth digit and rank all the same; read back from a folder too."""
+    rows = rows_of(seeds=1)
+    for i, row in enumerate(rows):
+        row["score_mass"] = f"{1 - 1e-9 * (1 + (7 * i) % 40):.17g}"
+    for run in load(tmp_path, rows):
+        own = [r for r in rows if r["start"] == run.start]
+        expected = [
+            roc_auc_score([int(r[f"label_{k}"]) for r in own], [float(r[f"score_{k}"]) for r in own]) for k in LABELS
+        ]
+        p = ledger.read_run(run.folder).predictions
+        assert METRICS.get("auroc")(p.scores, p.labels, p.label_mask).per_class == pytest.approx(expected, abs=1e-9)
 
 
 def test_one_label_a_case_and_the_facts(tmp_path):
@@ -78,7 +93,9 @@ def test_the_same_command_goes_on_and_another_table_is_refused(tmp_path):
     first = [r.run_id for r in load(tmp_path, rows)]
     assert [r.run_id for r in load(tmp_path, rows)] == first
     rows[0]["score_mass"] = "0.5"
-    with pytest.raises(UserError, match="holds a run of another table; choose another --workdir"):
+    with pytest.raises(
+        UserError, match="holds a run of another table, or by another primary metric; choose another --workdir"
+    ):
         load(tmp_path, rows)
 
 

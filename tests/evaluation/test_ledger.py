@@ -40,7 +40,7 @@ def test_a_run_comes_back_as_it_was_written(tmp_path):
     for name in ("split", "case_id", "patient"):
         assert list(getattr(got, name)) == list(getattr(predictions, name))
     for name in ("scores", "labels", "label_mask"):
-        np.testing.assert_array_equal(getattr(got, name), np.float32(getattr(predictions, name)))
+        np.testing.assert_array_equal(getattr(got, name), getattr(predictions, name))
     assert got.facts == predictions.facts
     with pytest.raises(AttributeError, match='did you mean "protocol"'):
         run.protcol  # noqa: B018
@@ -51,14 +51,14 @@ def test_strings_are_stored_once(tmp_path):
     schema = pq.read_schema(tmp_path / ledger.PREDICTIONS_FILE)
     for name in ("split", "case_id", "patient", "sex"):
         assert str(schema.field(name).type).startswith("dictionary<values=string")
-    assert str(schema.field("scores").type) == "list<element: float>"
+    assert str(schema.field("labels").type) == "list<element: float>"
 
 
 def test_nan_scores_come_back_as_nan(tmp_path):
     scores = np.array(_predictions().scores)
     scores[3, 1] = np.nan
     ledger.write_run(tmp_path, record("x"), predictions=_predictions(scores=scores))
-    np.testing.assert_array_equal(ledger.read_run(tmp_path).predictions.scores, scores.astype(np.float32))
+    np.testing.assert_array_equal(ledger.read_run(tmp_path).predictions.scores, scores)
 
 
 def test_a_split_is_in_the_order_of_its_case_ids():

@@ -137,6 +137,14 @@ def test_signed_ranks_count_all_signs(ab):
         assert got.p == pytest.approx(stats.wilcoxon(d, method="exact").pvalue, abs=1e-12)
 
 
+def test_equal_differences_of_decimals_share_their_rank():
+    a, b = [0.4, 0.5, 0.9], [0.3, 0.6, 0.9]
+    assert abs(a[0] - b[0]) != abs(a[1] - b[1])
+    got = wilcoxon_test(a, b)
+    assert (got.n, got.statistic, got.p) == (2, 1.5, 1.0)
+    assert wilcoxon_test([0.1 + 0.2, 0.5], [0.3, 0.4]).n == 1
+
+
 def test_many_signed_ranks_follow_the_normal_law():
     rng = np.random.default_rng(0)
     a, b = rng.normal(0.1, 1, 300).round(1), np.zeros(300)
@@ -196,8 +204,9 @@ def test_mcnemar_is_statsmodels(cases):
         return
     m, k = got.only_a + got.only_b, min(got.only_a, got.only_b)
     assert got.p == pytest.approx(mcnemar(table, exact=True).pvalue, abs=1e-12)
-    expected = 2 * stats.binom.cdf(k - 1, m, 0.5) + stats.binom.pmf(k, m, 0.5)
-    assert got.p_mid == pytest.approx(min(1, expected), abs=1e-12)
+    law = stats.binom.pmf(np.arange(m + 1), m, 0.5)
+    away, seen = abs(2 * np.arange(m + 1) - m), m - 2 * k
+    assert got.p_mid == pytest.approx(law[away > seen].sum() + law[away == seen].sum() / 2, abs=1e-12)
 
 
 def test_mcnemar_of_the_published_example():

@@ -1,5 +1,7 @@
 """Masks of whole splits: windows, slices put together to volumes, what is kept of each case, and its metrics."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +13,11 @@ from radnet_jax import sharding
 from radnet_jax.data.card import DatasetCard
 from radnet_jax.errors import UserError
 from radnet_jax.evaluation import masks, segmentation
+from radnet_jax.evaluation.masks import metrics_of
 from radnet_jax.evaluation.metrics import METRICS, task_kinds
 from radnet_jax.evaluation.metrics.conventions import CONVENTIONS
 from radnet_jax.evaluation.metrics.overlap import LITS, measure, measure_slices, per_case, stack
-from radnet_jax.evaluation.segmentation import Rules, metrics_of, predict_masks
+from radnet_jax.evaluation.segmentation import Rules, predict_masks
 from radnet_jax.evaluation.statistics.draws import resample_counts
 from radnet_jax.evaluation.statistics.weighted import plain_loop, weighted_metric
 from radnet_jax.evaluation.windows import in_windows, window_starts
@@ -174,7 +177,10 @@ def test_without_a_spacing_nothing_is_measured_in_mm():
     lesions = found.masks.cases.lesions[0][0]
     assert np.isnan(lesions.volume).all()
     assert len(lesions.dice) == len(lesions.found) > 0
-    assert "hd95_per_volume" not in metrics_of(found)
+    assert "hd95_per_volume" not in metrics_of(found.masks, "lits")
+    for text in found.masks.to_columns()["lesions"].to_pylist():
+        json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert np.isnan(masks._from_json(found.masks.to_columns()["lesions"][0].as_py())[0].volume).all()
 
 
 def test_windows_give_what_whole_images_give_where_they_are_one():
@@ -259,7 +265,7 @@ def test_resampled_patients_are_repeated_cases(name):
 
 
 def test_names_of_metrics_are_metric_and_convention(found):
-    values = metrics_of(found)
+    values = metrics_of(found.masks, "lits")
     assert values["dice_pooled"] == CONVENTIONS.get("pooled")(found.masks.cases)
     assert {"hd95_per_volume", "nsd_per_volume", "lesion_f1_pooled", "dice_lits_global"} <= set(values)
     assert {"dice_per_slice", "dice_radnet_published"} <= set(values)
@@ -269,6 +275,16 @@ def test_names_of_metrics_are_metric_and_convention(found):
         assert METRICS.get(name)(found.scores, found.labels, found.label_mask).value == pytest.approx(
             values[name].value
         )
+
+
+def test_a_challenges_conventions_are_for_its_own_regions(found):
+    """A liver without its tumours has the same name as LiTS's, and another Dice."""
+    for regions in ("lits_without_tumour", "classes"):
+        other = _of(FakeSplit(), Rules(regions=regions))
+        assert other.masks.cases.regions == found.masks.cases.regions
+        names = set(metrics_of(other.masks, regions))
+        assert not {"dice_lits_per_case", "dice_lits_global"} & names
+        assert "dice_btl_per_image" in names
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,14 @@ def test_undefined_has_a_reason(a, b, reason):
     assert math.isnan(power.smallest_detectable_welch(a, b, alpha=0.05))
 
 
+def test_the_last_bit_is_no_variance():
+    a, b = [0.1 + 0.2, 0.3], [0.2, 0.2]
+    assert len(set(a)) == 2
+    assert welch_test(a, b).reason == "no_variance"
+    assert tost_welch(a, b, 0.02).reason == "no_variance"
+    assert welch_test([0.0, 0.0], [0.0, 1e-13]).reason == ""
+
+
 def test_one_side_without_variance_is_still_tested():
     b = [0.7, 0.72, 0.69]
     got = welch_test([0.8, 0.8, 0.8], b)

@@ -1,7 +1,6 @@
 """Small objectives with their states, for tests of what is special about each."""
 
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from radnet_jax.models import MODELS
 from radnet_jax.objectives import OBJECTIVES
 from radnet_jax.state import TrainState
 from radnet_jax.step import train_step
+from tests.objectives import references
 
 SGD = optax.sgd(0.05)
 
@@ -47,6 +47,6 @@ def loss_of(objective, state, batch, seed=1):
 
 def assert_equals_reference(name, objective, state, batch, rtol=1e-5):
     """The loss is that of the plain NumPy of `references/<name>.py`."""
-    reference = importlib.import_module(f"tests.objectives.references.{name}").reference
     loss, _ = loss_of(objective, state, batch)
-    np.testing.assert_allclose(loss, reference(objective, state, batch, jax.random.key(1)), rtol=rtol, atol=1e-6)
+    expected = references.loss(name, objective, state, batch, jax.random.key(1))
+    np.testing.assert_allclose(loss, expected, rtol=rtol, atol=1e-6)

@@ -4,7 +4,6 @@ The same losses and states on one and on eight devices, with the state divided a
 of each device are in tests/test_partitioning.py.
 """
 
-import importlib
 import shutil
 
 import jax
@@ -18,6 +17,7 @@ from radnet_jax.parts import assemble, make_objective, make_recipe, make_tx
 from radnet_jax.phases import Phases
 from radnet_jax.step import MADE, compiled_prepare, compiled_step
 from tests import every_objective
+from tests.objectives import references
 
 BATCH = 16
 # Where the loss on one batch can't fall far, as a queue is full of that batch's keys, the two views of each image must
@@ -59,9 +59,13 @@ class Case:
         state = self.states[number].replace(**changes)
         return self.compiled(state.params, state, self.batches[number], jax.random.key(number))
 
-    @property
-    def written_out(self):
-        return importlib.import_module(f"tests.objectives.references.{self.config.objective.name}")
+    def reference(self, number):
+        """The same loss, written out."""
+        name, key = self.config.objective.name, jax.random.key(number)
+        return references.loss(name, self.objective, self.states[number], self.batches[number], key)
+
+    def chance(self):
+        return references.module_of(self.config.objective.name).chance(self.objective, BATCH)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,7 @@ def test_each_registered_objective_has_a_config_and_a_reference():
     named = {every_objective.load(name).objective.name for name in every_objective.NAMES}
     assert named == {*OBJECTIVES.names()} - {"segmentation"}  # pretrains nothing; tests/objectives/test_segmentation.py
     for name in named:
-        module = importlib.import_module(f"tests.objectives.references.{name}")
+        module = references.module_of(name)
         assert callable(module.reference)
         assert callable(module.chance)
 
@@ -92,15 +96,13 @@ class TestOneState:
         case = case(name)
         for number in (0, 2):
             loss, aux = case.loss(number)
-            expected = case.written_out.reference(
-                case.objective, case.states[number], case.batches[number], jax.random.key(number)
-            )
+            expected = case.reference(number)
             np.testing.assert_allclose(float(loss), expected, rtol=1e-5, atol=1e-6)
             assert all(np.isfinite(v) for v in jax.tree.leaves(aux.metrics))
 
     def test_starts_at_chance(self, case, name):
         case = case(name)
-        chance = case.written_out.chance(case.objective, BATCH)
+        chance = case.chance()
         if chance is None:
             pytest.skip(f"{name} has no loss at chance")
         loss, aux = case.loss(0)
@@ -119,7 +121,7 @@ class TestOneState:
     def test_networks_that_say_nothing_are_at_chance(self, case, name):
         """Embeddings, logits and keys that are 0, whatever the image: only what the loss counts is left."""
         case = case(name)
-        chance = case.written_out.chance(case.objective, BATCH)
+        chance = case.chance()
         if chance is None:
             pytest.skip(f"{name} has no loss at chance")
         start = case.states[0]
@@ -170,8 +172,7 @@ def test_multi_crop_can_be_off(ct_dataset, name):
     plain = dict(name="ct")
     case = Case(name, ct_dataset, steps=1, augment=plain)
     assert "local_views" not in case.batches[1]
-    expected = case.written_out.reference(case.objective, case.states[1], case.batches[1], jax.random.key(1))
-    np.testing.assert_allclose(float(case.loss(1)[0]), expected, rtol=1e-5)
+    np.testing.assert_allclose(float(case.loss(1)[0]), case.reference(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", every_objective.marked())

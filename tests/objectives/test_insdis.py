@@ -7,8 +7,8 @@ import pytest
 
 from radnet_jax.errors import UserError
 from radnet_jax.objectives import insdis, networks
+from tests.objectives import references
 from tests.objectives.references import formulas
-from tests.objectives.references import insdis as reference
 from tests.objectives.small import make, state_of, stepper, views
 
 SMALL = dict(draws=12, projector_dim=6, num_examples=20, batch_size=8)
@@ -27,7 +27,7 @@ def test_the_rows_of_the_batch_move_to_its_embeddings_after_the_loss(dtype, atol
     assert state.objective_state["bank"]["rows"].nbytes == 1024 * 6 * jnp.dtype(dtype).itemsize
     key = jax.random.key(5)
     loss, aux = jax.jit(objective.loss)(state.params, state, batch(), key)
-    assert loss == pytest.approx(reference.reference(objective, state, batch(), key), rel=1e-5)
+    assert loss == pytest.approx(references.loss("insdis", objective, state, batch(), key), rel=1e-5)
     outputs, _ = networks.apply(
         objective.modules, state.params, state.model_state["batch_stats"], batch()["image"], train=True
     )

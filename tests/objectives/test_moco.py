@@ -9,7 +9,7 @@ import pytest
 
 from radnet_jax.errors import UserError
 from radnet_jax.objectives import moco, networks
-from tests.objectives.references import moco as reference
+from tests.objectives import references
 from tests.objectives.small import make, state_of, stepper, views
 
 SMALL = dict(queue=24, projector_hidden=16, projector_dim=6, momentum=0.9, temperature=0.2)
@@ -34,7 +34,7 @@ def test_loss_is_equation_1_before_and_after_updates(objective, trained):
     states, batches = trained
     for i in (0, 3):
         loss, _ = jax.jit(objective.loss)(states[i].params, states[i], batches[i], jax.random.key(0))
-        assert loss == pytest.approx(reference.reference(objective, states[i], batches[i], None), rel=1e-5)
+        assert loss == pytest.approx(references.loss("moco", objective, states[i], batches[i], None), rel=1e-5)
 
 
 def test_keys_enter_the_queue_in_order_after_the_loss_and_push_out_the_oldest(objective, trained):

@@ -8,9 +8,7 @@ import pytest
 from radnet_jax.errors import UserError
 from radnet_jax.objectives import networks
 from tests.losses.test_proto_nce import equation_12
-from tests.objectives import small
-from tests.objectives.references import moco as of_moco
-from tests.objectives.references import pcl as reference
+from tests.objectives import references, small
 
 N, B = 20, 8
 NUMBERS = dict(
@@ -56,7 +54,7 @@ def case():
 def test_until_the_first_clusters_the_loss_is_info_nce(case):
     objective, state, *_ = case
     loss, aux = objective.loss(state.params, state, batch(1), jax.random.key(0))
-    np.testing.assert_allclose(loss, of_moco.reference(objective, state, batch(1), None), rtol=1e-4)
+    np.testing.assert_allclose(loss, references.loss("moco", objective, state, batch(1), None), rtol=1e-4)
     np.testing.assert_allclose(aux.metrics["loss_at_chance"], np.log(1 + 2 * B), rtol=1e-6)
 
 
@@ -64,8 +62,8 @@ def test_then_it_is_the_sum_with_proto_nce(case):
     objective, _, state, *_ = case
     key = jax.random.key(3)
     loss, _ = objective.loss(state.params, state, batch(1), key)
-    np.testing.assert_allclose(loss, reference.reference(objective, state, batch(1), key), rtol=1e-4)
-    assert loss > of_moco.reference(objective, state, batch(1), None) + 0.1
+    np.testing.assert_allclose(loss, references.loss("pcl", objective, state, batch(1), key), rtol=1e-4)
+    assert loss > references.loss("moco", objective, state, batch(1), None) + 0.1
 
 
 def test_the_bank_has_the_targets_embeddings_in_eval_mode(case):

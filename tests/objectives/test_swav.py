@@ -11,7 +11,7 @@ from radnet_jax.errors import UserError
 from radnet_jax.models import MODELS
 from radnet_jax.objectives import OBJECTIVES, multicrop, networks
 from radnet_jax.state import TrainState
-from tests.objectives.references import swav as reference
+from tests.objectives import references
 
 B = 8
 
@@ -47,7 +47,7 @@ def test_loss_is_the_papers_also_with_a_full_queue():
     states, batches = stepped(objective, 4)
     for state, b in zip(states, batches):
         loss, _ = jax.jit(objective.loss)(state.params, state, b, jax.random.key(1))
-        np.testing.assert_allclose(loss, reference.reference(objective, state, b, None), rtol=1e-4)
+        np.testing.assert_allclose(loss, references.loss("swav", objective, state, b, None), rtol=1e-4)
 
 
 def test_prototypes_have_length_one_and_stay_at_first():

@@ -29,6 +29,7 @@ REASONS = {
     "empty_truth": "the truth is empty",
     "empty_prediction": "the prediction is empty",
     "one_empty": "in each case the truth or the prediction is empty",
+    "not_measured": "the spacing is not known, or no lesion is large enough to count",
     "region_undefined": "a region is undefined, and the convention's mean needs all of them",
 }
 

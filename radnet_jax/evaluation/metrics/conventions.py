@@ -128,6 +128,7 @@ def brats_2023_lesionwise(cases: Cases, metric: str = "lesion_dice") -> Metric:
     the same mean of HD95, where missed lesions and false findings count 374 mm. True lesions up to the rule's volume
     are not counted, nor what was found there. Both empty, or only lesions that are not counted and no false finding:
     Dice 1, HD95 0. Truth empty, something predicted: Dice 0, HD95 374. Prediction empty, lesions that count: the same.
+    HD95 of a volume whose spacing is not known, where lesions were found: left out.
     Measure the cases with `lesion_rule=lesions.BRATS_2023` (adult glioma) or another task's rule.
 
     Source: github.com/rachitsaluja/BraTS-2023-Metrics. One departure: its HD95 weighs surface elements by their area,
@@ -135,11 +136,11 @@ def brats_2023_lesionwise(cases: Cases, metric: str = "lesion_dice") -> Metric:
     """
     _known_metric(brats_2023_lesionwise, metric, ("lesion_dice", "lesion_hd95"))
     values = per_case(cases, "lesion_dice")
+    nothing = np.isnan(values)
     if metric == "lesion_hd95":
         each = [[found.mean_hd95(BRATS_2023_PENALTY) for found in row] for row in cases.lesions or ()]
         values = np.asarray(each, np.float64).reshape(values.shape)
-    nothing = 1.0 if metric == "lesion_dice" else 0.0
-    values = np.where(np.isnan(values), nothing, values)
+    values = np.where(nothing, 1.0 if metric == "lesion_dice" else 0.0, values)
     return _mean(cases, np.where(cases.all_known, values, np.nan))
 
 
@@ -249,6 +250,8 @@ def _why(cases: Cases) -> str:
     """Why no region has a value."""
     if not cases.all_known.any():
         return "no_cases"
+    if (cases.all_known & (cases.predicted > 0) & (cases.truth > 0)).any():
+        return "not_measured"
     predicted, truth = (x[cases.all_known].any() for x in (cases.predicted, cases.truth))
     if not predicted and not truth:
         return "both_empty"

@@ -49,7 +49,7 @@ class Lesions:
     Attributes:
       volume: in the cubed unit of the spacing.
       dice: Dice of the lesion and all predicted lesions that belong to it; 0 where it was missed.
-      hd95: HD95 of the same pair; NaN where it was missed.
+      hd95: HD95 of the same pair; NaN where it was missed, or where the spacing is not known.
       found: whether a predicted lesion belongs to it.
       n_false: predicted lesions that belong to no true one, whether or not that one counts.
     """
@@ -71,8 +71,10 @@ class Lesions:
         return sum(self.dice) / self.n_all if self.n_all else math.nan
 
     def mean_hd95(self, penalty: float) -> float:
-        """Mean HD95, where each missed lesion and each false finding counts `penalty`; NaN where there are none."""
-        each = [penalty if math.isnan(d) else d for d in self.hd95]
+        """Mean HD95, where each missed lesion and each false finding counts `penalty`; NaN where there are neither, or
+        where a lesion that was found has no distance.
+        """
+        each = [d if found else penalty for d, found in zip(self.hd95, self.found, strict=True)]
         return (sum(each) + self.n_false * penalty) / self.n_all if self.n_all else math.nan
 
     @property

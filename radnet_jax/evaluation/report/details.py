@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from radnet_jax.evaluation import metrics
+from radnet_jax.evaluation import every_metric, metrics
 from radnet_jax.evaluation.comparisons import Group, is_reference
 from radnet_jax.evaluation.ledger import Predictions, Run
 from radnet_jax.evaluation.metrics import METRICS
@@ -40,6 +40,7 @@ class Judged:
     tests: tuple[Predictions, ...]
     label_names: tuple[str, ...]
     task_kind: str
+    regions: str = "classes"
 
     @property
     def scores(self) -> list[np.ndarray]:
@@ -53,7 +54,8 @@ def judged(groups: Sequence[Group], runs: Mapping[str, Run]) -> list[Judged]:
         own = [runs[i] for i in g.runs if i in runs]
         if g.compared and own:
             tests = tuple(r.predictions.of("test") for r in own)
-            out.append(Judged(g, tests, tuple(own[0].label_names), own[0].task_kind))
+            regions = every_metric.regions_of(own[0])
+            out.append(Judged(g, tests, tuple(own[0].label_names), own[0].task_kind, regions))
     return out
 
 
@@ -117,13 +119,15 @@ def _dice_table(members: Sequence[Judged]) -> dict[str, Any]:
     return {"caption": "Dice × 100 of each label", "note": note, "rows": rows, "columns": columns}
 
 
-def _over_runs(m: Judged, values: np.ndarray) -> list[dict[str, str]]:
+def _over_runs(m: Judged, values: np.ndarray, *, factor: float = 100) -> list[dict[str, str]]:
     """Mean over runs and SD over seeds of each column of values [runs columns]."""
     several = len(values) > 1 and m.group.seed_varies
     return [
         {
-            "value": words.number(float(v.mean())),
-            "more": f"± {words.number(float(v.std(ddof=1)))}" if several and not np.isnan(v).any() else "",
+            "value": words.number(float(v.mean()), factor=factor),
+            "more": f"± {words.number(float(v.std(ddof=1)), factor=factor)}"
+            if several and not np.isnan(v).any()
+            else "",
         }
         for v in values.T
     ]
@@ -220,22 +224,30 @@ def other_metrics(members: Sequence[Judged]) -> dict[str, Any]:
     """Every metric but the primary one, mean over runs and SD over seeds: exploratory."""
     if not members:
         return {}
-    names = [
-        n for n in METRICS.names() if n != members[0].group.metric and members[0].task_kind in metrics.task_kinds(n)
-    ]
+    found = [[every_metric.of_task(t, m.task_kind, m.regions) for t in m.tests] for m in members]
+    every = dict.fromkeys(n for of_runs in found for of in of_runs for n in of)
+    names = [n for n in every if n != members[0].group.metric]
     rows, used = [], set()
-    for m in members:
-        values = [[METRICS.get(n)(t.scores, t.labels, t.label_mask).value for n in names] for t in m.tests]
-        rows.append((m.group, dict(zip(names, _over_runs(m, np.array(values).reshape(-1, len(names)))))))
-        used |= {n for n, of_runs in zip(names, zip(*values)) if not np.isnan(of_runs).any()}
+    for m, of_runs in zip(members, found):
+        values = {n: np.array([[of[n].value] for of in of_runs]) for n in names if all(n in of for of in of_runs)}
+        rows.append((m.group, {n: _over_runs(m, v, factor=_factor(n))[0] for n, v in values.items()}))
+        used |= {n for n, v in values.items() if not np.isnan(v).any()}
     kept = [n for n in names if n in used]
+    nothing = {"value": "–", "more": ""}
     return {
-        "columns": [
-            {"name": words.metric(n), "n": "" if metrics.higher_is_better(n) else "lower is better"} for n in kept
-        ],
-        "rows": [{"group": g, "cells": [cells[n] for n in kept]} for g, cells in rows],
+        "columns": [{"name": words.metric(n), "n": _how(n)} for n in kept],
+        "rows": [{"group": g, "cells": [cells.get(n, nothing) for n in kept]} for g, cells in rows],
         "left_out": [words.metric(n) for n in names if n not in used],
     }
+
+
+def _factor(metric: str) -> float:
+    return 1 if "hd95" in metric else 100
+
+
+def _how(metric: str) -> str:
+    in_mm = "in mm" if "hd95" in metric else ""
+    return ", ".join(filter(None, (in_mm, "" if every_metric.higher_is_better(metric) else "lower is better")))
 
 
 def worst_cases(m: Judged, pixels: Pixels | None) -> dict[str, Any]:

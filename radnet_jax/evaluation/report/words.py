@@ -26,6 +26,28 @@ METRICS = {
     "sensitivity_at_95_specificity": "sensitivity at 95 % specificity",
     "top_5": "top-5 accuracy",
 }
+OF_MASKS = {
+    "lesion_dice": "Dice of lesions",
+    "lesion_f1": "F1 of lesions",
+    "lesion_hd95": "HD95 of lesions",
+    "precision": "precision",
+    "recall": "recall",
+    "hd95": "HD95",
+    "dice": "Dice",
+    "iou": "IoU",
+    "nsd": "surface Dice",
+}
+CONVENTIONS = {
+    "per_volume": "by volume",
+    "per_slice": "by slice",
+    "pooled": "pooled",
+    "lits_per_case": "as LiTS has it, per case",
+    "lits_global": "as LiTS has it, global",
+    "brats_2020": "as BraTS 2020 has it",
+    "brats_2023_lesionwise": "as BraTS 2023 has it",
+    "btl_per_image": "by image, empty masks count 1",
+    "radnet_published": "as the RadNet study counts it",
+}
 PROTOCOLS = {"fine_tune": "fine-tuning", "linear_probe": "linear probe", "knn": "nearest neighbours"}
 KINDS = {
     "pretrain": "pretraining",
@@ -37,7 +59,11 @@ KINDS = {
 
 
 def metric(name: str) -> str:
-    return METRICS.get(name, name.replace("_", " "))
+    """A metric's name; of masks that is metric_convention, as "hd95_per_volume"."""
+    if name in METRICS:
+        return METRICS[name]
+    measured, how = next(((m, c) for m in OF_MASKS for c in CONVENTIONS if name == f"{m}_{c}"), ("", ""))
+    return f"{OF_MASKS[measured]} {CONVENTIONS[how]}" if measured else name.replace("_", " ")
 
 
 def protocol(name: str) -> str:

@@ -46,17 +46,29 @@ def auroc_values(
     order = np.argsort(scores, axis=0, kind="stable")
     columns = [_column(scores[i, j], truth[i, j], known[i, j], group[i]) for j, i in enumerate(order.T)]
     placed = tuple(np.stack(part) for part in zip(*columns))
-    blocks = []
+    kernel, on_device = _kernel()
+    placed = on_device(placed)
+    blocks: list[np.ndarray] = []
+    waiting: tuple[Any, ...] | None = None
     for block in counts:
-        if int((block @ np.bincount(group, minlength=block.shape[1])).max()) > _MAX_CASES:
-            raise ValueError(f"a resample has more than {_MAX_CASES} cases")
-        low, high, n_positive, n_negative = (np.asarray(x, np.float64) for x in _kernel()(np.asarray(block), *placed))
-        pairs = 2 * n_positive * n_negative
-        values = np.full(pairs.shape, np.nan)
-        np.divide(low + 2.0**_BITS * high, pairs, out=values, where=pairs > 0)
-        blocks.append(values)
+        dispatched = kernel(np.asarray(block), *placed)
+        if waiting is not None:  # one block is on its way while another is computed
+            blocks.append(_areas(*waiting))
+        waiting = dispatched
+    if waiting is not None:
+        blocks.append(_areas(*waiting))
     values = np.concatenate(blocks, axis=1).T
     values[:, np.isnan(np.where(known, scores, 0)).any(axis=0)] = np.nan
+    return values
+
+
+def _areas(low: Any, high: Any, n_positive: Any, n_negative: Any, n_cases: Any) -> Float[np.ndarray, "k r"]:
+    low, high, n_positive, n_negative = (np.asarray(x, np.float64) for x in (low, high, n_positive, n_negative))
+    if float(np.max(n_cases)) > _MAX_CASES:
+        raise ValueError(f"a resample has more than {_MAX_CASES} cases")
+    pairs = 2 * n_positive * n_negative
+    values = np.full(pairs.shape, np.nan)
+    np.divide(low + 2.0**_BITS * high, pairs, out=values, where=pairs > 0)
     return values
 
 
@@ -74,7 +86,9 @@ def _kernel() -> Any:
 
     @jax.jit
     def kernel(counts: Any, group: Any, positive: Any, negative: Any, begin: Any, end: Any) -> Any:
-        """By label and resample: low bits and rest of twice U, and the cases of either class; int32 throughout."""
+        """By label and resample low bits and rest of twice U and the cases of either class, in int32; by resample all
+        cases, in float32, which is exact up to 2^24 and can't wrap around.
+        """
         counts = counts.astype(jnp.int32)
 
         def of_label(column: Any) -> Any:
@@ -87,6 +101,8 @@ def _kernel() -> Any:
             low, high = twice & (2**_BITS - 1), twice >> _BITS
             return (weight * low).sum(axis=1), (weight * high).sum(axis=1), weight.sum(axis=1), below[:, -1]
 
-        return jax.lax.map(of_label, (group, positive, negative, begin, end))  # one label at a time: memory
+        n_cases = counts[:, group[0]].astype(jnp.float32).sum(axis=1)
+        found = jax.lax.map(of_label, (group, positive, negative, begin, end))  # one label at a time: memory
+        return (*found, n_cases)
 
-    return kernel
+    return kernel, jax.device_put
