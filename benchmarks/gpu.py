@@ -13,7 +13,8 @@ goes to those after it. One that fails or hangs leaves what it has printed, and 
 - views: two augmented views of each recipe as a share of the ResNet-50 step (augment.py);
 - deterministic: the same step with XLA's flags for exact repeats against itself without them;
 - segmentation: the U-Net step against segmentation_models_pytorch, where that is installed (segmentation_step.py);
-- forms, only where it is asked for: the forms of each operation of augmentation (augment.py).
+- only where they are asked for, resume: kills of a --deterministic run, whose bits are then those of one that was left
+  alone (resume.py), and forms: the forms of each operation of augmentation (augment.py).
 
 OUT/<device>.json is written anew after each part, with versions, driver and XLA's flags; what it holds of other parts
 stays, if it is of the same device and versions. Nothing is fetched, and the package need not be installed.
@@ -65,21 +66,22 @@ PARTS = {
     ),
     "step": Part(
         160,
-        "train_step.py --preset=gpu --rounds=5",
+        "train_step.py --preset=gpu --batch=96 --rounds=5",  # all sides fit into 80 GiB
         "--preset=cpu --depth=10 --base_width=8 --size=32 --batch=4 --rounds=1",
     ),
     "views": Part(65, "augment.py --part=share --batch=256", _TINY),
     "deterministic": Part(
         60,
-        "train_step.py --preset=gpu --deterministic --nopeers --rounds=5 --steps=10",
+        "train_step.py --preset=gpu --batch=96 --deterministic --nopeers --rounds=5 --steps=10",
         "--preset=cpu --depth=10 --base_width=8 --size=32 --batch=4 --rounds=1 --steps=1",
     ),
     "segmentation": Part(
         50, "segmentation_step.py --preset=gpu --rounds=5 --steps=10", "--preset=cpu --size=64 --rounds=1 --steps=1"
     ),
+    "resume": Part(200, "resume.py --kills=3 --steps=60 --deterministic", "--kills=1 --steps=12"),
     "forms": Part(120, "augment.py --part=forms --batch=128 --rounds=3", _TINY),
 }
-DEFAULT = [name for name in PARTS if name != "forms"]
+DEFAULT = [name for name in PARTS if name not in ("resume", "forms")]
 LIMIT = 530  # seconds for everything
 LEAST = 15  # a part that has less is not started
 _WITH_SIDES = ("step", "deterministic", "segmentation")  # that are left out where they start too slowly
@@ -105,9 +107,15 @@ print(json.dumps({"python": platform.python_version()} | {p: found[p] for p in s
 
 def asked(python: str, code: str, *arguments: str) -> dict[str, Any]:
     """Returns the JSON object that a few lines of Python print last, in a process of their own."""
-    done = subprocess.run([python, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    doctor = "python -m radnet_jax.main --doctor says more"
+    try:
+        done = subprocess.run(
+            [python, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"{python} can't be asked", got=type(error).__name__, fix=doctor) from error
     if done.returncode:
-        raise UserError(f"{python} failed", got=_last_line(done.stderr), fix="python -m radnet_jax.main --doctor")
+        raise UserError(f"{python} failed", got=_last_line(done.stderr), fix=doctor)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -1,6 +1,7 @@
 """Kills a pretraining run at random moments until it is finished, and compares it with one that was left alone.
 
     python benchmarks/resume.py --kills=20
+    python benchmarks/resume.py --kills=3 --steps=60 --deterministic    # on a GPU, whose bits differ without the flag
 
 Each sitting is a process of its own, killed (SIGKILL) a random moment after a random number of its saves, none among
 them, so that it gets on whatever the speed of the machine; checkpoints are frequent, so that many kills hit one. Prints
@@ -36,6 +37,7 @@ _KILLS = flags.DEFINE_integer("kills", 20, "Sittings that are killed.")
 _STEPS = flags.DEFINE_integer("steps", 400, "Steps of the run.")
 _EVERY = flags.DEFINE_integer("every", 3, "Steps from save to save.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments of the kills.")
+_DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Runs are started with --deterministic.")
 _DEVICES = flags.DEFINE_integer("devices", 2, "CPU devices, where there is no accelerator.")
 
 
@@ -49,6 +51,7 @@ def _start(dataset: Path, workdir: Path) -> subprocess.Popen[str]:
         "--config.log_every=1",
         "--config.backbone.name=resnet10",
         "--config.backbone.base_width=4",
+        *(["--deterministic"] if _DETERMINISTIC.value else []),
     ]
     env = {"JAX_NUM_CPU_DEVICES": str(_DEVICES.value)} | os.environ
     return subprocess.Popen(command, cwd=Path(__file__).parents[1], env=env, stderr=subprocess.PIPE, text=True)

@@ -97,8 +97,8 @@ def _check_numbers(arguments: Mapping[str, Any]) -> None:
         **dict.fromkeys(("momentum", "b1", "b2"), 1.0),
     }
     for name, most in ranges.items():
-        value = arguments.get(name)
-        if _is_number(value) and not 0 <= value < most:
+        value: Any = arguments.get(name)
+        if isinstance(value, int | float) and not 0 <= value < most:  # NaN is in no range
             raise UserError(
                 f"optimizer: {name}", got=value, expected="0 or more" + (", less than 1" if most == 1 else "")
             )

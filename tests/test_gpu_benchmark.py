@@ -84,6 +84,15 @@ def test_a_machine_without_a_gpu_is_refused_in_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_environment_for_the_peers_that_is_not_there_is_refused_in_one_line():
+    done = start("--smoke", "--peer_python=/nowhere/bin/python")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: /nowhere/bin/python can't be asked; got FileNotFoundError; "
+        "python -m radnet_jax.main --doctor says more\n"
+    )
+
+
 @pytest.mark.slow
 def test_each_part_runs_at_the_tiny_size_and_the_file_holds_them(gpu, tmp_path):
     done = start("--smoke", f"--out={tmp_path}")

@@ -172,6 +172,7 @@ def test_patterns_are_checked_against_the_parameters():
     ("changes", "message"),
     [
         (dict(weight_decay=-1e-4), "weight_decay; got -0.0001; expected 0 or more"),
+        (dict(weight_decay=float("nan")), "weight_decay; got nan"),
         (dict(momentum=1.0), "momentum; got 1.0; expected 0 or more, less than 1"),
         (dict(rates="stem"), r"rates; got 'stem'; expected \(regex, factor\) pairs"),
         (dict(rates=[["stem", "low"]]), "rates"),

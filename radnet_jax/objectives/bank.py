@@ -22,8 +22,13 @@ _BITS = jnp.uint16  # bfloat16 is kept as its bits
 
 
 def rows(num_examples: int) -> int:
-    """Returns the rows of a bank for so many examples; those after the last stay as they were made."""
-    return -(-num_examples // _MULTIPLE) * _MULTIPLE
+    """Returns the rows of a bank for so many examples; those after the last stay as they were made.
+
+    A large bank has a multiple of 16 times as many, at most 2 % more, so that clustering finds blocks of the size it
+    looks for: 12 million rows are a prime number of the smaller ones.
+    """
+    multiple = _MULTIPLE * (16 if num_examples > 2**20 else 1)
+    return -(-num_examples // multiple) * multiple
 
 
 def zeros(num_examples: int, dim: int, dtype: str = "float32") -> Num[Array, "n d"]:

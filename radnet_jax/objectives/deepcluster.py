@@ -178,8 +178,8 @@ def deepcluster(
     if assignment not in ("kmeans", "sinkhorn"):
         raise UserError("deepcluster: assignment", got=repr(assignment), expected="kmeans or sinkhorn")
     for name, value in (("temperature", temperature), ("epsilon", epsilon)):
-        if not value > 0:
-            raise UserError(f"deepcluster: {name}", got=value, expected="more than 0")
+        if not 0 < value < float("inf"):
+            raise UserError(f"deepcluster: {name}", got=value, expected="more than 0, and finite")
     counts = {"clusterings": clusterings, "iterations": iterations, "sinkhorn_iterations": sinkhorn_iterations}
     for name, value in counts.items():
         if value < 1:

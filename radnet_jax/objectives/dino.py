@@ -151,8 +151,8 @@ def dino(
         ("temperature_first", temperature_first),
         ("temperature_last", temperature_last),
     ):
-        if not value > 0:
-            raise UserError(f"dino: {name}", got=value, expected="more than 0")
+        if not 0 < value < float("inf"):
+            raise UserError(f"dino: {name}", got=value, expected="more than 0, and finite")
     if min(temperature_epochs, frozen_epochs) < 0:
         raise UserError(
             "dino: temperature_epochs, frozen_epochs",

@@ -126,8 +126,8 @@ def _swapped(x: Float[Array, "b ..."], rows: int, columns: int) -> Float[Array, 
 
 def check_numbers(name: str, *, temperature: float, momentum: float) -> None:
     """Refuses a temperature that is not positive, and a momentum outside [0, 1)."""
-    if not temperature > 0:
-        raise UserError(f"{name}: temperature", got=temperature, expected="more than 0")
+    if not 0 < temperature < float("inf"):
+        raise UserError(f"{name}: temperature", got=temperature, expected="more than 0, and finite")
     if not 0 <= momentum < 1:
         raise UserError(f"{name}: momentum", got=momentum, expected="at least 0 and below 1")
 

@@ -60,7 +60,7 @@ def simclr(
     projector_dim: int = 128,
 ) -> SimCLR:
     """Makes the objective; the defaults are the paper's for ImageNet (section 4.2, appendix B.7)."""
-    if not temperature > 0:
-        raise UserError("simclr: temperature", got=temperature, expected="more than 0")
+    if not 0 < temperature < float("inf"):
+        raise UserError("simclr: temperature", got=temperature, expected="more than 0, and finite")
     projector = Projector(layers=projector_layers, hidden=projector_hidden, out=projector_dim, groups=groups)
     return SimCLR(backbone=backbone, projector=projector, temperature=temperature, groups=groups)

@@ -119,8 +119,8 @@ def swav(
 ) -> SwAV:
     """Makes the objective; the defaults are the authors' for ImageNet at batch 4096 (appendix A.1, scripts)."""
     for name, value in (("temperature", temperature), ("epsilon", epsilon)):
-        if not value > 0:
-            raise UserError(f"swav: {name}", got=value, expected="more than 0")
+        if not 0 < value < float("inf"):
+            raise UserError(f"swav: {name}", got=value, expected="more than 0, and finite")
     if iterations < 1:
         raise UserError("swav: iterations of the Sinkhorn algorithm", got=iterations, expected="at least 1")
     bank.check_clusters("swav: prototypes", prototypes, num_examples)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from radnet_jax import sharding
+from radnet_jax import clustering, sharding
 from radnet_jax.models import MODELS
 from radnet_jax.objectives import OBJECTIVES, bank
 from radnet_jax.step import compiled_init, compiled_step
@@ -22,7 +22,9 @@ def test_rows_are_read_and_written_by_example():
 
 
 def test_a_bank_has_rows_for_any_number_of_devices_and_random_directions():
-    assert [bank.rows(n) for n in (1, 1024, 1025)] == [1024, 1024, 2048]
+    assert [bank.rows(n) for n in (1, 1024, 1025, 2**20)] == [1024, 1024, 2048, 2**20]
+    assert bank.rows(12_000_000) % 2**14 == 0
+    assert clustering._blocks(bank.rows(12_000_000), 3000) == bank.rows(12_000_000) // 4096  # 5592 rows would fit
     rows = np.asarray(bank.random_unit(jax.random.key(0), 5000, 16))
     assert rows.shape == (5120, 16)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
