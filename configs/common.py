@@ -283,6 +283,10 @@ def pretraining(
         config.optimizer = ConfigDict(dict(name="adamw", weight_decay=1e-4))
         config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=1e-3, warmup_steps=2))
         config.log_every = 5
+        config.dataset_command = (
+            "python -m radnet_jax.main --config=configs/quickstart.py --workdir=quickstart "
+            "leaves quickstart/datasets/ct and quickstart/datasets/leaves"
+        )
     return config
 
 

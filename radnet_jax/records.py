@@ -201,7 +201,11 @@ def check_judged(config: ConfigDict, parts: Parts) -> list[Split]:
             f"primary_metric {metric!r} is an error, and starts are ranked by what is better when higher",
             fix="it stands in every run.json beside the primary metric",
         )
-    return [open_judged(config, name) for name in config.data.judge]
+    splits = [open_judged(config, name) for name in config.data.judge]
+    if rules := mask_rules(config, parts):
+        for split in splits:
+            segmentation.check_spacing(rules, split)
+    return splits
 
 
 def open_judged(config: ConfigDict, name: str) -> Split:

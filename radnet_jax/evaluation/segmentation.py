@@ -112,6 +112,25 @@ class Rules:
         return regions
 
 
+def check_spacing(rules: Rules, split: Split) -> None:
+    """Refuses volumes without a spacing where lesions are left out by their volume in mm³.
+
+    Raises:
+      UserError: says how many of the split's cases have none.
+    """
+    if not rules.lesions or not LESION_RULES[rules.lesions].min_volume:
+        return
+    columns = split.manifest().to_pydict()
+    cases = _cases(columns)
+    without = sum(_spacing(columns, rows, split) is None for rows in cases.values())
+    if without:
+        raise UserError(
+            f"config.masks.lesions {rules.lesions!r} leaves out lesions by their volume in mm³",
+            got=f"{without} of {len(cases)} cases of split {split.name!r} without a known spacing",
+            fix="set config.masks.lesions=any_overlap, which counts them all",
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """How the masks of a dataset that the network was not trained on are read as those that it was.
@@ -154,7 +173,11 @@ def predict_masks(
       batch_size: global, in slices.
       mesh: where to compute.
       reading: of the split's masks, where they are of another site.
+
+    Raises:
+      UserError: as `check_spacing`.
     """
+    check_spacing(rules, split)
     regions = rules.of(reading.card if reading else split.card)
     values = np.asarray(reading.values, np.uint8) if reading else None
     judged = np.asarray([reading is None or name in reading.regions for name in regions])

@@ -183,6 +183,13 @@ def test_without_a_spacing_nothing_is_measured_in_mm():
     assert np.isnan(masks._from_json(found.masks.to_columns()["lesions"][0].as_py())[0].volume).all()
 
 
+def test_lesions_are_not_left_out_by_a_volume_that_nobody_knows():
+    rules = Rules(regions="lits", lesions="brats_2023")
+    assert len(_of(FakeSplit(), rules)) == 4
+    with pytest.raises(UserError, match=r"mm³; got 4 of 4 cases of split 'test' without a known spacing"):
+        _of(FakeSplit(spacing=False), rules)
+
+
 def test_windows_give_what_whole_images_give_where_they_are_one():
     other = _of(FakeSplit(), Rules(regions="lits", inference="windows"))
     np.testing.assert_array_equal(
