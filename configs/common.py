@@ -284,8 +284,8 @@ def pretraining(
         config.schedule = ConfigDict(dict(name="warmup_cosine", base_lr=1e-3, warmup_steps=2))
         config.log_every = 5
         config.dataset_command = (
-            "python -m radnet_jax.main --config=configs/quickstart.py --workdir=quickstart "
-            "leaves quickstart/datasets/ct and quickstart/datasets/leaves"
+            "python -m data_prep.build, or python -m radnet_jax.main --config=configs/quickstart.py "
+            "--workdir=quickstart, which leaves quickstart/datasets/ct and quickstart/datasets/leaves"
         )
     return config
 
