@@ -20,6 +20,14 @@ def config(path, variant, dataset, **changes):
     return change(resolved, **changes)
 
 
+def pretraining(dataset, **changes):
+    return config("configs/pretrain/simclr.py", "smoke,size=24", dataset, **{"total_steps": 4, **changes})
+
+
+def fine_tuning(dataset, variant="smoke,scratch,size=24", **changes):
+    return config("configs/finetune/classification.py", variant, dataset, total_steps=4, **changes)
+
+
 def _smaller(backbone):
     """A backbone of the same kind, for images of 24 px."""
     if not backbone["name"].startswith("vit"):

@@ -1,8 +1,9 @@
-"""What the factories of backbones check of their arguments, and backbones of an image's size."""
+"""What factories of backbones and objectives check of their arguments, and backbones of an image's size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import math
 from typing import Any
 
 import jax
@@ -30,6 +31,13 @@ def check_positive(model: str, **values: int) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{model}: {name}", got=repr(value), expected="a whole number above 0")
+
+
+def check_above_zero(what: str, **values: float) -> None:
+    """Refuses arguments that are no finite numbers above 0, such as a temperature."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"{what}: {name}", got=value, expected="more than 0, and finite")
 
 
 def check_four(model: str, **values: Sequence[int]) -> None:

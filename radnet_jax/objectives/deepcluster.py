@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from radnet_jax import clustering
 from radnet_jax.errors import UserError
 from radnet_jax.losses.deepcluster import cluster_cross_entropy
+from radnet_jax.models.checks import check_above_zero
 from radnet_jax.models.heads import Projector
 from radnet_jax.objectives import OBJECTIVES, Batch, Phase, bank, multicrop, networks
 from radnet_jax.objectives.chain import Chain
@@ -177,9 +178,7 @@ def deepcluster(
     """Makes the objective; the defaults are the authors' for ImageNet."""
     if assignment not in ("kmeans", "sinkhorn"):
         raise UserError("deepcluster: assignment", got=repr(assignment), expected="kmeans or sinkhorn")
-    for name, value in (("temperature", temperature), ("epsilon", epsilon)):
-        if not 0 < value < float("inf"):
-            raise UserError(f"deepcluster: {name}", got=value, expected="more than 0, and finite")
+    check_above_zero("deepcluster", temperature=temperature, epsilon=epsilon)
     counts = {"clusterings": clusterings, "iterations": iterations, "sinkhorn_iterations": sinkhorn_iterations}
     for name, value in counts.items():
         if value < 1:

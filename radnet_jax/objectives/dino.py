@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from radnet_jax.errors import UserError
 from radnet_jax.losses import dino as losses
+from radnet_jax.models.checks import check_above_zero
 from radnet_jax.models.heads import Projector, UnitLinear
 from radnet_jax.objectives import OBJECTIVES, Batch, multicrop, networks
 from radnet_jax.objectives.chain import RisingTarget
@@ -146,13 +147,12 @@ def dino(
     Raises:
       UserError: for a temperature or momentum out of range.
     """
-    for name, value in (
-        ("student_temperature", student_temperature),
-        ("temperature_first", temperature_first),
-        ("temperature_last", temperature_last),
-    ):
-        if not 0 < value < float("inf"):
-            raise UserError(f"dino: {name}", got=value, expected="more than 0, and finite")
+    check_above_zero(
+        "dino",
+        student_temperature=student_temperature,
+        temperature_first=temperature_first,
+        temperature_last=temperature_last,
+    )
     if min(temperature_epochs, frozen_epochs) < 0:
         raise UserError(
             "dino: temperature_epochs, frozen_epochs",

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from radnet_jax.errors import UserError
 from radnet_jax.losses.info_nce import info_nce
+from radnet_jax.models.checks import check_above_zero
 from radnet_jax.models.heads import Projector
 from radnet_jax.objectives import OBJECTIVES, Batch, networks
 from radnet_jax.objectives.chain import Chain
@@ -126,8 +127,7 @@ def _swapped(x: Float[Array, "b ..."], rows: int, columns: int) -> Float[Array, 
 
 def check_numbers(name: str, *, temperature: float, momentum: float) -> None:
     """Refuses a temperature that is not positive, and a momentum outside [0, 1)."""
-    if not 0 < temperature < float("inf"):
-        raise UserError(f"{name}: temperature", got=temperature, expected="more than 0, and finite")
+    check_above_zero(name, temperature=temperature)
     if not 0 <= momentum < 1:
         raise UserError(f"{name}: momentum", got=momentum, expected="at least 0 and below 1")
 

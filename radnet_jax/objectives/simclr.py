@@ -7,8 +7,8 @@ from typing import Any
 
 from jaxtyping import Array, Float, PyTree
 
-from radnet_jax.errors import UserError
 from radnet_jax.losses.ntxent import nt_xent
+from radnet_jax.models.checks import check_above_zero
 from radnet_jax.models.heads import Projector
 from radnet_jax.objectives import OBJECTIVES, Batch, networks
 from radnet_jax.objectives.chain import Chain
@@ -60,7 +60,6 @@ def simclr(
     projector_dim: int = 128,
 ) -> SimCLR:
     """Makes the objective; the defaults are the paper's for ImageNet (section 4.2, appendix B.7)."""
-    if not 0 < temperature < float("inf"):
-        raise UserError("simclr: temperature", got=temperature, expected="more than 0, and finite")
+    check_above_zero("simclr", temperature=temperature)
     projector = Projector(layers=projector_layers, hidden=projector_hidden, out=projector_dim, groups=groups)
     return SimCLR(backbone=backbone, projector=projector, temperature=temperature, groups=groups)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from radnet_jax.errors import UserError
 from radnet_jax.losses.swav import swapped_prediction
+from radnet_jax.models.checks import check_above_zero
 from radnet_jax.models.heads import Projector
 from radnet_jax.objectives import OBJECTIVES, Batch, bank, multicrop, networks
 from radnet_jax.objectives.chain import Chain
@@ -118,9 +119,7 @@ def swav(
     projector_dim: int = 128,
 ) -> SwAV:
     """Makes the objective; the defaults are the authors' for ImageNet at batch 4096 (appendix A.1, scripts)."""
-    for name, value in (("temperature", temperature), ("epsilon", epsilon)):
-        if not 0 < value < float("inf"):
-            raise UserError(f"swav: {name}", got=value, expected="more than 0, and finite")
+    check_above_zero("swav", temperature=temperature, epsilon=epsilon)
     if iterations < 1:
         raise UserError("swav: iterations of the Sinkhorn algorithm", got=iterations, expected="at least 1")
     bank.check_clusters("swav: prototypes", prototypes, num_examples)
